@@ -1,1 +1,5 @@
-//! catena-tests
+//! What needs two rooms: the simulator, and the cluster and crash harnesses. Nothing here is part of
+//! the product.
+#![forbid(unsafe_code)]
+
+pub mod sim;

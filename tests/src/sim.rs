@@ -1,0 +1,11 @@
+//! The simulator: a world in one thread, whose history is its seed.
+//!
+//! ```text
+//! Random (seed) ──► Choose ──► Disk: directories ► files ► live image, unsynced writes, durable image
+//!                              │
+//!                              └─► atlas (images, damages) ─► oracle     fingerprint ─► replay check
+//! ```
+
+pub mod choose;
+pub mod fingerprint;
+pub mod random;

@@ -1,0 +1,121 @@
+//! Who decides what is left to chance: dice for a random history, an odometer for all of them.
+
+use std::{cell::RefCell, rc::Rc};
+
+/// Answers every question that a simulated thing leaves open.
+pub trait Choose {
+    /// A number below `n` (at least 2), for the question `what`.
+    fn choose(&mut self, n: usize, what: &str) -> usize;
+
+    /// Whether something happens that has this chance; one that counts histories takes both.
+    fn chance(&mut self, per_million: u32, what: &str) -> bool {
+        let _ = per_million;
+        self.choose(2, what) == 1
+    }
+}
+
+impl<C: Choose + ?Sized> Choose for Rc<RefCell<C>> {
+    fn choose(&mut self, n: usize, what: &str) -> usize {
+        self.borrow_mut().choose(n, what)
+    }
+
+    fn chance(&mut self, per_million: u32, what: &str) -> bool {
+        self.borrow_mut().chance(per_million, what)
+    }
+}
+
+/// Enumerates every history of a small world, depth first: run the world, [`Odometer::advance`],
+/// run it again, until there is no next one. The world has to ask the same questions again as long
+/// as it gets the same answers.
+///
+/// ```text
+/// digits:  [1 of 3] [0 of 2] [1 of 2]      advance: the last digit that can turn does,
+///                    ▲ turns to 1           what follows it is forgotten
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Odometer {
+    digits: Vec<Digit>,
+    asked: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Digit {
+    value: usize,
+    end: usize,
+}
+
+impl Odometer {
+    /// At the first history: every answer is 0.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Turns to the next history; false when there is none, and it stands at the first again.
+    pub fn advance(&mut self) -> bool {
+        self.digits.truncate(self.asked);
+        self.asked = 0;
+        while let Some(last) = self.digits.last_mut() {
+            last.value += 1;
+            if last.value < last.end {
+                return true;
+            }
+            self.digits.pop();
+        }
+        false
+    }
+
+    /// The answers of the present history so far: enough to replay it by [`Odometer::replay`].
+    #[must_use]
+    pub fn answers(&self) -> Vec<usize> {
+        self.digits[..self.asked].iter().map(|digit| digit.value).collect()
+    }
+
+    /// Starts at the history with these first answers.
+    #[must_use]
+    pub fn replay(answers: &[usize]) -> Self {
+        let digits = answers.iter().map(|&value| Digit { value, end: usize::MAX }).collect();
+        Self { digits, asked: 0 }
+    }
+}
+
+impl Choose for Odometer {
+    fn choose(&mut self, n: usize, what: &str) -> usize {
+        if self.asked == self.digits.len() {
+            self.digits.push(Digit { value: 0, end: n });
+        }
+        let digit = &mut self.digits[self.asked];
+        self.asked += 1;
+        assert!(digit.end == n || digit.end == usize::MAX, "a world must repeat itself: {what}");
+        assert!(digit.value < n, "an answer to another question: {what}");
+        digit.end = n;
+        digit.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_odometer_visits_every_history_once() {
+        let mut odometer = Odometer::new();
+        let mut histories = Vec::new();
+        loop {
+            let first = odometer.choose(2, "first");
+            let second = if first == 1 { odometer.choose(3, "second") } else { 9 };
+            assert_eq!(odometer.answers().len(), 1 + first);
+            histories.push((first, second));
+            if !odometer.advance() {
+                break;
+            }
+        }
+        assert_eq!(histories, [(0, 9), (1, 0), (1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn a_replayed_history_is_the_same() {
+        let mut odometer = Odometer::replay(&[1, 2]);
+        assert_eq!([odometer.choose(2, "first"), odometer.choose(3, "second")], [1, 2]);
+    }
+}
