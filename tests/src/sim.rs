@@ -7,5 +7,6 @@
 //! ```
 
 pub mod choose;
+pub mod disk;
 pub mod fingerprint;
 pub mod random;
