@@ -254,7 +254,7 @@ impl Disk {
 
     /// When an operation takes effect, and when it completes.
     fn times(&mut self, op: &Op<Bytes>) -> (u64, u64) {
-        let latency = self.options.latency.clone();
+        let latency = self.options.latency;
         let mut ns = latency.floor_ns
             + latency.step_ns * self.choice.pick(latency.steps, "latency") as u64
             + latency.block_ns * (op_bytes(op) / BLOCK_BYTES);

@@ -209,6 +209,9 @@ impl Disk {
 
     /// Cuts one file down to what is durable and what survives besides.
     fn cut(&mut self, image: &mut Image, survival: u32) {
+        if image.is_settled() {
+            return;
+        }
         let extents = std::mem::take(&mut image.unsynced);
         if !extents.is_empty() {
             let length = self.surviving_length(image.durable.len() as u64, &extents);

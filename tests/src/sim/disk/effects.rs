@@ -97,6 +97,9 @@ impl Disk {
         bytes: Bytes,
         silent: bool,
     ) -> Answer {
+        if flight.file.is_none() && self.strike(FaultKind::NoDescriptors) {
+            return Err(IoError::NoDescriptors);
+        }
         let id = self.open(flight, name)?;
         let position = position.get();
         let range = position..position + bytes.len() as u64;

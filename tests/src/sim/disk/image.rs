@@ -206,6 +206,11 @@ impl Image {
         true
     }
 
+    /// Whether both images are the same.
+    pub(super) fn is_settled(&self) -> bool {
+        self.unsynced.is_empty() && self.live.len() == self.durable.len()
+    }
+
     /// After a power loss: what is durable is all there is.
     pub(super) fn settle(&mut self) {
         self.unsynced.clear();

@@ -35,7 +35,7 @@ pub enum Tearing {
 
 /// How long operations take: `floor + choose(steps) * step + blocks * block`, rarely times
 /// `slow_factor`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Latency {
     /// The least, in nanoseconds.
     pub floor_ns: u64,
@@ -109,6 +109,8 @@ pub enum FaultKind {
     NoSpace,
     /// A prefix of a write lands, and it says so.
     ShortWrite,
+    /// No descriptor is free for a file that is to be created.
+    NoDescriptors,
     /// A bit of what lies durable turns.
     BitFlip,
     /// An acknowledged write lands elsewhere in its file.
@@ -130,6 +132,7 @@ impl FaultKind {
             Self::ReadError => "read_error",
             Self::NoSpace => "no_space",
             Self::ShortWrite => "short_write",
+            Self::NoDescriptors => "no_descriptors",
             Self::BitFlip => "bit_flip",
             Self::MisdirectedWrite => "misdirected_write",
             Self::LostWrite => "lost_write",

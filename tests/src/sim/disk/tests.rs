@@ -2,6 +2,7 @@
 
 mod crashes;
 mod faults;
+mod histories;
 mod promises;
 
 use bytes::Bytes;

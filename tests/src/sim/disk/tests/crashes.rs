@@ -153,6 +153,70 @@ fn a_late_write_follows_its_file_to_a_new_name() {
 }
 
 #[test]
+fn a_late_extension_wipes_what_the_next_life_wrote_without_a_claim() {
+    let mut rig = generous(&[("late write", 1), ("late write's moment", 1)]);
+    rig.extended(A, 1);
+    let (from, to) = (Position::new(BLOCK), Position::new(2 * BLOCK));
+    rig.submit(Op::Extend { file: A, from, to });
+    rig.crash(Crash::ProcessKill);
+    rig.write_durably(A, BLOCK, 6);
+    rig.skip_to_end();
+    assert_eq!((rig.live(A), rig.durable(A)), (Some(vec![0, 0]), Some(vec![0, 6])));
+}
+
+#[test]
+fn an_extension_under_way_leaves_any_length_and_zeros_or_stale_blocks() {
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        let disk = Disk::new(&Random::new(seed), DiskOptions::random(DeviceCache::Flush));
+        let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
+        rig.run(Op::List).expect("a listing");
+        for block in 0..4 {
+            rig.write_durably(B, block * BLOCK, 9);
+        }
+        rig.run(Op::Remove { file: B }).expect("a removal");
+        rig.extended(A, 1);
+        let (from, to) = (Position::new(BLOCK), Position::new(3 * BLOCK));
+        rig.submit(Op::Extend { file: A, from, to });
+        rig.crash(Crash::PowerLoss);
+        seen.insert(rig.live(A).expect("the file"));
+    }
+    let all = [
+        vec![0],
+        vec![0, 0],
+        vec![0, 0, 0],
+        vec![0, 0, 9],
+        vec![0, 9],
+        vec![0, 9, 0],
+        vec![0, 9, 9],
+    ];
+    assert!(seen.iter().all(|image| all.contains(image)), "{seen:?}");
+    assert!(seen.len() >= 5, "{seen:?}");
+}
+
+#[test]
+fn a_name_that_was_given_again_survives_only_with_the_rename_that_freed_it() {
+    for survival in [0, 100_000, 500_000] {
+        for seed in 0..50 {
+            let mut options = DiskOptions::random(DeviceCache::Fua);
+            options.survival_per_million = vec![survival];
+            let disk = Disk::new(&Random::new(seed), options);
+            let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
+            rig.run(Op::List).expect("a listing");
+            rig.extended(A, 1);
+            rig.write_durably(A, 0, 5);
+            rig.run(Op::Rename { from: A, to: B }).expect("a rename");
+            rig.write_durably(A, 0, 6);
+            rig.crash(Crash::PowerLoss);
+            let found = (rig.live(A), rig.live(B));
+            let (old, new) = (Some(vec![5]), Some(vec![6]));
+            let right = [(old.clone(), None), (None, old.clone()), (new, old)];
+            assert!(right.contains(&found), "{found:?}");
+        }
+    }
+}
+
+#[test]
 fn a_late_write_may_be_dropped() {
     let mut rig = Rig::strict(DeviceCache::Fua);
     rig.extended(A, 1);

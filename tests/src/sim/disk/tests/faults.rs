@@ -84,6 +84,17 @@ fn a_short_write_and_a_full_disk_say_so() {
 }
 
 #[test]
+fn a_file_that_is_there_needs_no_new_descriptor() {
+    let mut rig = Rig::strict(DeviceCache::Fua);
+    rig.extended(A, 1);
+    rig.fault(&[FaultKind::NoDescriptors]);
+    rig.write_durably(A, 0, 5);
+    assert_eq!(rig.run(write(B, 0, 5, true)).err(), Some(IoError::NoDescriptors));
+    assert_eq!(rig.live(B), None);
+    rig.write_durably(B, 0, 5);
+}
+
+#[test]
 fn a_full_disk_refuses_growth_and_takes_overwrites_until_something_is_removed() {
     let mut rig = Rig::strict(DeviceCache::Fua);
     rig.extended(A, 2);
