@@ -1,5 +1,5 @@
-//! What needs two rooms: the simulator, and the cluster and crash harnesses. Nothing here is part of
-//! the product.
+//! What needs two rooms: the simulator, and the cluster and crash harnesses. Nothing here is part
+//! of the product.
 #![forbid(unsafe_code)]
 
 pub mod sim;

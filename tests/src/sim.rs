@@ -1,9 +1,9 @@
 //! The simulator: a world in one thread, whose history is its seed.
 //!
 //! ```text
-//! Random (seed) ──► Choose ──► Disk: directories ► files ► live image, unsynced writes, durable image
-//!                              │
-//!                              └─► atlas (images, damages) ─► oracle     fingerprint ─► replay check
+//! Random (seed) ──► Choose ──► Disk: directories ► files ► live image, unsynced, durable image
+//!                              ├─► atlas (images, damages) ─► oracle
+//!                              └─► fingerprint ─► replay check
 //! ```
 
 pub mod choose;

@@ -93,23 +93,48 @@ impl Choose for Odometer {
     }
 }
 
+/// Runs a world once for every history, and tells how many there were. The world gives clones of
+/// its chooser to whatever leaves something open. When it panics, the answers so far are printed,
+/// for [`Odometer::replay`].
+pub fn every_history(mut world: impl FnMut(Rc<RefCell<Odometer>>)) -> u64 {
+    let told = Told(Rc::default());
+    let mut histories = 0;
+    loop {
+        world(told.0.clone());
+        histories += 1;
+        if !told.0.borrow_mut().advance() {
+            return histories;
+        }
+    }
+}
+
+/// Prints the present history when it ends in a panic.
+struct Told(Rc<RefCell<Odometer>>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(odometer) = self.0.try_borrow()
+        {
+            eprintln!("the answers of this history: {:?}", odometer.answers());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_odometer_visits_every_history_once() {
-        let mut odometer = Odometer::new();
         let mut histories = Vec::new();
-        loop {
+        let count = every_history(|mut odometer| {
             let first = odometer.choose(2, "first");
             let second = if first == 1 { odometer.choose(3, "second") } else { 9 };
-            assert_eq!(odometer.answers().len(), 1 + first);
+            assert_eq!(odometer.borrow().answers().len(), 1 + first);
             histories.push((first, second));
-            if !odometer.advance() {
-                break;
-            }
-        }
+        });
+        assert_eq!(count, 4);
         assert_eq!(histories, [(0, 9), (1, 0), (1, 1), (1, 2)]);
     }
 

@@ -6,7 +6,7 @@
 //!    now        some moment between            now + latency
 //!
 //! power loss:    every unsynced byte and name, each on its own, survives or not
-//! process kill:  what took effect stays; every other write under way lands later, in part, or never
+//! process kill:  what took effect stays; any other write under way lands later, in part, or never
 //! ```
 //!
 //! Times are nanoseconds. Every decision goes through a [`Choose`], so that dice give a random
@@ -66,7 +66,6 @@ pub struct Disk {
     removed: VecDeque<Vec<u8>>,
     numbers: u64,
     completions: u64,
-    zeros: Bytes,
     slow_until_ns: u64,
     read_only: bool,
     fingerprint: Fingerprint,
@@ -138,7 +137,6 @@ impl Disk {
             removed: VecDeque::new(),
             numbers: 0,
             completions: 0,
-            zeros: Bytes::new(),
             slow_until_ns: 0,
             read_only: false,
             fingerprint: Fingerprint::default(),
@@ -149,8 +147,8 @@ impl Disk {
     /// unique in one.
     ///
     /// # Panics
-    /// When time runs backwards, or the operation breaks a contract: a position or length that is no
-    /// multiple of [`BLOCK_BYTES`], or a rename over a name that is there (once it takes effect).
+    /// When time runs backwards, or the operation breaks a contract: a position or length that is
+    /// no multiple of [`BLOCK_BYTES`], or (once it takes effect) a rename over a present name.
     pub fn submit(&mut self, now_ns: u64, directory: u64, life: u64, id: OpId, op: Op<Bytes>) {
         self.run_to(now_ns);
         assert_aligned(&op);

@@ -8,6 +8,7 @@ use catena_log::io::{FileName, Op};
 
 use super::{
     BLOCK_BYTES, Disk, Event, Flight, Tearing,
+    effects::zeros,
     folder::FileId,
     image::{Extent, Image, write_at},
 };
@@ -49,7 +50,7 @@ impl Disk {
         }
     }
 
-    /// Ends the life of one log: its operations are heard of no more, and its writes may land later.
+    /// Ends the life of one log: its operations are heard of no more, its writes may land later.
     pub fn kill_directory(&mut self, now_ns: u64, directory: u64) {
         self.run_to(now_ns);
         self.fingerprint.numbers([now_ns, 300, directory]);
@@ -86,7 +87,7 @@ impl Disk {
 
     /// An operation that had not taken effect when its process died.
     fn outlive(&mut self, mut flight: Flight) {
-        if let Some((name, position, bytes)) = self.payload(&flight.op) {
+        if let Some((name, position, bytes)) = payload(&flight.op) {
             self.outlive_write(flight, name, position, bytes);
         } else if is_change(&flight.op) && self.choice.chance(EVEN_PER_MILLION, "last change") {
             let _ = self.perform(&mut flight);
@@ -126,17 +127,6 @@ impl Disk {
         self.late
             .insert(key, LateWrite { file, life: flight.life, at_ns, position, bytes, pieces });
         self.faults.count("late_write");
-    }
-
-    /// What a write or an extension lets land, and where.
-    fn payload(&mut self, op: &Op<Bytes>) -> Option<(FileName, Position, Bytes)> {
-        match op {
-            Op::Write { file, position, bytes, .. } => Some((*file, *position, bytes.clone())),
-            Op::Extend { file, from, to } => {
-                Some((*file, *from, self.zeros(to.get() - from.get())))
-            }
-            _ => None,
-        }
     }
 
     /// A late write lands; the device has it, so that the next sync takes it.
@@ -193,7 +183,7 @@ impl Disk {
             if flight.result.is_some() {
                 continue;
             }
-            if let Some((name, position, bytes)) = self.payload(&flight.op) {
+            if let Some((name, position, bytes)) = payload(&flight.op) {
                 flight.order = self.number();
                 if flight.file.is_none() {
                     flight.file = self.lookup(flight.directory, name);
@@ -273,6 +263,15 @@ impl Disk {
                 self.faults.count("stale_blocks");
             }
         }
+    }
+}
+
+/// What a write or an extension lets land, and where.
+fn payload(op: &Op<Bytes>) -> Option<(FileName, Position, Bytes)> {
+    match op {
+        Op::Write { file, position, bytes, .. } => Some((*file, *position, bytes.clone())),
+        Op::Extend { file, from, to } => Some((*file, *from, zeros(to.get() - from.get()))),
+        _ => None,
     }
 }
 

@@ -41,8 +41,8 @@ impl Disk {
             Op::Read { position, length, .. } => self.read(flight.file, position, length),
             Op::Extend { file, from, to } => {
                 assert!(from <= to, "an extension to {to} from {from}");
-                let zeros = self.zeros(to.get() - from.get());
-                self.write(flight, file, from, zeros, false)
+                let bytes = zeros(to.get() - from.get());
+                self.write(flight, file, from, bytes, false)
             }
             Op::Write { file, position, bytes, .. } => {
                 let silent = self.faults.silent_in(file);
@@ -145,23 +145,14 @@ impl Disk {
         image.land(Extent { order, position, bytes, completed: None, forsaken: false });
     }
 
-    /// A write that lands nowhere; the file system, which is honest, lets the file grow all the same.
+    /// A write that lands nowhere; the file system, which is honest, lets the file grow even so.
     fn lose(&mut self, id: FileId, order: u64, range: std::ops::Range<u64>) {
         let live = self.images[&id].live_bytes();
         if range.end > live {
-            let zeros = self.zeros(range.end - live);
-            self.land(id, order, live, zeros);
+            let bytes = zeros(range.end - live);
+            self.land(id, order, live, bytes);
         }
         self.scar(id, range, DamageKind::LostWrite, order);
-    }
-
-    /// So many zeros, shared.
-    pub(super) fn zeros(&mut self, bytes: u64) -> Bytes {
-        let bytes = bytes as usize;
-        if self.zeros.len() < bytes {
-            self.zeros = Bytes::from(vec![0; bytes.next_power_of_two()]);
-        }
-        self.zeros.slice(..bytes)
     }
 
     /// The end of an operation: what it promises holds from now on.
@@ -276,6 +267,13 @@ impl Disk {
         let surplus = self.removed.len().saturating_sub(REMOVED_MAX);
         self.removed.drain(..surplus);
     }
+}
+
+/// So many zeros, shared where they are not too many.
+pub(super) fn zeros(bytes: u64) -> Bytes {
+    static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+    let bytes = bytes as usize;
+    if bytes <= ZEROS.len() { Bytes::from_static(&ZEROS[..bytes]) } else { vec![0; bytes].into() }
 }
 
 /// An error as a number, for the fingerprint.

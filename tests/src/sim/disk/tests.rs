@@ -40,7 +40,20 @@ struct Rig {
 impl Rig {
     /// A strict disk that answers `script`.
     fn scripted(options: DiskOptions, script: &[(&'static str, usize)]) -> Self {
-        let disk = Disk::with_chooser(Box::new(Script(script.to_vec())), options);
+        Self::chosen(Box::new(Script(script.to_vec())), options)
+    }
+
+    /// A disk whose decisions `choice` takes.
+    fn chosen(choice: Box<dyn Choose>, options: DiskOptions) -> Self {
+        Self::listed(Disk::with_chooser(choice, options))
+    }
+
+    /// A disk with `random`'s history.
+    fn random(random: &Random, options: DiskOptions) -> Self {
+        Self::listed(Disk::new(random, options))
+    }
+
+    fn listed(disk: Disk) -> Self {
         let mut rig = Self { disk, now_ns: 0, life: 1, ids: 0 };
         rig.run(Op::List).expect("a listing");
         rig

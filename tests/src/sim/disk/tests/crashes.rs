@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::sim::disk::Tearing;
+use crate::sim::{choose::every_history, disk::Tearing};
 
 /// A disk that keeps whatever may survive.
 fn generous(script: &[(&'static str, usize)]) -> Rig {
@@ -61,8 +61,7 @@ fn blocks_of_removed_files_show_where_a_length_survived_without_its_bytes() {
 fn a_block_may_be_torn_at_its_sectors() {
     let mut options = DiskOptions::random(DeviceCache::Fua);
     options.survival_per_million = vec![1];
-    let mut rig = Rig { disk: Disk::new(&Random::new(3), options), now_ns: 0, life: 1, ids: 0 };
-    rig.run(Op::List).expect("a listing");
+    let mut rig = Rig::random(&Random::new(3), options);
     rig.extended(A, 64);
     for block in 0..64 {
         rig.write(A, block * BLOCK, 1);
@@ -168,9 +167,7 @@ fn a_late_extension_wipes_what_the_next_life_wrote_without_a_claim() {
 fn an_extension_under_way_leaves_any_length_and_zeros_or_stale_blocks() {
     let mut seen = BTreeSet::new();
     for seed in 0..200 {
-        let disk = Disk::new(&Random::new(seed), DiskOptions::random(DeviceCache::Flush));
-        let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
-        rig.run(Op::List).expect("a listing");
+        let mut rig = Rig::random(&Random::new(seed), DiskOptions::random(DeviceCache::Flush));
         for block in 0..4 {
             rig.write_durably(B, block * BLOCK, 9);
         }
@@ -200,9 +197,7 @@ fn a_name_that_was_given_again_survives_only_with_the_rename_that_freed_it() {
         for seed in 0..50 {
             let mut options = DiskOptions::random(DeviceCache::Fua);
             options.survival_per_million = vec![survival];
-            let disk = Disk::new(&Random::new(seed), options);
-            let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
-            rig.run(Op::List).expect("a listing");
+            let mut rig = Rig::random(&Random::new(seed), options);
             rig.extended(A, 1);
             rig.write_durably(A, 0, 5);
             rig.run(Op::Rename { from: A, to: B }).expect("a rename");
@@ -254,22 +249,13 @@ fn one_log_may_die_alone() {
 #[test]
 fn every_order_of_survival_of_unsynced_names_is_sane() {
     let mut seen = BTreeSet::new();
-    let mut odometer = crate::sim::choose::Odometer::new();
-    loop {
-        let shared = std::rc::Rc::new(std::cell::RefCell::new(odometer));
-        let options = DiskOptions::exhaustive(DeviceCache::Fua);
-        let disk = Disk::with_chooser(Box::new(shared.clone()), options);
-        let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
-        rig.run(Op::List).expect("a listing");
+    every_history(|chooser| {
+        let mut rig = Rig::chosen(Box::new(chooser), DiskOptions::exhaustive(DeviceCache::Fua));
         rig.extended(A, 1);
         rig.run(Op::Rename { from: A, to: B }).expect("a rename");
         rig.write(A, 0, 3);
         rig.crash(Crash::PowerLoss);
         seen.insert(rig.disk.live_files(7).collect::<Vec<_>>());
-        odometer = shared.take();
-        if !odometer.advance() {
-            break;
-        }
-    }
+    });
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), [vec![A], vec![A, B], vec![B]]);
 }

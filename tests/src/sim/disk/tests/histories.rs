@@ -1,9 +1,9 @@
 //! Random histories, held against books that know nothing of the disk's insides.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
 use super::*;
-use crate::sim::choose::Odometer;
+use crate::sim::choose::every_history;
 
 const BLOCKS: u64 = 16;
 const SECTORS: usize = BLOCK as usize / 512;
@@ -116,9 +116,7 @@ struct History {
 impl History {
     fn new(seed: u64, cache: DeviceCache) -> Self {
         let random = Random::new(seed);
-        let disk = Disk::new(&random, DiskOptions::random(cache));
-        let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
-        rig.run(Op::List).expect("a listing");
+        let mut rig = Rig::random(&random, DiskOptions::random(cache));
         rig.extended(A, BLOCKS);
         let random = random.stream("workload");
         Self { rig, random, books: Books::new(), kept: 0, lost: 0 }
@@ -245,26 +243,33 @@ fn every_fault_comes_and_is_counted() {
 /// The images of one block that a plain write, then a durable one to the block beside it leave.
 fn exhaust(cache: DeviceCache) -> Vec<Vec<u8>> {
     let mut seen = std::collections::BTreeSet::new();
-    let mut odometer = Odometer::new();
-    loop {
-        let shared = Rc::new(RefCell::new(odometer));
-        let disk = Disk::with_chooser(Box::new(shared.clone()), DiskOptions::exhaustive(cache));
-        let mut rig = Rig { disk, now_ns: 0, life: 1, ids: 0 };
-        rig.run(Op::List).expect("a listing");
+    every_history(|chooser| {
+        let mut rig = Rig::chosen(Box::new(chooser), DiskOptions::exhaustive(cache));
         rig.extended(A, 2);
         rig.write(A, 0, 5);
         rig.write_durably(A, BLOCK, 6);
         rig.crash(Crash::PowerLoss);
         seen.insert(rig.live(A).expect("the file"));
-        odometer = shared.take();
-        if !odometer.advance() {
-            return seen.into_iter().collect();
-        }
-    }
+    });
+    seen.into_iter().collect()
 }
 
 #[test]
 fn an_odometer_finds_every_outcome() {
     assert_eq!(exhaust(DeviceCache::Fua), [vec![0, 6], vec![5, 6]]);
     assert_eq!(exhaust(DeviceCache::Flush), [vec![5, 6]]);
+}
+
+#[test]
+fn a_budget_of_one_fails_each_operation_in_turn() {
+    let mut options = DiskOptions::exhaustive(DeviceCache::Fua);
+    options.faults = FaultOptions::none().with(FaultKind::NoSpace, 1, 1);
+    let mut failed = Vec::new();
+    let histories = every_history(|chooser| {
+        let mut rig = Rig::chosen(Box::new(chooser), options.clone());
+        failed.push((0..5).find(|block| rig.run(write(A, block * BLOCK, 1, true)).is_err()));
+    });
+    failed.sort();
+    assert_eq!(histories, 6);
+    assert_eq!(failed, [None, Some(0), Some(1), Some(2), Some(3), Some(4)]);
 }
