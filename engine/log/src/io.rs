@@ -22,13 +22,13 @@ use catena_format::{FileNumber, Position};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OpId(pub u64);
 
-/// One of the two places of a double-slotted file.
+/// One of the two copies of a manifest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Slot {
-    /// Generations with even numbers.
-    Even,
-    /// Generations with odd numbers.
-    Odd,
+    /// The copy that is written first.
+    First,
+    /// The copy that is written once the first is durable.
+    Second,
 }
 
 /// A file of a log's directory.
@@ -45,8 +45,8 @@ pub enum FileName {
 impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manifest(Slot::Even) => f.write_str("manifest.0"),
-            Self::Manifest(Slot::Odd) => f.write_str("manifest.1"),
+            Self::Manifest(Slot::First) => f.write_str("manifest.0"),
+            Self::Manifest(Slot::Second) => f.write_str("manifest.1"),
             Self::Segment(number) => write!(f, "{:016x}.seg", number.get()),
             Self::Index(number) => write!(f, "{:016x}.idx", number.get()),
         }
@@ -58,8 +58,8 @@ impl FileName {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         match name {
-            "manifest.0" => return Some(Self::Manifest(Slot::Even)),
-            "manifest.1" => return Some(Self::Manifest(Slot::Odd)),
+            "manifest.0" => return Some(Self::Manifest(Slot::First)),
+            "manifest.1" => return Some(Self::Manifest(Slot::Second)),
             _ => {}
         }
         let (stem, extension) = name.split_once('.')?;
@@ -150,6 +150,32 @@ pub enum Outcome<S> {
     Read(S),
     /// The answer to [`Op::List`], in the order of the names.
     Files(Vec<(FileName, u64)>),
+}
+
+impl<S> Outcome<S> {
+    /// The bytes of a read.
+    ///
+    /// # Panics
+    /// When hands answered a read with something else, against the contract.
+    #[must_use]
+    pub fn into_read(self) -> S {
+        match self {
+            Self::Read(bytes) => bytes,
+            Self::Unit | Self::Files(_) => panic!("a read was answered without bytes"),
+        }
+    }
+
+    /// The files of a list.
+    ///
+    /// # Panics
+    /// When hands answered a list with something else, against the contract.
+    #[must_use]
+    pub fn into_files(self) -> Vec<(FileName, u64)> {
+        match self {
+            Self::Files(files) => files,
+            Self::Unit | Self::Read(_) => panic!("a list was answered without files"),
+        }
+    }
 }
 
 /// Why an operation failed.
@@ -245,8 +271,8 @@ mod tests {
     #[test]
     fn file_names_read_back() {
         for file in [
-            FileName::Manifest(Slot::Even),
-            FileName::Manifest(Slot::Odd),
+            FileName::Manifest(Slot::First),
+            FileName::Manifest(Slot::Second),
             FileName::Segment(FileNumber::new(0)),
             FileName::Index(FileNumber::new(u64::MAX)),
         ] {

@@ -2,4 +2,29 @@
 //! through `poll_op`, completions enter through `on_done`. No clock, no thread, no file here.
 #![forbid(unsafe_code)]
 
+mod cold;
+pub mod config;
+mod flight;
+pub mod fold;
+mod group;
+pub mod image;
+mod index;
 pub mod io;
+mod log;
+mod maintain;
+mod manifest;
+mod opening;
+pub mod read;
+mod scan;
+mod space;
+mod tail;
+pub mod time;
+pub mod walk;
+
+pub use config::LogConfig;
+pub use fold::Fold;
+pub use log::{AppendError, Appended, Event, Log, LogStats, ReadAnswer};
+pub use manifest::LogIdentity;
+pub use opening::{OpenError, Opening, RecoveryReport};
+pub use read::{Batches, ReadError, ReadId, ReadOutcome};
+pub use time::Now;

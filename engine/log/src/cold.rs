@@ -1,0 +1,223 @@
+//! Reading: from the tail cache at once, from the disk by and by.
+
+use catena_format::{FileNumber, Millis, Offset, Position};
+
+use crate::{
+    fold::Fold,
+    index::{self, Index},
+    io::{FileName, IoError, Memory, Op},
+    log::{Event, Log, Purpose, ReadAnswer, Segment, SegmentIndex},
+    read::{Batches, Cold, Extent, Goal, Next, ReadError, ReadId, ReadOutcome},
+};
+
+impl<M: Memory + Clone, F: Fold> Log<M, F> {
+    /// Batches from the one that holds `from` on, all ending at or below `below` (the high
+    /// watermark): at least one, if there is one, then as many as fit `max_bytes` and lie in one
+    /// segment.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read(
+        &mut self,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
+    ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
+        if from < self.log_start || from > self.log_end {
+            return Err(ReadError::OutOfRange { start: self.log_start, end: self.log_end });
+        }
+        if let Some(next_readable) = self.damaged.end_of(from) {
+            return Err(ReadError::Damaged { next_readable });
+        }
+        if from >= below {
+            return Ok(ReadOutcome::Ready(Batches::empty(from)));
+        }
+        if self.tail.holds(from) {
+            return Ok(ReadOutcome::Ready(self.tail.read(from, max_bytes, below)));
+        }
+        let at = self.segments.partition_point(|s| s.entry.end <= from);
+        if self.segments.get(at).is_none_or(|s| from < s.entry.base) {
+            // Closed groups are in the cache; what is left is the open one, above `below`.
+            return Ok(ReadOutcome::Ready(Batches::empty(from)));
+        }
+        let id = self.read_id();
+        self.begin(id, at, Goal::Batches { from, max_bytes }, below);
+        Ok(ReadOutcome::Pending(id))
+    }
+
+    /// Where the first batch below `below` begins that has a record of `time` or later.
+    pub fn offset_for_time(&mut self, time: Millis, below: Offset) -> ReadOutcome<Option<Offset>> {
+        let goal = Goal::Time { time, from: self.log_start };
+        let found = |s: &Segment| s.entry.max_timestamp >= time && s.entry.end > self.log_start;
+        let Some(at) = self.segments.iter().position(found) else {
+            return ReadOutcome::Ready(None);
+        };
+        let base = self.segments[at].entry.base;
+        if base >= below {
+            return ReadOutcome::Ready(None);
+        }
+        if self.tail.holds(base.max(self.log_start)) {
+            let offset = self.tail.at_time(time, self.log_start).filter(|offset| *offset < below);
+            return ReadOutcome::Ready(offset.map(|offset| offset.max(self.log_start)));
+        }
+        let id = self.read_id();
+        self.begin(id, at, goal, below);
+        ReadOutcome::Pending(id)
+    }
+
+    fn read_id(&mut self) -> ReadId {
+        let id = ReadId(self.next_read);
+        self.next_read += 1;
+        id
+    }
+
+    fn begin(&mut self, id: ReadId, at: usize, goal: Goal, below: Offset) {
+        self.stats.cold_reads += 1;
+        let segment = &mut self.segments[at];
+        segment.readers += 1;
+        let (extent, uid) = (segment.extent(), self.identity.uid);
+        let (cold, missing) = match &segment.index {
+            SegmentIndex::Resident(index) => (Cold::new(uid, &extent, index, goal, below), None),
+            SegmentIndex::OnDisk(bytes) => {
+                (Cold::new(uid, &extent, &Index::default(), goal, below), Some(*bytes))
+            }
+        };
+        match missing {
+            Some(bytes) => self.load_index(id, cold, bytes),
+            None => self.go(id, cold),
+        }
+    }
+
+    fn load_index(&mut self, id: ReadId, cold: Cold<M>, bytes: u64) {
+        let length = usize::try_from(bytes.next_multiple_of(4096)).unwrap_or(0);
+        if length == 0 {
+            self.index_loaded(cold.file, None);
+            self.go(id, cold);
+            return;
+        }
+        let (file, position) = (FileName::Index(cold.file), Position::ZERO);
+        self.reads.insert(id, cold);
+        self.ask(Purpose::ReadIndex(id), Op::Read { file, position, length });
+    }
+
+    pub(crate) fn index_done(&mut self, id: ReadId, result: Result<M::Share, IoError>) {
+        let cold = self.reads.remove(&id).expect("the read waits for its index");
+        let uid = self.identity.uid;
+        let image = result.ok().and_then(|b| index::read_image(uid, b.as_ref()).ok());
+        let image = image.filter(|image| image.file == cold.file);
+        self.index_loaded(cold.file, image.map(|image| image.index));
+        let (file, goal, below) = (cold.file, cold.goal, cold.below());
+        let Some(segment) = self.segment_or_dropped(file) else { return };
+        let extent = segment.extent();
+        let SegmentIndex::Resident(index) = &segment.index else { return };
+        let cold = Cold::new(uid, &extent, index, goal, below);
+        self.go(id, cold);
+    }
+
+    /// A missing index is begun anew: reads fill it as they go.
+    fn index_loaded(&mut self, file: FileNumber, index: Option<Index>) {
+        if let Some(segment) = self.segment_or_dropped(file)
+            && matches!(segment.index, SegmentIndex::OnDisk(_))
+        {
+            segment.index = SegmentIndex::Resident(index.unwrap_or_default());
+        }
+    }
+
+    fn segment_or_dropped(&mut self, file: FileNumber) -> Option<&mut Segment> {
+        let live = self.segments.iter_mut();
+        let mut all = live.chain(self.dropped.iter_mut().map(|(_, segment)| segment));
+        all.find(|segment| segment.entry.file == file)
+    }
+
+    fn go(&mut self, id: ReadId, mut cold: Cold<M>) {
+        let (position, length) = cold.begin();
+        self.read_window(id, cold, position, length);
+    }
+
+    fn read_window(&mut self, id: ReadId, cold: Cold<M>, position: Position, length: usize) {
+        let file = FileName::Segment(cold.file);
+        self.reads.insert(id, cold);
+        self.ask(Purpose::Read(id), Op::Read { file, position, length });
+    }
+
+    pub(crate) fn read_done(&mut self, id: ReadId, result: Result<M::Share, IoError>) {
+        let mut cold = self.reads.remove(&id).expect("the read is under way");
+        let file = cold.file;
+        let share = match result {
+            Ok(share) => share,
+            Err(error) => return self.end_read(id, file, Err(ReadError::Io(error))),
+        };
+        let segment = self.segment_or_dropped(file).expect("a segment that is read stays");
+        let next = match &mut segment.index {
+            SegmentIndex::Resident(index) => cold.on_window(&share, index),
+            SegmentIndex::OnDisk(_) => cold.on_window(&share, &mut Index::default()),
+        };
+        let answer = match next {
+            Next::Read(position, length) => return self.read_window(id, cold, position, length),
+            Next::Batches(batches) => Ok(ReadAnswer::Batches(batches)),
+            Next::Time(offset) => Ok(ReadAnswer::Offset(Some(offset.max(self.log_start)))),
+            Next::Damaged(range) => Err(self.damage(range)),
+            Next::Nothing => match self.go_on(id, &cold) {
+                Some(answer) => Ok(answer),
+                None => return,
+            },
+        };
+        self.end_read(id, file, answer);
+    }
+
+    /// A time is looked for in the next segment; `None` when that is under way.
+    fn go_on(&mut self, id: ReadId, cold: &Cold<M>) -> Option<ReadAnswer<M::Share>> {
+        let (end, below) = (cold.segment_end(), cold.below());
+        match cold.goal {
+            Goal::Batches { from, .. } => {
+                return Some(ReadAnswer::Batches(Batches::empty(from.max(end.min(below)))));
+            }
+            Goal::Time { .. } => {}
+        }
+        let next = self.segments.iter().position(|s| s.entry.base >= end);
+        let Some(at) = next.filter(|at| self.segments[*at].entry.base < below) else {
+            return Some(ReadAnswer::Offset(None));
+        };
+        self.release(cold.file);
+        self.begin(id, at, cold.goal, below);
+        None
+    }
+
+    fn release(&mut self, file: FileNumber) {
+        if let Some(segment) = self.segment_or_dropped(file) {
+            segment.readers -= 1;
+        }
+    }
+
+    fn damage(&mut self, range: std::ops::Range<Offset>) -> ReadError {
+        let next_readable = range.end;
+        if range.end > self.log_start && self.damaged.insert(range) {
+            self.stats.damaged_found += 1;
+            self.want_manifest();
+        }
+        ReadError::Damaged { next_readable }
+    }
+
+    fn end_read(
+        &mut self,
+        id: ReadId,
+        file: FileNumber,
+        answer: Result<ReadAnswer<M::Share>, ReadError>,
+    ) {
+        self.release(file);
+        self.events.push_back(Event::Read(id, answer));
+        self.reap();
+    }
+}
+
+impl Segment {
+    fn extent(&self) -> Extent {
+        Extent {
+            file: self.entry.file,
+            base: self.entry.base,
+            end: self.entry.end,
+            end_position: self.entry.end_position,
+            max_timestamp_before: self.max_timestamp_before,
+        }
+    }
+}

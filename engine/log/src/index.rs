@@ -1,0 +1,223 @@
+//! The sparse index of a segment: offset and timestamp to position. It is a hint: wrong or missing,
+//! reads walk the segment and rebuild it as they go.
+
+use catena_format::{FileNumber, Millis, Offset, PartitionUid, Position};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use crate::{
+    config::INDEX_STRIDE_BYTES,
+    image::{self, ImageError, Kind},
+    io::{Memory, MemoryExhausted},
+};
+
+/// A frame's place, and the greatest timestamp of the log before it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry {
+    offset: u64,
+    position: u64,
+    max_timestamp_before: i64,
+}
+
+/// Entries sorted by offset and position.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Index {
+    entries: Vec<Entry>,
+}
+
+/// What the index file of a segment holds, version 1.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+struct ImageV1 {
+    file: u64,
+    base: u64,
+    end: u64,
+    end_position: u64,
+    max_timestamp: i64,
+    last_append_time: i64,
+    batches: u64,
+    records: u64,
+    entries: Vec<Entry>,
+    fold: Vec<u8>,
+}
+
+/// How far a segment has come, with the running figures of the log at that place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Progress {
+    pub(crate) end: Offset,
+    pub(crate) end_position: Position,
+    pub(crate) max_timestamp: Millis,
+    pub(crate) last_append_time: Millis,
+    pub(crate) batches: u64,
+    pub(crate) records: u64,
+}
+
+/// An index file, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct IndexImage {
+    pub(crate) file: FileNumber,
+    pub(crate) base: Offset,
+    pub(crate) progress: Progress,
+    pub(crate) index: Index,
+    pub(crate) fold: Vec<u8>,
+}
+
+impl Index {
+    /// Notes a frame, if it is far enough from its neighbours to be worth an entry.
+    pub(crate) fn note(&mut self, offset: Offset, position: Position, before: Millis) {
+        let entry = Entry {
+            offset: offset.get(),
+            position: position.get(),
+            max_timestamp_before: before.get(),
+        };
+        let at = self.entries.partition_point(|e| e.offset < entry.offset);
+        let far = |other: &Entry| other.position.abs_diff(entry.position) >= INDEX_STRIDE_BYTES;
+        let far_before = at == 0 || far(&self.entries[at - 1]);
+        let far_behind = self.entries.get(at).is_none_or(|e| e.offset != entry.offset && far(e));
+        if far_before && far_behind {
+            self.entries.insert(at, entry);
+        }
+    }
+
+    /// The last known frame at or before `offset`.
+    pub(crate) fn at_or_before(&self, offset: Offset) -> Option<(Offset, Position)> {
+        let at = self.entries.partition_point(|e| e.offset <= offset.get());
+        self.entries.get(at.checked_sub(1)?).map(Entry::place)
+    }
+
+    /// The last known frame before which no record has a timestamp of `time` or later.
+    pub(crate) fn before_time(&self, time: Millis) -> Option<(Offset, Position)> {
+        let at = self.entries.partition_point(|e| e.max_timestamp_before < time.get());
+        self.entries.get(at.checked_sub(1)?).map(Entry::place)
+    }
+
+    /// Bytes of memory, about.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<Entry>()
+    }
+}
+
+impl Entry {
+    fn place(&self) -> (Offset, Position) {
+        (Offset::new(self.offset), Position::new(self.position))
+    }
+}
+
+/// The bytes of an index file.
+///
+/// # Errors
+/// When memory is exhausted.
+pub(crate) fn write_image<M: Memory>(
+    uid: PartitionUid,
+    file: FileNumber,
+    base: Offset,
+    progress: &Progress,
+    index: &Index,
+    fold: Vec<u8>,
+    memory: &mut M,
+) -> Result<M::Share, MemoryExhausted> {
+    let archived = ImageV1 {
+        file: file.get(),
+        base: base.get(),
+        end: progress.end.get(),
+        end_position: progress.end_position.get(),
+        max_timestamp: progress.max_timestamp.get(),
+        last_append_time: progress.last_append_time.get(),
+        batches: progress.batches,
+        records: progress.records,
+        entries: index.entries.clone(),
+        fold,
+    };
+    let archive = rkyv::to_bytes::<rancor::Error>(&archived)
+        .expect("plain numbers and vectors can be archived");
+    image::wrap(Kind::Index, uid, &archive, memory)
+}
+
+/// Reads an index file.
+///
+/// # Errors
+/// Says why it is none.
+pub(crate) fn read_image(uid: PartitionUid, bytes: &[u8]) -> Result<IndexImage, ImageError> {
+    let archive = image::unwrap(Kind::Index, uid, bytes)?;
+    let image =
+        rkyv::from_bytes::<ImageV1, rancor::Error>(&archive).map_err(|_| ImageError::Damaged)?;
+    let sorted = image
+        .entries
+        .windows(2)
+        .all(|w| w[0].offset < w[1].offset && w[0].position < w[1].position);
+    if !sorted || image.end < image.base {
+        return Err(ImageError::Damaged);
+    }
+    Ok(IndexImage {
+        file: FileNumber::new(image.file),
+        base: Offset::new(image.base),
+        progress: Progress {
+            end: Offset::new(image.end),
+            end_position: Position::new(image.end_position),
+            max_timestamp: Millis::new(image.max_timestamp),
+            last_append_time: Millis::new(image.last_append_time),
+            batches: image.batches,
+            records: image.records,
+        },
+        index: Index { entries: image.entries },
+        fold: image.fold,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Heap;
+
+    fn index() -> Index {
+        let mut index = Index::default();
+        for i in 0..100u64 {
+            let before = Millis::new(i64::try_from(i).unwrap() * 10 - 10);
+            index.note(Offset::new(i * 5), Position::new(4096 + i * 8192), before);
+        }
+        index
+    }
+
+    #[test]
+    fn one_entry_a_stride() {
+        assert_eq!(index().entries.len(), 25);
+    }
+
+    #[test]
+    fn lookups_start_at_or_before() {
+        let index = index();
+        assert_eq!(index.at_or_before(Offset::new(0)).unwrap().0, Offset::new(0));
+        assert_eq!(index.at_or_before(Offset::new(39)).unwrap().0, Offset::new(20));
+        assert_eq!(index.at_or_before(Offset::new(40)).unwrap().0, Offset::new(40));
+        assert_eq!(index.before_time(Millis::new(-11)), None);
+        // Frame 4 starts at offset 20 and 30 is the greatest timestamp before it.
+        assert_eq!(index.before_time(Millis::new(30)).unwrap().0, Offset::new(0));
+        assert_eq!(index.before_time(Millis::new(31)).unwrap().0, Offset::new(20));
+    }
+
+    #[test]
+    fn entries_found_late_keep_the_order() {
+        let mut late = Index::default();
+        for i in [90u64, 10, 50, 30, 10] {
+            late.note(Offset::new(i), Position::new(i * 40_960), Millis::new(0));
+        }
+        assert!(late.entries.is_sorted_by_key(|e| e.offset));
+        assert_eq!(late.entries.len(), 4);
+    }
+
+    #[test]
+    fn an_image_reads_back() {
+        let progress = Progress {
+            end: Offset::new(500),
+            end_position: Position::new(900_000),
+            max_timestamp: Millis::new(5),
+            last_append_time: Millis::new(6),
+            batches: 7,
+            records: 8,
+        };
+        let (uid, file, base) = (PartitionUid::new(1), FileNumber::new(2), Offset::new(0));
+        let image =
+            write_image(uid, file, base, &progress, &index(), vec![1, 2], &mut Heap).unwrap();
+        let read = read_image(uid, &image).unwrap();
+        assert_eq!((read.file, read.progress, read.fold), (file, progress, vec![1, 2]));
+        assert_eq!(read.index, index());
+    }
+}

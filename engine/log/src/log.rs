@@ -1,0 +1,629 @@
+//! An open log: appends, what is durable, what can be read.
+//!
+//! ```text
+//! append → group (tail buffer) → flight ──write──→ done → durable end
+//!            roll: seal · index image · manifest        └→ tail cache → readers
+//! ```
+//!
+//! Effects leave through [`Log::poll_op`], which also decides what is submitted: whatever was
+//! appended since the last call goes out together, so commits group without a timer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use catena_format::{
+    BatchHeader, Epoch, FileNumber, FrameSeed, Millis, Offset, Position, frame,
+    limits::{BATCH_BYTES_MAX, BLOCK_BYTES},
+};
+
+use crate::{
+    config::{GROUP_BYTES_MAX, LogConfig, UNDURABLE_BYTES_MAX},
+    flight::{Flight, FlightKind, FlightState},
+    fold::Fold,
+    group::{Group, Stamp},
+    index::{Index, Progress},
+    io::{IoError, Memory, MemoryExhausted, Op, OpId},
+    manifest::{DamagedRanges, LogIdentity, SegmentEntry},
+    opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
+    read::{Batches, Cold, ReadError, ReadId},
+    space::Space,
+    tail::Tail,
+    time::Now,
+};
+
+/// Why a batch was not appended. Nothing of it was stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// A write or flush failed earlier: the log can be read and takes nothing more until reopened.
+    #[error("the log is read-only since a write failed: {0}")]
+    Poisoned(IoError),
+    /// The disk, or the part of it that may be used, is full. Retry later.
+    #[error("the disk is full")]
+    DiskFull,
+    /// Too much is on its way to the disk. Retry later.
+    #[error("{0} bytes wait for the disk, more are not taken")]
+    Backlog(usize),
+    /// The memory budget is spent. Retry later.
+    #[error(transparent)]
+    Memory(#[from] MemoryExhausted),
+    /// The batch is longer than any may be.
+    #[error("a batch of {0} bytes is too large")]
+    TooLarge(usize),
+    /// All offsets were given.
+    #[error("the partition's offsets are exhausted")]
+    OffsetsExhausted,
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Where a batch was put. It is durable once the durable end reaches `next`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Appended {
+    /// The first record's offset.
+    pub base: Offset,
+    /// The offset after the last record.
+    pub next: Offset,
+    /// The server's time that it was stored with.
+    pub append_time: Millis,
+}
+
+/// What a read brought.
+#[derive(Clone, Debug)]
+pub enum ReadAnswer<S> {
+    /// Batches.
+    Batches(Batches<S>),
+    /// Where the first batch with a record of the time begins; `None`: no record is that late.
+    Offset(Option<Offset>),
+}
+
+/// What happened inside, for the log's owner.
+#[derive(Clone, Debug)]
+pub enum Event<S> {
+    /// A pending read ended.
+    Read(ReadId, Result<ReadAnswer<S>, ReadError>),
+    /// A write or flush failed: nothing more is acknowledged.
+    Poisoned(IoError),
+    /// The log start that was asked for is durable.
+    Trimmed(Offset),
+}
+
+/// Counters, plain numbers, never reset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)]
+pub struct LogStats {
+    pub batches_appended: u64,
+    pub bytes_appended: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub manifests: u64,
+    pub segments_rolled: u64,
+    pub segments_dropped: u64,
+    pub segments_recycled: u64,
+    pub checkpoints: u64,
+    pub cold_reads: u64,
+    pub damaged_found: u64,
+    pub hints_failed: u64,
+}
+
+/// One segment of an open log.
+pub(crate) struct Segment {
+    pub(crate) entry: SegmentEntry,
+    pub(crate) index: SegmentIndex,
+    /// Present while the segment is written.
+    pub(crate) space: Option<Space>,
+    pub(crate) max_timestamp_before: Millis,
+    pub(crate) readers: u32,
+}
+
+pub(crate) enum SegmentIndex {
+    Resident(Index),
+    OnDisk(u64),
+}
+
+/// The segment that takes appends.
+pub(crate) struct Active {
+    pub(crate) file: FileNumber,
+    /// Where the next group goes.
+    pub(crate) cursor: Position,
+    pub(crate) first_append: Option<Millis>,
+    pub(crate) progress: Progress,
+    pub(crate) checkpoint_position: Position,
+}
+
+/// A file prepared for the next roll.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Spare {
+    None,
+    Making(FileNumber),
+    Ready(FileNumber, Position),
+}
+
+/// Which question an operation answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    Flight(u64),
+    Extend(FileNumber),
+    NewFile(FileNumber, Position),
+    NewFileEntry(FileNumber, Position),
+    ManifestFirst(u64),
+    ManifestSecond,
+    Image(FileNumber),
+    Hint,
+    Read(ReadId),
+    ReadIndex(ReadId),
+}
+
+/// How the manifest's writing stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct ManifestWriter {
+    pub(crate) wanted: u64,
+    pub(crate) durable: u64,
+    pub(crate) busy: bool,
+    pub(crate) retry: bool,
+}
+
+/// An index image that waits until what it covers is durable.
+pub(crate) struct PendingImage<S> {
+    pub(crate) file: FileNumber,
+    pub(crate) end: Offset,
+    pub(crate) bytes: S,
+    pub(crate) seals: bool,
+}
+
+/// An open log.
+pub struct Log<M: Memory, F> {
+    pub(crate) identity: LogIdentity,
+    pub(crate) config: LogConfig,
+    pub(crate) memory: M,
+    pub(crate) fold: F,
+    pub(crate) report: RecoveryReport,
+    pub(crate) stats: LogStats,
+    pub(crate) outbox: VecDeque<(OpId, Op<M::Share>)>,
+    pub(crate) purposes: BTreeMap<OpId, Purpose>,
+    pub(crate) next_op: u64,
+    pub(crate) events: VecDeque<Event<M::Share>>,
+    pub(crate) now: Now,
+
+    pub(crate) log_start: Offset,
+    pub(crate) log_end: Offset,
+    pub(crate) durable_end: Offset,
+    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    pub(crate) damaged: DamagedRanges,
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) active: Option<Active>,
+    pub(crate) spare: Spare,
+    pub(crate) next_file: FileNumber,
+    pub(crate) fold_file: FileNumber,
+    pub(crate) max_timestamp: Millis,
+    pub(crate) last_append_time: Millis,
+
+    pub(crate) group: Option<Group<M>>,
+    pub(crate) flights: VecDeque<Flight<M::Share>>,
+    pub(crate) first_flight: u64,
+    pub(crate) undurable_bytes: usize,
+    pub(crate) tail: Tail<M>,
+    pub(crate) group_hint: usize,
+
+    pub(crate) manifest: ManifestWriter,
+    pub(crate) images: VecDeque<PendingImage<M::Share>>,
+    pub(crate) dropped: VecDeque<(u64, Segment)>,
+    /// Index files of dropped segments that are still there.
+    pub(crate) old_folds: Vec<FileNumber>,
+    pub(crate) trims: VecDeque<(u64, Offset)>,
+    pub(crate) poisoned: Option<IoError>,
+    pub(crate) disk_full: bool,
+    pub(crate) closing: bool,
+
+    pub(crate) last_append: Duration,
+    pub(crate) marked: Offset,
+    pub(crate) next_housekeeping: Duration,
+
+    pub(crate) reads: BTreeMap<ReadId, Cold<M>>,
+    pub(crate) next_read: u64,
+}
+
+impl<M: Memory + Clone, F: Fold> Log<M, F> {
+    pub(crate) fn from_opened(
+        identity: LogIdentity,
+        config: LogConfig,
+        memory: M,
+        opened: Opened<F>,
+        now: Now,
+    ) -> Self {
+        let manifest = opened.manifest;
+        let (mut indexes, files) = (opened.indexes, opened.index_file_bytes);
+        let mut before = NO_TIME;
+        let segments = manifest.segments.iter().map(|entry| {
+            let on_disk = || SegmentIndex::OnDisk(files.get(&entry.file).copied().unwrap_or(0));
+            let index = indexes.remove(&entry.file).map_or_else(on_disk, SegmentIndex::Resident);
+            let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
+            Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0 }
+        });
+        let segments: VecDeque<_> = segments.collect();
+        let last = segments.back().map(|s| s.entry);
+        Self {
+            identity,
+            config: config.clamped(),
+            memory,
+            fold: opened.fold,
+            report: opened.report,
+            stats: LogStats::default(),
+            outbox: VecDeque::new(),
+            purposes: BTreeMap::new(),
+            next_op: opened.next_op,
+            events: VecDeque::new(),
+            now,
+            log_start: manifest.log_start,
+            log_end: manifest.log_end,
+            durable_end: manifest.log_end,
+            epochs: manifest.epochs,
+            damaged: manifest.damaged,
+            segments,
+            active: None,
+            spare: Spare::None,
+            next_file: manifest.next_file,
+            fold_file: manifest.fold_file,
+            max_timestamp: last.map_or(NO_TIME, |s| s.max_timestamp),
+            last_append_time: last.map_or(NO_TIME, |s| s.last_append_time),
+            group: None,
+            flights: VecDeque::new(),
+            first_flight: 0,
+            undurable_bytes: 0,
+            tail: Tail::new(),
+            group_hint: BLOCK_BYTES,
+            manifest: ManifestWriter {
+                wanted: manifest.generation,
+                durable: manifest.generation,
+                ..ManifestWriter::default()
+            },
+            images: VecDeque::new(),
+            dropped: VecDeque::new(),
+            old_folds: vec![manifest.fold_file],
+            trims: VecDeque::new(),
+            poisoned: opened.poisoned,
+            disk_full: false,
+            closing: false,
+            last_append: now.monotonic,
+            marked: manifest.log_end,
+            next_housekeeping: now.monotonic,
+            reads: BTreeMap::new(),
+            next_read: 0,
+        }
+    }
+
+    /// Appends a batch that its owner has validated: it is copied, patched with the next offset and
+    /// `epoch`, and leaves for the disk with the next [`Log::poll_op`]. `payload_crc` is the CRC-32
+    /// of the batch from its byte 16 on.
+    ///
+    /// # Errors
+    /// Nothing is stored; see [`AppendError`].
+    ///
+    /// # Panics
+    /// When `header` is not the header of `batch`.
+    pub fn append(
+        &mut self,
+        batch: &[u8],
+        header: &BatchHeader,
+        payload_crc: u32,
+        epoch: Epoch,
+        now: Now,
+    ) -> Result<Appended, AppendError> {
+        assert_eq!(batch.len(), header.length, "the header belongs to the batch");
+        self.now = now;
+        let next = self.admit(batch.len(), header)?;
+        self.make_room(frame::frame_bytes(batch.len()), epoch)?;
+        let append_time = self.last_append_time.max(now.wall);
+        let stamp = Stamp { base_offset: self.log_end, epoch, append_time, payload_crc };
+        let group = self.group.as_mut().expect("room was made");
+        let (position, frame, stored) = group.push(batch, header, &stamp);
+        self.fold.apply(&frame, stored);
+        let appended = Appended { base: self.log_end, next, append_time };
+        self.note(position, &frame);
+        assert_eq!(self.log_end, next, "offsets are given densely");
+        Ok(appended)
+    }
+
+    fn admit(&self, bytes: usize, header: &BatchHeader) -> Result<Offset, AppendError> {
+        if let Some(error) = self.poisoned {
+            return Err(AppendError::Poisoned(error));
+        }
+        if self.closing {
+            return Err(AppendError::Closed);
+        }
+        if bytes > BATCH_BYTES_MAX {
+            return Err(AppendError::TooLarge(bytes));
+        }
+        if self.disk_full {
+            return Err(AppendError::DiskFull);
+        }
+        if self.undurable_bytes + bytes > UNDURABLE_BYTES_MAX {
+            return Err(AppendError::Backlog(self.undurable_bytes));
+        }
+        let given = u64::from(header.last_offset_delta) + 1;
+        self.log_end.checked_add(given).ok_or(AppendError::OffsetsExhausted)
+    }
+
+    /// Sees to it that the open group has room for a frame; nothing changes on an error.
+    fn make_room(&mut self, frame: usize, epoch: Epoch) -> Result<(), MemoryExhausted> {
+        if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {
+            // A new epoch begins with a segment, whose manifest carries the epoch table.
+            self.seal_active()?;
+            self.epochs.push((epoch, self.log_end));
+        }
+        if self.group.as_ref().is_some_and(|group| group.room() >= frame) {
+            return Ok(());
+        }
+        self.close_group();
+        let capacity = self.group_hint.clamp(BLOCK_BYTES, GROUP_BYTES_MAX).max(frame);
+        let capacity = capacity.next_multiple_of(BLOCK_BYTES);
+        let footer = BLOCK_BYTES as u64;
+        if let Some(active) = &self.active {
+            let end = active.cursor.plus(frame as u64 + footer);
+            let begun = active.progress.batches > 0;
+            if begun && end.get() > self.config.segment_bytes {
+                self.seal_active()?;
+            }
+        }
+        if self.active.is_none() {
+            self.begin_segment(epoch)?;
+        }
+        let active = self.active.as_ref().expect("a segment was begun");
+        let left = self.config.segment_bytes.saturating_sub(active.cursor.get() + footer);
+        let left = usize::try_from(left).unwrap_or(usize::MAX) / BLOCK_BYTES * BLOCK_BYTES;
+        let least = frame.next_multiple_of(BLOCK_BYTES);
+        let capacity = capacity.min(left.max(least));
+        self.group = Some(Group::new(capacity, active.cursor, self.log_end, &mut self.memory)?);
+        Ok(())
+    }
+
+    /// Takes note of a frame that was pushed into the open group.
+    fn note(&mut self, position: Position, frame: &catena_format::FrameHeader) {
+        let active = self.active.as_mut().expect("frames go to the active segment");
+        let segment = self.segments.back_mut().expect("the active segment is the last");
+        if let SegmentIndex::Resident(index) = &mut segment.index {
+            index.note(frame.base_offset, position, self.max_timestamp);
+        }
+        self.log_end = frame.next_offset();
+        self.max_timestamp = self.max_timestamp.max(frame.max_timestamp);
+        self.last_append_time = frame.append_time;
+        self.last_append = self.now.monotonic;
+        self.undurable_bytes += frame.frame_bytes();
+        self.stats.batches_appended += 1;
+        self.stats.bytes_appended += u64::from(frame.payload_length);
+        active.first_append.get_or_insert(frame.append_time);
+        let end = position.plus(frame.frame_bytes() as u64).align_up(BLOCK_BYTES as u64);
+        active.progress = Progress {
+            end: self.log_end,
+            end_position: end,
+            max_timestamp: self.max_timestamp,
+            last_append_time: self.last_append_time,
+            batches: active.progress.batches + 1,
+            records: active.progress.records + u64::from(frame.count),
+        };
+        segment.entry.end = active.progress.end;
+        segment.entry.end_position = active.progress.end_position;
+        segment.entry.max_timestamp = active.progress.max_timestamp;
+        segment.entry.last_append_time = active.progress.last_append_time;
+    }
+
+    /// Ends the open group and puts it in line for the disk.
+    pub(crate) fn close_group(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        if group.used() == 0 {
+            return;
+        }
+        let active = self.active.as_mut().expect("a group belongs to the active segment");
+        self.group_hint = (group.used() * 2).max(self.group_hint / 2);
+        let file = active.file;
+        active.cursor = group.position.plus(group.write_bytes() as u64);
+        active.progress.end_position = active.cursor;
+        let segment = self.segments.back_mut().expect("the active segment is the last");
+        segment.entry.end_position = active.cursor;
+        let closed = group.close(
+            FrameSeed { uid: self.identity.uid, file },
+            self.durable_end,
+            &mut self.memory,
+        );
+        let (end, bytes) = (closed.end, closed.share.as_ref().len());
+        self.flights.push_back(Flight {
+            kind: FlightKind::Group { file, position: closed.position, end, bytes },
+            share: Some(closed.share.clone()),
+            state: FlightState::Waiting,
+        });
+        self.tail.push(closed);
+    }
+
+    /// Begins a segment for the next append: header, manifest and the first groups go out together,
+    /// and nothing in it is durable before all of them are.
+    fn begin_segment(&mut self, epoch: Epoch) -> Result<(), MemoryExhausted> {
+        let block = self.memory.allocate(BLOCK_BYTES)?;
+        let file = self.take_spare();
+        let header = catena_format::SegmentHeader {
+            cluster: self.identity.cluster,
+            topic: self.identity.topic,
+            partition: self.identity.partition,
+            uid: self.identity.uid,
+            file,
+            base_offset: self.log_end,
+            epoch,
+            created: self.now.wall,
+        };
+        let share = self.header_block(&header, block);
+        let nothing = nothing_yet(self.log_end, self.max_timestamp, self.last_append_time);
+        let first = Position::new(BLOCK_BYTES as u64);
+        self.active = Some(Active {
+            file,
+            cursor: first,
+            first_append: None,
+            progress: nothing,
+            checkpoint_position: first,
+        });
+        self.flights.push_back(Flight {
+            kind: FlightKind::Header { file },
+            share: Some(share),
+            state: FlightState::Waiting,
+        });
+        let generation = self.want_manifest();
+        self.flights.push_back(Flight {
+            kind: FlightKind::Manifest { generation },
+            share: None,
+            state: FlightState::Submitted,
+        });
+        Ok(())
+    }
+
+    fn header_block(
+        &mut self,
+        header: &catena_format::SegmentHeader,
+        mut block: M::Buffer,
+    ) -> M::Share {
+        let bytes = &mut block.as_mut()[..BLOCK_BYTES];
+        bytes.fill(0);
+        header.write(bytes);
+        self.memory.freeze(block, BLOCK_BYTES)
+    }
+
+    /// The file for the next segment: the spare, or one that is made now.
+    fn take_spare(&mut self) -> FileNumber {
+        if self.spare == Spare::None {
+            self.make_spare();
+        }
+        let (file, space) = match std::mem::replace(&mut self.spare, Spare::None) {
+            Spare::Ready(file, written) => (file, Space::new(written, true)),
+            Spare::Making(file) => (file, Space::new(Position::ZERO, false)),
+            Spare::None => unreachable!("a spare is being made"),
+        };
+        self.segments.push_back(Segment {
+            entry: SegmentEntry {
+                file,
+                base: self.log_end,
+                sealed: false,
+                end: self.log_end,
+                end_position: Position::new(BLOCK_BYTES as u64),
+                file_bytes: 0,
+                max_timestamp: self.max_timestamp,
+                last_append_time: self.last_append_time,
+            },
+            index: SegmentIndex::Resident(Index::default()),
+            space: Some(space),
+            max_timestamp_before: self.max_timestamp,
+            readers: 0,
+        });
+        file
+    }
+
+    /// The next operation to perform. Submits what was appended since the last call.
+    pub fn poll_op(&mut self) -> Option<(OpId, Op<M::Share>)> {
+        if self.outbox.is_empty() {
+            self.pump();
+        }
+        self.outbox.pop_front()
+    }
+
+    /// What happened since the last call.
+    pub fn poll_event(&mut self) -> Option<Event<M::Share>> {
+        self.events.pop_front()
+    }
+
+    pub(crate) fn ask(&mut self, purpose: Purpose, op: Op<M::Share>) {
+        let id = OpId(self.next_op);
+        self.next_op += 1;
+        self.purposes.insert(id, purpose);
+        self.outbox.push_back((id, op));
+    }
+
+    /// What the owner derives from the log.
+    pub fn fold(&self) -> &F {
+        &self.fold
+    }
+
+    /// The first readable offset.
+    pub fn log_start(&self) -> Offset {
+        self.log_start
+    }
+
+    /// The next offset to give.
+    pub fn log_end(&self) -> Offset {
+        self.log_end
+    }
+
+    /// The end of what is durable here, prefix-closed.
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end
+    }
+
+    /// The epochs and the offsets at which they began.
+    pub fn epochs(&self) -> &[(Epoch, Offset)] {
+        &self.epochs
+    }
+
+    /// Acknowledged offsets that cannot be read any more.
+    pub fn damaged(&self) -> Vec<std::ops::Range<Offset>> {
+        self.damaged.iter().cloned().collect()
+    }
+
+    /// What recovery found when the log was opened.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.report
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> LogStats {
+        self.stats
+    }
+
+    /// Segments, the active one included.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Bytes of segments up to their last batch.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.entry.end_position.get()).sum()
+    }
+
+    /// Bytes accepted and not yet durable.
+    pub fn undurable_bytes(&self) -> usize {
+        self.undurable_bytes
+    }
+
+    /// Memory held for readers of the recent end and by indexes, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let index = |s: &Segment| match &s.index {
+            SegmentIndex::Resident(index) => index.memory_bytes(),
+            SegmentIndex::OnDisk(_) => 0,
+        };
+        self.tail.bytes() + self.segments.iter().map(index).sum::<usize>()
+    }
+
+    /// Why appends are refused, if they are.
+    pub fn poisoned(&self) -> Option<IoError> {
+        self.poisoned
+    }
+
+    /// Whether appends are refused for want of disk space.
+    pub fn disk_full(&self) -> bool {
+        self.disk_full
+    }
+
+    /// Changes the configuration; it applies from the next roll or housekeeping on.
+    pub fn set_config(&mut self, config: LogConfig) {
+        self.config = config.clamped();
+    }
+
+    /// Nothing is on its way to the disk and nothing waits for it.
+    pub fn is_idle(&self) -> bool {
+        self.group.is_none()
+            && self.flights.is_empty()
+            && self.purposes.is_empty()
+            && self.images.is_empty()
+    }
+
+    pub(crate) fn segment_of(&self, file: FileNumber) -> Option<usize> {
+        self.segments.iter().rposition(|s| s.entry.file == file)
+    }
+}

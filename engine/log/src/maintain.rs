@@ -1,0 +1,366 @@
+//! What a log does beside appending: sealing, checkpoints, the manifest, retention, trimming, marks.
+
+use std::time::Duration;
+
+use catena_format::{FileNumber, Millis, Offset, Position, SegmentFooter, limits::BLOCK_BYTES};
+
+use crate::{
+    config::{HOUSEKEEPING_EVERY, IDLE_AFTER, MARK_AFTER},
+    flight::FlightState,
+    fold::Fold,
+    group::Group,
+    index,
+    io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
+    log::{Event, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
+    manifest::Manifest,
+    read::ReadError,
+    time::Now,
+};
+
+impl<M: Memory + Clone, F: Fold> Log<M, F> {
+    /// Ends the active segment. The next append begins another.
+    pub(crate) fn seal_active(&mut self) -> Result<(), MemoryExhausted> {
+        self.close_group();
+        let Some(active) = &self.active else { return Ok(()) };
+        let (file, progress) = (active.file, active.progress);
+        let fold = self.fold.snapshot();
+        let segment = self.segments.back().expect("the active segment is the last");
+        let SegmentIndex::Resident(index) = &segment.index else {
+            unreachable!("the active segment's index is in memory")
+        };
+        let (uid, base) = (self.identity.uid, segment.entry.base);
+        let image = index::write_image(uid, file, base, &progress, index, fold, &mut self.memory)?;
+        let footer = self.footer_block(file, base)?;
+        let position = progress.end_position;
+        self.images.push_back(PendingImage { file, end: progress.end, bytes: image, seals: true });
+        let space = self.segments.back().and_then(|s| s.space);
+        if space.is_some_and(|s| s.ready && position.plus(BLOCK_BYTES as u64) <= s.written) {
+            let file = FileName::Segment(file);
+            let op = Op::Write { file, position, bytes: footer, durable: false };
+            self.ask(Purpose::Hint, op);
+        }
+        self.active = None;
+        self.stats.segments_rolled += 1;
+        Ok(())
+    }
+
+    fn footer_block(
+        &mut self,
+        file: FileNumber,
+        base: Offset,
+    ) -> Result<M::Share, MemoryExhausted> {
+        let progress = self.active.as_ref().expect("a segment is being sealed").progress;
+        let mut block = self.memory.allocate(BLOCK_BYTES)?;
+        let bytes = &mut block.as_mut()[..BLOCK_BYTES];
+        bytes.fill(0);
+        let footer = SegmentFooter {
+            uid: self.identity.uid,
+            file,
+            base_offset: base,
+            end_offset: progress.end,
+            end_position: progress.end_position,
+            batches: progress.batches,
+            records: progress.records,
+            max_timestamp: progress.max_timestamp,
+            last_append_time: progress.last_append_time,
+        };
+        footer.write(bytes);
+        Ok(self.memory.freeze(block, BLOCK_BYTES))
+    }
+
+    /// Asks for a manifest of the present state; tells its generation.
+    pub(crate) fn want_manifest(&mut self) -> u64 {
+        self.manifest.wanted += 1;
+        self.manifest.wanted
+    }
+
+    /// Writes the manifest if a newer one is wanted and none is being written.
+    pub(crate) fn pump_manifest(&mut self) {
+        let m = self.manifest;
+        if m.busy || m.retry || m.wanted == m.durable || self.poisoned.is_some() {
+            return;
+        }
+        let image = self.manifest_now();
+        let Ok(bytes) = image.write(&self.identity, &mut self.memory) else {
+            self.manifest.retry = true;
+            return;
+        };
+        self.manifest.busy = true;
+        self.stats.manifests += 1;
+        self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
+    }
+
+    fn write_copy(&mut self, slot: Slot, bytes: M::Share, purpose: Purpose) {
+        let (file, position) = (FileName::Manifest(slot), Position::ZERO);
+        self.ask(purpose, Op::Write { file, position, bytes, durable: true });
+    }
+
+    fn manifest_now(&self) -> Manifest {
+        Manifest {
+            generation: self.manifest.wanted,
+            log_start: self.log_start,
+            log_end: self.durable_end,
+            next_file: self.next_file,
+            fold_file: self.fold_file,
+            epochs: self.epochs.clone(),
+            damaged: self.damaged.clone(),
+            segments: self.segments.iter().map(|s| s.entry).collect(),
+        }
+    }
+
+    pub(crate) fn manifest_first(&mut self, generation: u64, error: Option<IoError>) {
+        match error {
+            None => {}
+            Some(IoError::NoSpace | IoError::NoDescriptors) => {
+                // The copy that matters is the other one, which was not touched.
+                self.manifest.busy = false;
+                self.manifest.retry = true;
+                self.disk_full = true;
+                return;
+            }
+            Some(error) => {
+                self.manifest.busy = false;
+                self.poison(error);
+                return;
+            }
+        }
+        self.manifest.durable = generation;
+        self.advance();
+        while self.trims.front().is_some_and(|(wanted, _)| *wanted <= generation) {
+            let (_, start) = self.trims.pop_front().expect("there is a first trim");
+            self.events.push_back(Event::Trimmed(start));
+        }
+        self.reap();
+        let copy = Manifest { generation, ..self.manifest_now() };
+        match copy.write(&self.identity, &mut self.memory) {
+            Ok(bytes) => self.write_copy(Slot::Second, bytes, Purpose::ManifestSecond),
+            Err(MemoryExhausted) => self.manifest.busy = false,
+        }
+    }
+
+    pub(crate) fn manifest_second(&mut self, error: Option<IoError>) {
+        self.manifest.busy = false;
+        match error {
+            None => {}
+            Some(IoError::NoSpace | IoError::NoDescriptors) => self.stats.hints_failed += 1,
+            Some(error) => self.poison(error),
+        }
+    }
+
+    /// Writes index images whose part of the log is durable.
+    pub(crate) fn pump_images(&mut self) {
+        while self.images.front().is_some_and(|image| image.end <= self.durable_end) {
+            let image = self.images.pop_front().expect("there is a first image");
+            let Some(at) = self.segment_of(image.file) else { continue };
+            let (file, position) = (FileName::Index(image.file), Position::ZERO);
+            if image.seals {
+                self.segments[at].entry.sealed = true;
+                self.segments[at].space = None;
+                self.want_manifest();
+                self.pump_manifest();
+            }
+            let op = Op::Write { file, position, bytes: image.bytes, durable: true };
+            self.ask(Purpose::Image(image.file), op);
+        }
+    }
+
+    pub(crate) fn image_written(&mut self, _: FileNumber, error: Option<IoError>) {
+        // An index is a hint: without it recovery scans the segment.
+        self.stats.hints_failed += u64::from(error.is_some());
+    }
+
+    /// The time of the next [`Log::on_tick`] that has something to do.
+    pub fn next_tick(&self) -> Duration {
+        let unmarked = self.config.marks && self.marked < self.durable_end;
+        if unmarked && self.group.is_none() && self.poisoned.is_none() {
+            return self.next_housekeeping.min(self.last_append + MARK_AFTER);
+        }
+        self.next_housekeeping
+    }
+
+    /// Does what is due: marks, age rolls, retention, another try at a full disk.
+    pub fn on_tick(&mut self, now: Now) {
+        self.now = now;
+        if now.monotonic >= self.last_append + MARK_AFTER {
+            self.mark();
+        }
+        if now.monotonic < self.next_housekeeping {
+            return;
+        }
+        self.next_housekeeping = now.monotonic + HOUSEKEEPING_EVERY;
+        if now.monotonic >= self.last_append + IDLE_AFTER {
+            self.tail.evict(0, self.durable_end);
+        }
+        self.manifest.retry = false;
+        if self.disk_full {
+            self.try_again();
+        }
+        if self.poisoned.is_none() {
+            self.roll_by_age();
+            self.checkpoint();
+            self.retain();
+        }
+        self.reap();
+    }
+
+    /// Says on the disk that everything is durable, once nothing is on its way.
+    fn mark(&mut self) {
+        let due = self.config.marks && self.marked < self.durable_end;
+        let quiet = self.group.is_none() && self.flights.is_empty();
+        let Some(active) = self.active.as_ref().filter(|_| due && quiet) else { return };
+        if self.poisoned.is_some() || self.disk_full {
+            return;
+        }
+        let (epoch, _) = *self.epochs.last().expect("an active segment has an epoch");
+        let (cursor, time) = (active.cursor, self.last_append_time);
+        if cursor.get() + 2 * BLOCK_BYTES as u64 > self.config.segment_bytes {
+            return;
+        }
+        if let Ok(mut group) = Group::new(BLOCK_BYTES, cursor, self.log_end, &mut self.memory) {
+            group.push_mark(epoch, time);
+            self.group = Some(group);
+        }
+    }
+
+    fn try_again(&mut self) {
+        // The next extension, file or manifest tells whether there is space again.
+        self.disk_full = false;
+        let missing = self.segments.iter().filter(|s| s.space.is_some_and(|space| !space.ready));
+        let missing: Vec<_> = missing.map(|s| s.entry.file).collect();
+        for file in missing {
+            let made = |p: &Purpose| match p {
+                Purpose::NewFile(f, _) | Purpose::NewFileEntry(f, _) => *f == file,
+                _ => false,
+            };
+            if !self.purposes.values().any(made) {
+                self.make_file(file);
+            }
+        }
+    }
+
+    fn roll_by_age(&mut self) {
+        let Some(first) = self.active.as_ref().and_then(|a| a.first_append) else { return };
+        let age = self.now.wall.get().saturating_sub(first.get());
+        let limit = i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX);
+        if age >= limit && self.group.is_none() {
+            // Without memory for the image the next tick tries again.
+            let _ = self.seal_active();
+        }
+    }
+
+    /// Saves index and fold of the active segment, so that recovery scans only what follows.
+    fn checkpoint(&mut self) {
+        let Some(active) = self.active.as_mut().filter(|_| self.group.is_none()) else { return };
+        let since = active.cursor.get() - active.checkpoint_position.get();
+        if since < self.config.checkpoint_bytes || !self.images.is_empty() {
+            return;
+        }
+        active.checkpoint_position = active.cursor;
+        let (file, progress) = (active.file, active.progress);
+        let segment = self.segments.back().expect("the active segment is the last");
+        let SegmentIndex::Resident(index) = &segment.index else { return };
+        let (uid, base, fold) = (self.identity.uid, segment.entry.base, self.fold.snapshot());
+        let image = index::write_image(uid, file, base, &progress, index, fold, &mut self.memory);
+        if let Ok(bytes) = image {
+            self.stats.checkpoints += 1;
+            self.images.push_back(PendingImage { file, end: progress.end, bytes, seals: false });
+        }
+    }
+
+    /// Drops sealed segments by size and age; constant work for each.
+    fn retain(&mut self) {
+        let mut dropped = false;
+        while self.segments.len() > 1 || self.active.is_none() {
+            let Some(first) = self.segments.front().filter(|s| s.entry.sealed) else { break };
+            let rest = self.bytes() - first.entry.end_position.get();
+            let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
+            if !(by_size || self.expired(first.entry.last_append_time)) {
+                break;
+            }
+            self.drop_first();
+            dropped = true;
+        }
+        if dropped {
+            self.want_manifest();
+        }
+    }
+
+    fn expired(&self, last_append: Millis) -> bool {
+        let Some(limit) = self.config.retention_age else { return false };
+        let age = self.now.wall.get().saturating_sub(last_append.get());
+        u128::try_from(age).is_ok_and(|age| age > limit.as_millis())
+    }
+
+    fn drop_first(&mut self) {
+        let segment = self.segments.pop_front().expect("there is a first segment");
+        let next = self.segments.front().map_or(self.log_end, |s| s.entry.base);
+        self.log_start = self.log_start.max(next);
+        self.damaged.trim(self.log_start);
+        self.stats.segments_dropped += 1;
+        self.fold_file = segment.entry.file;
+        self.dropped.push_back((self.manifest.wanted + 1, segment));
+    }
+
+    /// Raises the log start to `to` (at most the durable end); [`Event::Trimmed`] says when that is
+    /// durable.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] above the durable end.
+    pub fn trim(&mut self, to: Offset) -> Result<(), ReadError> {
+        if to > self.durable_end {
+            return Err(ReadError::OutOfRange { start: self.log_start, end: self.durable_end });
+        }
+        self.log_start = self.log_start.max(to);
+        while self.segments.front().is_some_and(|s| s.entry.sealed && s.entry.end <= to) {
+            self.drop_first();
+        }
+        self.damaged.trim(self.log_start);
+        let generation = self.want_manifest();
+        self.trims.push_back((generation, self.log_start));
+        Ok(())
+    }
+
+    /// Removes or recycles the files of dropped segments, once the manifest no longer names them
+    /// and nobody reads them.
+    pub(crate) fn reap(&mut self) {
+        let durable = self.manifest.durable;
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.dropped)
+            .into_iter()
+            .partition(|(wanted, segment)| *wanted <= durable && segment.readers == 0);
+        self.dropped = kept.into();
+        for (_, segment) in gone {
+            self.remove(FileName::Segment(segment.entry.file));
+            self.old_folds.push(segment.entry.file);
+        }
+        // The youngest of the dropped segments' index files keeps the fold.
+        let keep = self.fold_file;
+        let old = std::mem::take(&mut self.old_folds).into_iter();
+        let (kept, old): (Vec<_>, Vec<_>) = old.partition(|file| *file == keep);
+        self.old_folds = kept;
+        for file in old {
+            self.remove(FileName::Index(file));
+        }
+    }
+
+    fn remove(&mut self, file: FileName) {
+        self.ask(Purpose::Hint, Op::Remove { file });
+    }
+
+    /// Refuses appends from now on and says on the disk, as far as it can, that all is durable.
+    /// The log is closed well once [`Log::is_idle`].
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.mark();
+    }
+
+    /// Whether anything that was appended is not durable yet.
+    pub fn has_undurable(&self) -> bool {
+        self.group.as_ref().is_some_and(|g| g.used() > 0)
+            || self.flights.iter().any(|f| f.state != FlightState::Done)
+    }
+
+    /// A spare file is being made or lies ready.
+    pub fn has_spare(&self) -> bool {
+        self.spare != Spare::None
+    }
+}

@@ -1,0 +1,306 @@
+//! The manifest: which segments make up the log. It is kept in two copies, each synced, the second
+//! written only after the first is durable, so that neither a torn write nor one rotten copy loses
+//! it.
+
+use std::ops::Range;
+
+use catena_format::{
+    ClusterId, Epoch, FileNumber, Millis, Offset, PartitionIndex, PartitionUid, Position, TopicId,
+};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use crate::{
+    config::DAMAGED_RANGES_MAX,
+    image::{self, ImageError, Kind},
+    io::{Memory, MemoryExhausted},
+};
+
+/// Which log this is; written into its manifest and segments and checked when they are read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogIdentity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition within the topic.
+    pub partition: PartitionIndex,
+    /// The partition's name on disk.
+    pub uid: PartitionUid,
+}
+
+/// The manifest as archived, version 1.
+#[derive(Archive, Serialize, Deserialize, Debug)]
+struct ManifestV1 {
+    generation: u64,
+    cluster: u128,
+    topic: u128,
+    partition: u32,
+    log_start: u64,
+    log_end: u64,
+    next_file: u64,
+    fold_file: u64,
+    epochs: Vec<(u32, u64)>,
+    damaged: Vec<(u64, u64)>,
+    segments: Vec<SegmentV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize, Debug)]
+struct SegmentV1 {
+    file: u64,
+    base: u64,
+    sealed: bool,
+    end: u64,
+    end_position: u64,
+    file_bytes: u64,
+    max_timestamp: i64,
+    last_append_time: i64,
+}
+
+/// A segment as the manifest knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SegmentEntry {
+    pub(crate) file: FileNumber,
+    pub(crate) base: Offset,
+    /// All of it is durable and what follows holds; otherwise recovery scans the file.
+    pub(crate) sealed: bool,
+    pub(crate) end: Offset,
+    pub(crate) end_position: Position,
+    pub(crate) file_bytes: u64,
+    /// The greatest record timestamp of the log up to here.
+    pub(crate) max_timestamp: Millis,
+    pub(crate) last_append_time: Millis,
+}
+
+/// The manifest in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) generation: u64,
+    pub(crate) log_start: Offset,
+    /// Everything below was given and durable when this was written.
+    pub(crate) log_end: Offset,
+    pub(crate) next_file: FileNumber,
+    /// The index file, of a segment that was dropped, with the fold where the first one begins;
+    /// zero when the log has dropped none.
+    pub(crate) fold_file: FileNumber,
+    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    pub(crate) damaged: DamagedRanges,
+    pub(crate) segments: Vec<SegmentEntry>,
+}
+
+impl Manifest {
+    /// The manifest of a log that has just been created.
+    pub(crate) fn empty() -> Self {
+        Self {
+            generation: 0,
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
+            next_file: FileNumber::new(1),
+            fold_file: FileNumber::new(0),
+            epochs: Vec::new(),
+            damaged: DamagedRanges::default(),
+            segments: Vec::new(),
+        }
+    }
+
+    /// The bytes of one copy.
+    ///
+    /// # Errors
+    /// When memory is exhausted.
+    pub(crate) fn write<M: Memory>(
+        &self,
+        identity: &LogIdentity,
+        memory: &mut M,
+    ) -> Result<M::Share, MemoryExhausted> {
+        let archived = ManifestV1 {
+            generation: self.generation,
+            cluster: identity.cluster.get(),
+            topic: identity.topic.get(),
+            partition: identity.partition.get(),
+            log_start: self.log_start.get(),
+            log_end: self.log_end.get(),
+            next_file: self.next_file.get(),
+            fold_file: self.fold_file.get(),
+            epochs: self.epochs.iter().map(|(epoch, start)| (epoch.get(), start.get())).collect(),
+            damaged: self.damaged.iter().map(|r| (r.start.get(), r.end.get())).collect(),
+            segments: self.segments.iter().map(SegmentEntry::archived).collect(),
+        };
+        let archive = rkyv::to_bytes::<rancor::Error>(&archived)
+            .expect("plain numbers and vectors can be archived");
+        image::wrap(Kind::Manifest, identity.uid, &archive, memory)
+    }
+
+    /// Reads one copy.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub(crate) fn read(bytes: &[u8], identity: &LogIdentity) -> Result<Self, ImageError> {
+        let archive = image::unwrap(Kind::Manifest, identity.uid, bytes)?;
+        let m = rkyv::from_bytes::<ManifestV1, rancor::Error>(&archive)
+            .map_err(|_| ImageError::Damaged)?;
+        let ours = m.cluster == identity.cluster.get()
+            && m.topic == identity.topic.get()
+            && m.partition == identity.partition.get();
+        if !ours {
+            return Err(ImageError::Foreign(identity.uid.get()));
+        }
+        let ranges = m.damaged.iter().map(|(from, to)| Offset::new(*from)..Offset::new(*to));
+        Ok(Self {
+            generation: m.generation,
+            log_start: Offset::new(m.log_start),
+            log_end: Offset::new(m.log_end),
+            next_file: FileNumber::new(m.next_file),
+            fold_file: FileNumber::new(m.fold_file),
+            epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
+            damaged: ranges.collect(),
+            segments: m.segments.iter().map(SegmentEntry::from_archived).collect(),
+        })
+    }
+}
+
+impl SegmentEntry {
+    fn archived(&self) -> SegmentV1 {
+        SegmentV1 {
+            file: self.file.get(),
+            base: self.base.get(),
+            sealed: self.sealed,
+            end: self.end.get(),
+            end_position: self.end_position.get(),
+            file_bytes: self.file_bytes,
+            max_timestamp: self.max_timestamp.get(),
+            last_append_time: self.last_append_time.get(),
+        }
+    }
+
+    fn from_archived(s: &SegmentV1) -> Self {
+        Self {
+            file: FileNumber::new(s.file),
+            base: Offset::new(s.base),
+            sealed: s.sealed,
+            end: Offset::new(s.end),
+            end_position: Position::new(s.end_position),
+            file_bytes: s.file_bytes,
+            max_timestamp: Millis::new(s.max_timestamp),
+            last_append_time: Millis::new(s.last_append_time),
+        }
+    }
+}
+
+/// Offsets that were acknowledged and cannot be read any more: sorted, apart, bounded in number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct DamagedRanges(Vec<Range<Offset>>);
+
+impl DamagedRanges {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Range<Offset>> {
+        self.0.iter()
+    }
+
+    /// Adds a range; true when it was not known whole before.
+    pub(crate) fn insert(&mut self, range: Range<Offset>) -> bool {
+        if range.is_empty() || self.0.iter().any(|r| r.start <= range.start && range.end <= r.end) {
+            return false;
+        }
+        self.0.push(range);
+        self.0.sort_by_key(|r| r.start);
+        self.0.dedup_by(|next, before| {
+            let joins = next.start <= before.end;
+            if joins {
+                before.end = before.end.max(next.end);
+            }
+            joins
+        });
+        self.bound();
+        true
+    }
+
+    fn bound(&mut self) {
+        while self.0.len() > DAMAGED_RANGES_MAX {
+            let nearest = (1..self.0.len())
+                .min_by_key(|i| self.0[*i].start.since(self.0[*i - 1].end))
+                .expect("there are several ranges");
+            self.0[nearest - 1].end = self.0[nearest].end;
+            self.0.remove(nearest);
+        }
+    }
+
+    /// The end of the range that holds `offset`.
+    pub(crate) fn end_of(&self, offset: Offset) -> Option<Offset> {
+        self.0.iter().find(|r| r.contains(&offset)).map(|r| r.end)
+    }
+
+    /// Forgets what lies below `start`.
+    pub(crate) fn trim(&mut self, start: Offset) {
+        self.0.retain(|r| r.end > start);
+    }
+}
+
+impl FromIterator<Range<Offset>> for DamagedRanges {
+    fn from_iter<I: IntoIterator<Item = Range<Offset>>>(ranges: I) -> Self {
+        let mut all = Self::default();
+        for range in ranges {
+            all.insert(range);
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Heap;
+
+    fn identity() -> LogIdentity {
+        LogIdentity {
+            cluster: ClusterId::new(1),
+            topic: TopicId::new(2),
+            partition: PartitionIndex::new(3),
+            uid: PartitionUid::new(4),
+        }
+    }
+
+    fn range(from: u64, to: u64) -> Range<Offset> {
+        Offset::new(from)..Offset::new(to)
+    }
+
+    #[test]
+    fn a_manifest_reads_back_and_belongs_to_one_log() {
+        let mut manifest = Manifest::empty();
+        manifest.generation = 5;
+        manifest.epochs.push((Epoch::new(1), Offset::new(0)));
+        manifest.damaged.insert(range(3, 9));
+        manifest.segments.push(SegmentEntry {
+            file: FileNumber::new(1),
+            base: Offset::new(0),
+            sealed: true,
+            end: Offset::new(12),
+            end_position: Position::new(8192),
+            file_bytes: 12288,
+            max_timestamp: Millis::new(-1),
+            last_append_time: Millis::new(77),
+        });
+        let bytes = manifest.write(&identity(), &mut Heap).unwrap();
+        assert_eq!(Manifest::read(&bytes, &identity()).unwrap(), manifest);
+        let other = LogIdentity { partition: PartitionIndex::new(9), ..identity() };
+        assert!(Manifest::read(&bytes, &other).is_err());
+    }
+
+    #[test]
+    fn damaged_ranges_join() {
+        let mut ranges = DamagedRanges::default();
+        assert!(ranges.insert(range(10, 20)));
+        assert!(ranges.insert(range(30, 40)));
+        assert!(!ranges.insert(range(12, 20)));
+        assert!(ranges.insert(range(20, 30)));
+        assert_eq!(ranges.iter().cloned().collect::<Vec<_>>(), [range(10, 40)]);
+        assert_eq!(ranges.end_of(Offset::new(39)), Some(Offset::new(40)));
+        assert_eq!(ranges.end_of(Offset::new(40)), None);
+        assert!(!ranges.insert(range(5, 5)));
+    }
+
+    #[test]
+    fn damaged_ranges_are_bounded() {
+        let ranges: DamagedRanges =
+            (0..3000).map(|i| range(i * 10, i * 10 + 2 + u64::from(i < 3))).collect();
+        assert_eq!(ranges.iter().count(), DAMAGED_RANGES_MAX);
+        assert!((0..3000).all(|i| ranges.end_of(Offset::new(i * 10)).is_some()));
+    }
+}

@@ -1,0 +1,521 @@
+//! Opening a log: creation, and recovery after whatever ended the life before.
+//!
+//! ```text
+//! list → claim and read the manifests → claim what is unsealed → newest index image with a fold
+//!      → scan what follows → write index images → write the manifest, twice → remove leftovers
+//! ```
+//!
+//! Recovery writes no segment data. It seals every segment at its last good batch, so that the next
+//! append goes to a new file; running it again, or being killed within it, changes nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use catena_format::{FileNumber, Millis, Offset};
+
+use crate::{
+    config::{LogConfig, SEGMENTS_MAX},
+    fold::Fold,
+    image::ImageError,
+    index::{self, Index, IndexImage, Progress},
+    io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Slot},
+    log::Log,
+    manifest::{LogIdentity, Manifest},
+    scan::{Scan, Scanned},
+    time::Now,
+};
+
+/// The largest index file that is believed, in bytes.
+const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// Why a log could not be opened. Its files are as they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no manifest and no other file: this log was never created here, or it was lost.
+    #[error("the log's directory holds no manifest")]
+    Missing,
+    /// No copy of the manifest can be read. The log is not taken for an empty one.
+    #[error("both copies of the manifest are unreadable ({0})")]
+    Manifest(ImageError),
+    /// A file was written by a newer version.
+    #[error("segment file {0} was written by a version that this build does not know")]
+    Unsupported(FileNumber),
+    /// Reading the directory failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The memory budget does not suffice.
+    #[error(transparent)]
+    Memory(#[from] crate::io::MemoryExhausted),
+}
+
+/// What recovery found, for the operator.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RecoveryReport {
+    /// Bytes of segments read.
+    pub scanned_bytes: u64,
+    /// Batches found behind the last checkpoint.
+    pub batches: u64,
+    /// Whole batches that were cut off: never acknowledged, behind a hole.
+    pub batches_cut: u64,
+    /// Acknowledged offsets that cannot be read any more, found now.
+    pub offsets_damaged: u64,
+    /// The log ended below its recorded durable end and goes on there.
+    pub resumed_at_mark: bool,
+    /// One copy of the manifest was unreadable and was replaced.
+    pub manifest_repaired: bool,
+}
+
+/// A log's files as recovery leaves them.
+pub(crate) struct Opened<F> {
+    pub(crate) fold: F,
+    pub(crate) manifest: Manifest,
+    /// Of the segments in the manifest, the indexes that are in memory.
+    pub(crate) indexes: BTreeMap<FileNumber, Index>,
+    pub(crate) index_file_bytes: BTreeMap<FileNumber, u64>,
+    /// The manifest could not be written: readable, not writable.
+    pub(crate) poisoned: Option<IoError>,
+    pub(crate) next_op: u64,
+    pub(crate) report: RecoveryReport,
+}
+
+enum State {
+    Listing,
+    ClaimingManifests(VecDeque<FileName>),
+    ReadingManifests(VecDeque<Slot>),
+    ClaimingSegments(VecDeque<FileName>),
+    ReadingIndex(usize),
+    ReadingFold,
+    Scanning,
+    WritingIndexes,
+    WritingManifest(Slot),
+    Removing(VecDeque<FileName>),
+    Syncing,
+    Finished,
+}
+
+/// A log on its way to be open.
+pub struct Opening<M: Memory, F> {
+    identity: LogIdentity,
+    config: LogConfig,
+    memory: M,
+    create: bool,
+    state: State,
+    outbox: VecDeque<(OpId, Op<M::Share>)>,
+    next_op: u64,
+    files: BTreeMap<FileName, u64>,
+    copies: [Option<Result<Manifest, ImageError>>; 2],
+    manifest: Manifest,
+    fold: Option<F>,
+    scan: Option<Scan<M>>,
+    images: VecDeque<(FileNumber, M::Share)>,
+    indexes: BTreeMap<FileNumber, Index>,
+    poisoned: Option<IoError>,
+    report: RecoveryReport,
+}
+
+type Flow<F> = Result<Option<Opened<F>>, OpenError>;
+
+impl<M: Memory + Clone, F: Fold> Opening<M, F> {
+    /// Begins to open a log, or to create one (files that an interrupted creation left are
+    /// removed).
+    pub fn new(identity: LogIdentity, config: LogConfig, create: bool, memory: M, fold: F) -> Self {
+        let mut opening = Self {
+            identity,
+            config,
+            memory,
+            create,
+            state: State::Listing,
+            outbox: VecDeque::new(),
+            next_op: 0,
+            files: BTreeMap::new(),
+            copies: [None, None],
+            manifest: Manifest::empty(),
+            fold: Some(fold),
+            scan: None,
+            images: VecDeque::new(),
+            indexes: BTreeMap::new(),
+            poisoned: None,
+            report: RecoveryReport::default(),
+        };
+        opening.ask(Op::List);
+        opening
+    }
+
+    /// The next operation to perform.
+    pub fn poll_op(&mut self) -> Option<(OpId, Op<M::Share>)> {
+        self.outbox.pop_front()
+    }
+
+    /// Takes the completion of the one operation under way; the open log, once it is.
+    ///
+    /// # Errors
+    /// Why the log cannot be opened.
+    pub fn on_done(
+        &mut self,
+        done: Done<M::Share>,
+        now: Now,
+    ) -> Result<Option<Log<M, F>>, OpenError> {
+        let opened = self.on_outcome(done)?;
+        let (identity, config) = (self.identity, self.config);
+        Ok(opened
+            .map(|opened| Log::from_opened(identity, config, self.memory.clone(), opened, now)))
+    }
+
+    fn on_outcome(&mut self, done: Done<M::Share>) -> Flow<F> {
+        match std::mem::replace(&mut self.state, State::Finished) {
+            State::Listing => self.listed(done.result),
+            State::ClaimingManifests(rest) => {
+                absent_is_fine(done.result)?;
+                self.claim_manifests(rest)
+            }
+            State::ReadingManifests(rest) => self.manifest_read(rest, done.result),
+            State::ClaimingSegments(rest) => {
+                absent_is_fine(done.result)?;
+                self.claim_segments(rest)
+            }
+            State::ReadingIndex(at) => self.index_read(at, done.result),
+            State::ReadingFold => self.fold_read(done.result),
+            State::Scanning => self.scanned(done.result),
+            // An index is a hint: without it the next recovery scans.
+            State::WritingIndexes => self.write_indexes(),
+            State::WritingManifest(slot) => self.manifest_written(slot, done.result),
+            State::Removing(rest) => self.remove(rest),
+            State::Syncing => {
+                if let Err(error) = done.result {
+                    self.poisoned = Some(error);
+                }
+                Ok(Some(self.finish()))
+            }
+            State::Finished => unreachable!("no operation is asked for once all is done"),
+        }
+    }
+
+    fn ask(&mut self, op: Op<M::Share>) {
+        self.outbox.push_back((OpId(self.next_op), op));
+        self.next_op += 1;
+    }
+
+    fn listed(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
+        self.files = result?.into_files().into_iter().collect();
+        if self.create {
+            return self.write_manifest(Slot::First);
+        }
+        let manifests = [FileName::Manifest(Slot::First), FileName::Manifest(Slot::Second)];
+        self.claim_manifests(manifests.into())
+    }
+
+    fn claim_manifests(&mut self, mut rest: VecDeque<FileName>) -> Flow<F> {
+        if let Some(file) = rest.pop_front() {
+            self.ask(Op::Claim { file });
+            self.state = State::ClaimingManifests(rest);
+            return Ok(None);
+        }
+        self.read_manifests([Slot::First, Slot::Second].into())
+    }
+
+    fn read_manifests(&mut self, rest: VecDeque<Slot>) -> Flow<F> {
+        let Some(slot) = rest.front() else { return self.choose_manifest() };
+        let file = FileName::Manifest(*slot);
+        let length = self.files.get(&file).copied().unwrap_or(0);
+        let length = usize::try_from(length.next_multiple_of(4096)).unwrap_or(0).max(4096);
+        self.ask(Op::Read { file, position: catena_format::Position::ZERO, length });
+        self.state = State::ReadingManifests(rest);
+        Ok(None)
+    }
+
+    fn manifest_read(
+        &mut self,
+        mut rest: VecDeque<Slot>,
+        result: Result<Outcome<M::Share>, IoError>,
+    ) -> Flow<F> {
+        let slot = rest.pop_front().expect("a slot was being read");
+        self.copies[slot as usize] = match result {
+            Ok(Outcome::Read(bytes)) => Some(Manifest::read(bytes.as_ref(), &self.identity)),
+            Err(IoError::NotFound) => None,
+            // Unreadable is damaged: the other copy decides.
+            _ => Some(Err(ImageError::Damaged)),
+        };
+        self.read_manifests(rest)
+    }
+
+    fn choose_manifest(&mut self) -> Flow<F> {
+        let generation = |copy: &Option<Result<Manifest, ImageError>>| match copy {
+            Some(Ok(manifest)) => Some(manifest.generation),
+            _ => None,
+        };
+        let (first, second) = (generation(&self.copies[0]), generation(&self.copies[1]));
+        self.report.manifest_repaired =
+            first.max(second).is_some() && (first.is_none() || second.is_none());
+        let newest = usize::from(second > first);
+        match self.copies[newest].take() {
+            Some(Ok(manifest)) => self.manifest = manifest,
+            damaged => {
+                let error = [damaged, self.copies[1 - newest].take()].into_iter().flatten();
+                let error = error.filter_map(Result::err).max_by_key(rank);
+                let nothing = error.is_none() && self.files.is_empty();
+                return Err(match error {
+                    _ if nothing => OpenError::Missing,
+                    error => OpenError::Manifest(error.unwrap_or(ImageError::Damaged)),
+                });
+            }
+        }
+        self.report.manifest_repaired |= first != second;
+        let unsealed = self.manifest.segments.iter().filter(|s| !s.sealed);
+        let claims = unsealed.flat_map(|s| [FileName::Segment(s.file), FileName::Index(s.file)]);
+        let claims = claims.collect();
+        self.claim_segments(claims)
+    }
+
+    fn claim_segments(&mut self, mut rest: VecDeque<FileName>) -> Flow<F> {
+        if let Some(file) = rest.pop_front() {
+            self.ask(Op::Claim { file });
+            self.state = State::ClaimingSegments(rest);
+            return Ok(None);
+        }
+        let segments = &self.manifest.segments;
+        let unsealed = segments.iter().position(|s| !s.sealed);
+        match unsealed.or(segments.len().checked_sub(1)) {
+            Some(from) => self.read_index(from),
+            None => self.read_fold(),
+        }
+    }
+
+    /// Looks for a fold to start from, from segment `at` downwards.
+    fn read_index(&mut self, at: usize) -> Flow<F> {
+        if !self.ask_index(self.manifest.segments[at].file) {
+            return self.no_index(at);
+        }
+        self.state = State::ReadingIndex(at);
+        Ok(None)
+    }
+
+    /// Asks for an index file; false when there is none to read.
+    fn ask_index(&mut self, file: FileNumber) -> bool {
+        let file = FileName::Index(file);
+        let length = self.files.get(&file).copied().filter(|l| *l <= INDEX_FILE_BYTES_MAX);
+        let length = length.and_then(|l| usize::try_from(l.next_multiple_of(4096)).ok());
+        let Some(length) = length.filter(|l| *l > 0) else { return false };
+        self.ask(Op::Read { file, position: catena_format::Position::ZERO, length });
+        true
+    }
+
+    /// Looks for the fold where the first segment begins, kept when an older one was dropped.
+    fn read_fold(&mut self) -> Flow<F> {
+        if self.ask_index(self.manifest.fold_file) {
+            self.state = State::ReadingFold;
+            return Ok(None);
+        }
+        self.begin_scan(0, None)
+    }
+
+    fn fold_read(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
+        let bytes = result.ok().map(Outcome::into_read);
+        let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
+        let image = image.filter(|image| image.file == self.manifest.fold_file);
+        let fold = self.fold.as_mut().expect("the fold is here until the end");
+        if !image.is_some_and(|image| fold.restore(&image.fold)) {
+            fold.reset();
+        }
+        self.begin_scan(0, None)
+    }
+
+    fn index_read(&mut self, at: usize, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
+        let image = match &result {
+            Ok(Outcome::Read(bytes)) => index::read_image(self.identity.uid, bytes.as_ref()).ok(),
+            _ => None,
+        };
+        let segment = self.manifest.segments[at];
+        let image = image.filter(|image| {
+            let whole = !segment.sealed
+                || (image.progress.end, image.progress.end_position)
+                    == (segment.end, segment.end_position);
+            image.file == segment.file && image.base == segment.base && whole
+        });
+        let fold = self.fold.as_mut().expect("the fold is here until the end");
+        match image {
+            Some(image) if fold.restore(&image.fold) => self.begin_scan(at, Some(image)),
+            _ => self.no_index(at),
+        }
+    }
+
+    fn no_index(&mut self, at: usize) -> Flow<F> {
+        match at.checked_sub(1) {
+            Some(before) => self.read_index(before),
+            None => self.read_fold(),
+        }
+    }
+
+    fn begin_scan(&mut self, at: usize, image: Option<IndexImage>) -> Flow<F> {
+        self.scan = Some(Scan::new(self.identity.uid, &self.manifest, at, image));
+        self.scan_on()
+    }
+
+    fn scan_on(&mut self) -> Flow<F> {
+        let scan = self.scan.as_mut().expect("a scan is under way");
+        let fold = self.fold.as_mut().expect("the fold is here until the end");
+        if let Some(op) = scan.advance(fold) {
+            return self.scan_read(op);
+        }
+        let scan = self.scan.take().expect("a scan is under way");
+        let scanned = scan.finish(&self.manifest, fold, &mut self.memory);
+        self.settle(scanned)
+    }
+
+    fn scan_read(&mut self, op: Op<M::Share>) -> Flow<F> {
+        self.ask(op);
+        self.state = State::Scanning;
+        Ok(None)
+    }
+
+    fn scanned(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
+        let scan = self.scan.as_mut().expect("a scan is under way");
+        let result = result.map(Outcome::into_read);
+        match scan.on_read(result, &mut self.memory)? {
+            Some(op) => self.scan_read(op),
+            None => self.scan_on(),
+        }
+    }
+
+    /// Takes over what the scan found: every segment sealed where its last good batch ends.
+    fn settle(&mut self, scanned: Scanned<M>) -> Flow<F> {
+        self.report =
+            RecoveryReport { manifest_repaired: self.report.manifest_repaired, ..scanned.report };
+        self.indexes = scanned.indexes;
+        self.images = scanned.images.into();
+        let unsealed = self.manifest.segments.iter().any(|s| !s.sealed);
+        let changed = unsealed
+            || scanned.segments != self.manifest.segments
+            || scanned.log_end != self.manifest.log_end
+            || scanned.damaged != self.manifest.damaged;
+        self.manifest.segments = scanned.segments;
+        self.manifest.log_end = scanned.log_end;
+        self.manifest.damaged = scanned.damaged;
+        assert!(self.manifest.segments.len() <= SEGMENTS_MAX, "a manifest lists too many segments");
+        if !changed {
+            self.images.clear();
+        }
+        if changed || self.report.manifest_repaired { self.write_indexes() } else { self.clean() }
+    }
+
+    fn write_indexes(&mut self) -> Flow<F> {
+        let Some((file, bytes)) = self.images.pop_front() else {
+            return self.write_manifest(Slot::First);
+        };
+        self.files.insert(FileName::Index(file), bytes.as_ref().len() as u64);
+        let position = catena_format::Position::ZERO;
+        self.ask(Op::Write { file: FileName::Index(file), position, bytes, durable: true });
+        self.state = State::WritingIndexes;
+        Ok(None)
+    }
+
+    fn write_manifest(&mut self, slot: Slot) -> Flow<F> {
+        if slot == Slot::First {
+            self.manifest.generation += 1;
+            self.manifest.next_file = self.free_file();
+        }
+        let bytes = self.manifest.write(&self.identity, &mut self.memory)?;
+        let position = catena_format::Position::ZERO;
+        self.ask(Op::Write { file: FileName::Manifest(slot), position, bytes, durable: true });
+        self.state = State::WritingManifest(slot);
+        Ok(None)
+    }
+
+    /// A file number above all that the manifest or the directory knows.
+    fn free_file(&self) -> FileNumber {
+        let listed = self.files.keys().filter_map(|file| match file {
+            FileName::Segment(number) | FileName::Index(number) => Some(number.next()),
+            FileName::Manifest(_) => None,
+        });
+        listed.fold(self.manifest.next_file, FileNumber::max)
+    }
+
+    fn manifest_written(
+        &mut self,
+        slot: Slot,
+        result: Result<Outcome<M::Share>, IoError>,
+    ) -> Flow<F> {
+        if let Err(error) = result {
+            if self.create {
+                return Err(error.into());
+            }
+            // What is there can be read; nothing may be added.
+            self.poisoned = Some(error);
+            return Ok(Some(self.finish()));
+        }
+        match slot {
+            Slot::First => self.write_manifest(Slot::Second),
+            Slot::Second => self.clean(),
+        }
+    }
+
+    fn clean(&mut self) -> Flow<F> {
+        let listed: Vec<_> = self.manifest.segments.iter().map(|s| s.file).collect();
+        let fold_file = self.manifest.fold_file;
+        let leftovers = self.files.keys().copied().filter(|file| match file {
+            FileName::Segment(number) => !listed.contains(number),
+            FileName::Index(number) => !listed.contains(number) && *number != fold_file,
+            FileName::Manifest(_) => false,
+        });
+        let leftovers = leftovers.collect();
+        self.remove(leftovers)
+    }
+
+    fn remove(&mut self, mut rest: VecDeque<FileName>) -> Flow<F> {
+        if let Some(file) = rest.pop_front() {
+            self.files.remove(&file);
+            self.ask(Op::Remove { file });
+            self.state = State::Removing(rest);
+            return Ok(None);
+        }
+        self.ask(Op::SyncDirectory);
+        self.state = State::Syncing;
+        Ok(None)
+    }
+
+    fn finish(&mut self) -> Opened<F> {
+        let index_files = self.files.iter().filter_map(|(file, length)| match file {
+            FileName::Index(number) => Some((*number, *length)),
+            _ => None,
+        });
+        Opened {
+            fold: self.fold.take().expect("the fold is here until the end"),
+            manifest: self.manifest.clone(),
+            indexes: std::mem::take(&mut self.indexes),
+            index_file_bytes: index_files.collect(),
+            poisoned: self.poisoned,
+            next_op: self.next_op,
+            report: self.report.clone(),
+        }
+    }
+}
+
+fn absent_is_fine<S>(result: Result<Outcome<S>, IoError>) -> Result<(), IoError> {
+    match result {
+        Ok(_) | Err(IoError::NotFound) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which error says most: a version or an owner that does not fit, over mere damage.
+fn rank(error: &ImageError) -> u8 {
+    match error {
+        ImageError::Damaged => 0,
+        ImageError::Foreign(_) => 1,
+        ImageError::Version(_) => 2,
+    }
+}
+
+/// The time of a log that has no batch yet.
+pub(crate) const NO_TIME: Millis = Millis::new(-1);
+
+/// The progress of a segment that holds nothing yet.
+pub(crate) fn nothing_yet(base: Offset, max_timestamp: Millis, last_append: Millis) -> Progress {
+    Progress {
+        end: base,
+        end_position: catena_format::Position::new(4096),
+        max_timestamp,
+        last_append_time: last_append,
+        batches: 0,
+        records: 0,
+    }
+}

@@ -1,0 +1,275 @@
+//! Cold reads: from the index to the right window, frame by frame to the batches asked for.
+
+use catena_format::{FRAME_HEADER_BYTES, FrameSeed, Millis, Offset, PartitionUid, Position};
+use catena_format::{FileNumber, limits::BLOCK_BYTES};
+
+use crate::{
+    config::INDEX_STRIDE_BYTES,
+    index::Index,
+    io::Memory,
+    walk::{Step, Walker, Window},
+};
+
+/// Names a read that waits for the disk; given by the log, never reused in a life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReadId(pub u64);
+
+/// Batches in order, each a share of the memory that it was read into.
+#[derive(Clone, Debug)]
+pub struct Batches<S> {
+    /// Bare record batches.
+    pub shares: Vec<S>,
+    /// The offset to go on at.
+    pub next: Offset,
+    /// Bytes of all batches together.
+    pub bytes: usize,
+}
+
+impl<S> Batches<S> {
+    /// None, to go on at `next`.
+    #[must_use]
+    pub fn empty(next: Offset) -> Self {
+        Self { shares: Vec::new(), next, bytes: 0 }
+    }
+
+    /// Whether there is no batch.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shares.is_empty()
+    }
+}
+
+impl<S: AsRef<[u8]>> Batches<S> {
+    pub(crate) fn push(&mut self, share: S, next: Offset) {
+        self.bytes += share.as_ref().len();
+        self.shares.push(share);
+        self.next = next;
+    }
+}
+
+/// Why offsets cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The offset is below the log start or above the log end.
+    #[error("offset out of range: the log holds {start} to {end}")]
+    OutOfRange {
+        /// The log start.
+        start: Offset,
+        /// The log end.
+        end: Offset,
+    },
+    /// The offset's bytes are damaged, and this is the only copy.
+    #[error("the records there are damaged; offset {next_readable} is the next that can be read")]
+    Damaged {
+        /// The first offset behind the damage.
+        next_readable: Offset,
+    },
+    /// The disk could not read, or memory is exhausted; another attempt may succeed.
+    #[error("reading failed: {0}")]
+    Io(#[from] crate::io::IoError),
+    /// The segment was dropped by retention meanwhile.
+    #[error("the log was closed")]
+    Closed,
+}
+
+/// What a read brings at once.
+#[derive(Clone, Debug)]
+pub enum ReadOutcome<T> {
+    /// Everything.
+    Ready(T),
+    /// The disk is asked; the answer is an event with this id.
+    Pending(ReadId),
+}
+
+/// What a read is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Goal {
+    /// Batches from an offset on.
+    Batches { from: Offset, max_bytes: usize },
+    /// The first batch that ends behind `from` and has a record of a time or later.
+    Time { time: Millis, from: Offset },
+}
+
+/// A read under way in one segment.
+pub(crate) struct Cold<M: Memory> {
+    pub(crate) file: FileNumber,
+    pub(crate) goal: Goal,
+    below: Offset,
+    walker: Walker,
+    asked: (Position, usize),
+    segment_end: Offset,
+    found: Batches<M::Share>,
+    /// Where the next frame's offset is expected: what is missing before a later one is damaged.
+    expected: Offset,
+    /// The greatest timestamp so far, when the walk began at the segment's start: only then may
+    /// it add to the index.
+    timestamps: Option<Millis>,
+}
+
+/// How a read goes on.
+pub(crate) enum Next<S> {
+    /// Read this part of the segment's file.
+    Read(Position, usize),
+    /// Batches were found.
+    Batches(Batches<S>),
+    /// The batch of that time begins here.
+    Time(Offset),
+    /// Offsets in this range cannot be read.
+    Damaged(std::ops::Range<Offset>),
+    /// The segment holds nothing (more) that was asked for.
+    Nothing,
+}
+
+/// Where a segment's readable part lies.
+pub(crate) struct Extent {
+    pub(crate) file: FileNumber,
+    pub(crate) base: Offset,
+    pub(crate) end: Offset,
+    pub(crate) end_position: Position,
+    /// The greatest timestamp of the log before the segment.
+    pub(crate) max_timestamp_before: Millis,
+}
+
+impl<M: Memory> Cold<M> {
+    pub(crate) fn new(
+        uid: PartitionUid,
+        extent: &Extent,
+        index: &Index,
+        goal: Goal,
+        below: Offset,
+    ) -> Self {
+        let hint = match goal {
+            Goal::Batches { from, .. } => index.at_or_before(from),
+            Goal::Time { time, .. } => index.before_time(time),
+        };
+        let first = (extent.base, Position::new(BLOCK_BYTES as u64));
+        let (offset, position) = hint.unwrap_or(first);
+        let seed = FrameSeed { uid, file: extent.file };
+        let from = match goal {
+            Goal::Batches { from, .. } => from,
+            Goal::Time { from, .. } => from,
+        };
+        Self {
+            file: extent.file,
+            goal,
+            below,
+            walker: Walker::new(seed, position, extent.end_position, offset),
+            asked: (Position::ZERO, 0),
+            segment_end: extent.end,
+            found: Batches::empty(from),
+            expected: offset,
+            timestamps: (offset == extent.base).then_some(extent.max_timestamp_before),
+        }
+    }
+
+    /// The first window to read.
+    pub(crate) fn begin(&mut self) -> (Position, usize) {
+        let wish = match self.goal {
+            Goal::Batches { max_bytes, .. } => max_bytes,
+            Goal::Time { .. } => 0,
+        };
+        self.window(self.walker.position(), wish + stride())
+    }
+
+    fn window(&mut self, from: Position, bytes: usize) -> (Position, usize) {
+        let position = from.align_down(BLOCK_BYTES as u64);
+        let lead = usize::try_from(from.get() - position.get()).expect("a block is small");
+        self.asked = (position, (lead + bytes).next_multiple_of(BLOCK_BYTES));
+        self.asked
+    }
+
+    /// Looks through a window that was read; notes frames in the index on the way.
+    pub(crate) fn on_window(&mut self, share: &M::Share, index: &mut Index) -> Next<M::Share> {
+        let (at, asked) = self.asked;
+        let bytes = share.as_ref();
+        if bytes.len() < asked {
+            self.walker.set_file_end(at.plus(bytes.len() as u64));
+        }
+        loop {
+            match self.walker.step(Window { position: at, bytes }) {
+                Step::Frame { header, .. } if header.mark => {}
+                Step::Frame { position, header } => {
+                    let start = usize::try_from(position.get() - at.get()).expect("in the window");
+                    let start = start + FRAME_HEADER_BYTES;
+                    let batch = start..start + header.payload_length as usize;
+                    if let Some(damage) = self.missing(header.base_offset) {
+                        return damage;
+                    }
+                    if let Some(before) = self.timestamps {
+                        index.note(header.base_offset, position, before);
+                        self.timestamps = Some(before.max(header.max_timestamp));
+                    }
+                    self.expected = header.next_offset();
+                    if header.next_offset() > self.below {
+                        return self.end();
+                    }
+                    match self.goal {
+                        Goal::Time { time, from }
+                            if header.max_timestamp >= time && header.next_offset() > from =>
+                        {
+                            return Next::Time(header.base_offset);
+                        }
+                        Goal::Batches { from, max_bytes } if header.next_offset() > from => {
+                            let fits = self.found.bytes + batch.len() <= max_bytes;
+                            if !(fits || self.found.is_empty()) {
+                                return self.end();
+                            }
+                            self.found.push(M::slice(share, batch), header.next_offset());
+                        }
+                        _ => {}
+                    }
+                }
+                // The next whole frame, or the end, tells how far the damage goes.
+                Step::BadPayload { .. } => {}
+                Step::More { .. } if !self.found.is_empty() => return self.end(),
+                Step::More { from, bytes } => {
+                    let (position, length) = self.window(from, bytes.max(stride()));
+                    return Next::Read(position, length);
+                }
+                Step::End => {
+                    let end = self.segment_end.min(self.below);
+                    return self.missing(end).unwrap_or_else(|| self.end());
+                }
+            }
+        }
+    }
+
+    /// Damage, if offsets are missing before `next` that this read wanted.
+    fn missing(&mut self, next: Offset) -> Option<Next<M::Share>> {
+        if next <= self.expected {
+            return None;
+        }
+        let gap = self.expected..next.min(self.segment_end);
+        self.expected = next;
+        match self.goal {
+            Goal::Batches { from, .. } if gap.end <= from => None,
+            Goal::Batches { .. } if !self.found.is_empty() => Some(self.end()),
+            Goal::Batches { .. } => Some(Next::Damaged(gap)),
+            Goal::Time { .. } => None,
+        }
+    }
+
+    fn end(&mut self) -> Next<M::Share> {
+        if self.found.is_empty() {
+            return Next::Nothing;
+        }
+        let next = self.found.next;
+        Next::Batches(std::mem::replace(&mut self.found, Batches::empty(next)))
+    }
+}
+
+fn stride() -> usize {
+    usize::try_from(INDEX_STRIDE_BYTES).expect("a stride is small")
+}
+
+impl<M: Memory> Cold<M> {
+    pub(crate) fn below(&self) -> Offset {
+        self.below
+    }
+
+    /// Where to go on when the segment holds nothing that was asked for.
+    pub(crate) fn segment_end(&self) -> Offset {
+        self.segment_end
+    }
+}

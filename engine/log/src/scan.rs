@@ -1,0 +1,392 @@
+//! The scan of recovery: what follows the newest checkpoint, what of it holds, where the log ends.
+//!
+//! A frame says what was durable when it was submitted. A gap before offsets that were durable is
+//! damage: what lies behind is kept and the range is marked. A gap that nobody proves durable is
+//! where a crash cut: the log ends there, and whole frames behind it are dropped, for none was
+//! acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use catena_format::{
+    FileNumber, FrameHeader, FrameSeed, Millis, Offset, PartitionUid, Position, SegmentHeader,
+    SegmentHeaderError, limits::BLOCK_BYTES,
+};
+
+use crate::{
+    config::SCAN_BYTES,
+    fold::Fold,
+    index::{self, Index, IndexImage, Progress},
+    io::{FileName, IoError, Memory, Op},
+    manifest::{DamagedRanges, Manifest, SegmentEntry},
+    opening::{NO_TIME, OpenError, RecoveryReport, nothing_yet},
+    walk::{Step, Walker, Window},
+};
+
+/// A frame behind a gap, until it is known whether it holds.
+struct Undecided<S> {
+    segment: usize,
+    position: Position,
+    header: FrameHeader,
+    batch: S,
+}
+
+/// What is rebuilt of one segment.
+struct Build {
+    index: Index,
+    progress: Progress,
+    fold: Option<Vec<u8>>,
+    accepted: bool,
+}
+
+pub(crate) struct Scan<M: Memory> {
+    uid: PartitionUid,
+    segments: Vec<SegmentEntry>,
+    first: usize,
+    builds: Vec<Build>,
+    walker: Option<Walker>,
+    window: Option<(Position, M::Share)>,
+    asked: (Position, usize),
+    /// A window that could not be read at once is put together from its blocks.
+    patching: Option<Patching<M>>,
+    expected: Offset,
+    known_durable: Offset,
+    max_timestamp: Millis,
+    last_append_time: Millis,
+    undecided: VecDeque<Undecided<M::Share>>,
+    damaged: DamagedRanges,
+    report: RecoveryReport,
+    absent: bool,
+}
+
+/// A window of which some blocks cannot be read: zeros stand for those.
+struct Patching<M: Memory> {
+    buffer: M::Buffer,
+    length: usize,
+    filled: usize,
+}
+
+pub(crate) struct Scanned<M: Memory> {
+    pub(crate) segments: Vec<SegmentEntry>,
+    pub(crate) indexes: BTreeMap<FileNumber, Index>,
+    pub(crate) images: Vec<(FileNumber, M::Share)>,
+    pub(crate) log_end: Offset,
+    pub(crate) damaged: DamagedRanges,
+    pub(crate) report: RecoveryReport,
+}
+
+impl<M: Memory> Scan<M> {
+    /// A scan of the segments from number `first` of the manifest on, there behind what `image`
+    /// covers.
+    pub(crate) fn new(
+        uid: PartitionUid,
+        manifest: &Manifest,
+        first: usize,
+        image: Option<IndexImage>,
+    ) -> Self {
+        let segments = manifest.segments.clone();
+        let sealed_end = segments.iter().filter(|s| s.sealed).map(|s| s.end).max();
+        let before = first.checked_sub(1).map(|at| segments[at]);
+        let base = segments.get(first).map_or(manifest.log_end, |s| s.base);
+        let mut scan = Self {
+            uid,
+            first,
+            builds: Vec::new(),
+            walker: None,
+            window: None,
+            asked: (Position::ZERO, 0),
+            patching: None,
+            expected: base,
+            known_durable: manifest.log_end.max(sealed_end.unwrap_or(Offset::ZERO)),
+            max_timestamp: before.map_or(NO_TIME, |s| s.max_timestamp),
+            last_append_time: before.map_or(NO_TIME, |s| s.last_append_time),
+            undecided: VecDeque::new(),
+            damaged: manifest.damaged.clone(),
+            report: RecoveryReport::default(),
+            absent: false,
+            segments,
+        };
+        if scan.first < scan.segments.len() {
+            scan.begin_segment(image);
+        }
+        scan
+    }
+
+    fn current(&self) -> usize {
+        self.first + self.builds.len() - 1
+    }
+
+    fn begin_segment(&mut self, image: Option<IndexImage>) {
+        let entry = self.segments[self.first + self.builds.len()];
+        self.window = None;
+        if self.undecided.is_empty() && self.damaged.end_of(self.expected) >= Some(entry.base) {
+            self.expected = self.expected.max(entry.base);
+        }
+        let (index, progress, accepted) = match image {
+            Some(image) => {
+                self.expected = image.progress.end;
+                self.max_timestamp = image.progress.max_timestamp;
+                self.last_append_time = image.progress.last_append_time;
+                let some = image.progress.end > image.base;
+                self.known_durable = self.known_durable.max(image.progress.end);
+                (image.index, image.progress, some)
+            }
+            None => {
+                let nothing = nothing_yet(entry.base, self.max_timestamp, self.last_append_time);
+                (Index::default(), nothing, false)
+            }
+        };
+        let end = if entry.sealed { entry.end_position } else { Position::new(u64::MAX) };
+        let seed = FrameSeed { uid: self.uid, file: entry.file };
+        self.walker = Some(Walker::new(seed, progress.end_position, end, progress.end));
+        self.builds.push(Build { index, progress, fold: None, accepted });
+    }
+
+    /// Goes on until a read is needed or all is scanned.
+    pub(crate) fn advance<F: Fold>(&mut self, fold: &mut F) -> Option<Op<M::Share>> {
+        while let Some(mut walker) = self.walker.take() {
+            let op = self.walk(&mut walker, fold);
+            self.walker = Some(walker);
+            if op.is_some() {
+                return op;
+            }
+            if self.undecided.is_empty() {
+                let at = self.builds.len() - 1;
+                self.builds[at].fold = Some(fold.snapshot());
+            }
+            if self.current() + 1 == self.segments.len() {
+                self.walker = None;
+            } else {
+                self.begin_segment(None);
+            }
+        }
+        None
+    }
+
+    /// Walks the current segment; `None` at its end.
+    fn walk<F: Fold>(&mut self, walker: &mut Walker, fold: &mut F) -> Option<Op<M::Share>> {
+        loop {
+            if std::mem::take(&mut self.absent) {
+                walker.set_file_end(Position::ZERO);
+                return None;
+            }
+            let Some((at, share)) = self.window.clone() else {
+                return Some(self.read(walker.position(), SCAN_BYTES));
+            };
+            if at == self.asked.0 && share.as_ref().len() < self.asked.1 {
+                walker.set_file_end(at.plus(share.as_ref().len() as u64));
+            }
+            let window = Window { position: at, bytes: share.as_ref() };
+            match walker.step(window) {
+                Step::Frame { position, header } => {
+                    let start = position.get() - at.get() + 64;
+                    let start = usize::try_from(start).expect("a window is small");
+                    let batch = M::slice(&share, start..start + header.payload_length as usize);
+                    self.frame(position, header, batch, fold);
+                }
+                Step::BadPayload { header, .. } => self.know(header.durable_end, fold),
+                Step::More { from, bytes } => {
+                    self.window = None;
+                    return Some(self.read(from, bytes));
+                }
+                Step::End => return None,
+            }
+        }
+    }
+
+    fn check_header(&self, block: &[u8]) -> Result<(), OpenError> {
+        let file = self.segments[self.current()].file;
+        match SegmentHeader::read(block) {
+            Err(SegmentHeaderError::Version(_) | SegmentHeaderError::Features(_)) => {
+                Err(OpenError::Unsupported(file))
+            }
+            // A damaged header costs nothing: the frames prove where they belong.
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, from: Position, bytes: usize) -> Op<M::Share> {
+        let block = BLOCK_BYTES as u64;
+        // The first read of a segment takes its header along.
+        let position = if from.get() == block { Position::ZERO } else { from.align_down(block) };
+        let lead = usize::try_from(from.get() - position.get()).expect("a block is small");
+        let length = SCAN_BYTES.max((lead + bytes).next_multiple_of(BLOCK_BYTES));
+        self.asked = (position, length);
+        self.read_op(position, length)
+    }
+
+    fn read_op(&self, position: Position, length: usize) -> Op<M::Share> {
+        Op::Read { file: FileName::Segment(self.segments[self.current()].file), position, length }
+    }
+
+    /// Takes the answer to the read asked for; the next read, when it has to be patched together.
+    ///
+    /// # Errors
+    /// When a segment was written by a newer version, or memory is exhausted.
+    pub(crate) fn on_read(
+        &mut self,
+        result: Result<M::Share, IoError>,
+        memory: &mut M,
+    ) -> Result<Option<Op<M::Share>>, OpenError> {
+        let (position, asked) = self.asked;
+        if self.patching.is_some() {
+            return Ok(self.patch(result, memory));
+        }
+        match result {
+            Ok(share) => {
+                self.report.scanned_bytes += share.as_ref().len() as u64;
+                if position == Position::ZERO {
+                    self.check_header(share.as_ref())?;
+                }
+                self.window = Some((position, share));
+                Ok(None)
+            }
+            Err(IoError::NotFound) => {
+                self.absent = true;
+                Ok(None)
+            }
+            Err(_) => {
+                let buffer = memory.allocate(asked)?;
+                self.patching = Some(Patching { buffer, length: asked, filled: 0 });
+                Ok(Some(self.read_op(position, BLOCK_BYTES)))
+            }
+        }
+    }
+
+    fn patch(&mut self, result: Result<M::Share, IoError>, memory: &mut M) -> Option<Op<M::Share>> {
+        let mut patching = self.patching.take().expect("a window is being patched");
+        let (at, next) = (patching.filled, patching.filled + BLOCK_BYTES);
+        let block = &mut patching.buffer.as_mut()[at..next];
+        block.fill(0);
+        let ended = match &result {
+            Ok(share) => {
+                let got = share.as_ref();
+                block[..got.len()].copy_from_slice(got);
+                got.len() < BLOCK_BYTES
+            }
+            Err(_) => false,
+        };
+        patching.filled = if ended { at } else { next };
+        let position = self.asked.0;
+        if ended || next == patching.length {
+            let filled = patching.filled;
+            self.window = Some((position, memory.freeze(patching.buffer, filled)));
+            return None;
+        }
+        self.patching = Some(patching);
+        Some(self.read_op(position.plus(next as u64), BLOCK_BYTES))
+    }
+
+    fn frame<F: Fold>(
+        &mut self,
+        position: Position,
+        header: FrameHeader,
+        batch: M::Share,
+        fold: &mut F,
+    ) {
+        if !header.mark {
+            let segment = self.current();
+            let frame = Undecided { segment, position, header, batch };
+            if self.undecided.is_empty() && header.base_offset == self.expected {
+                self.accept(&frame, fold);
+            } else if header.base_offset >= self.expected {
+                self.undecided.push_back(frame);
+            }
+        }
+        self.know(header.durable_end, fold);
+    }
+
+    /// Learns that everything below `durable_end` was durable, and decides what that decides.
+    fn know<F: Fold>(&mut self, durable_end: Offset, fold: &mut F) {
+        self.known_durable = self.known_durable.max(durable_end);
+        while let Some(next) = self.undecided.front() {
+            let base = next.header.base_offset;
+            if base != self.expected && base >= self.known_durable {
+                return;
+            }
+            let frame = self.undecided.pop_front().expect("there is a first frame");
+            if base >= self.expected {
+                self.accept(&frame, fold);
+            }
+        }
+    }
+
+    fn accept<F: Fold>(&mut self, frame: &Undecided<M::Share>, fold: &mut F) {
+        let header = &frame.header;
+        self.damage(self.expected, header.base_offset);
+        let build = &mut self.builds[frame.segment - self.first];
+        build.index.note(header.base_offset, frame.position, self.max_timestamp);
+        build.accepted = true;
+        self.expected = header.next_offset();
+        self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+        self.last_append_time = self.last_append_time.max(header.append_time);
+        let end = frame.position.plus(header.frame_bytes() as u64);
+        build.progress = Progress {
+            end: self.expected,
+            end_position: end.align_up(BLOCK_BYTES as u64),
+            max_timestamp: self.max_timestamp,
+            last_append_time: self.last_append_time,
+            batches: build.progress.batches + 1,
+            records: build.progress.records + u64::from(header.count),
+        };
+        self.report.batches += 1;
+        fold.apply(header, frame.batch.as_ref());
+    }
+
+    fn damage(&mut self, from: Offset, to: Offset) {
+        if from < to && self.damaged.insert(from..to) {
+            self.report.offsets_damaged += to.since(from);
+        }
+    }
+
+    /// Draws the line: what was scanned is sealed where its last good batch ends.
+    pub(crate) fn finish<F: Fold>(
+        mut self,
+        manifest: &Manifest,
+        fold: &F,
+        memory: &mut M,
+    ) -> Scanned<M> {
+        self.report.batches_cut = self.undecided.len() as u64;
+        let log_end = self.expected.max(self.known_durable).max(manifest.log_end);
+        self.report.resumed_at_mark = log_end > self.expected;
+        self.damage(self.expected, log_end);
+        if let Some(last) = self.builds.iter_mut().rfind(|build| build.accepted) {
+            last.fold = Some(fold.snapshot());
+        }
+        let mut scanned = Scanned {
+            segments: self.segments[..self.first].to_vec(),
+            indexes: BTreeMap::new(),
+            images: Vec::new(),
+            log_end,
+            damaged: self.damaged,
+            report: self.report,
+        };
+        for (entry, build) in self.segments[self.first..].iter().zip(self.builds) {
+            if entry.sealed || build.accepted {
+                scanned.take(self.uid, *entry, build, memory);
+            }
+        }
+        scanned
+    }
+}
+
+impl<M: Memory> Scanned<M> {
+    fn take(&mut self, uid: PartitionUid, mut entry: SegmentEntry, build: Build, memory: &mut M) {
+        let progress = build.progress;
+        if !entry.sealed {
+            entry.sealed = true;
+            entry.end = progress.end;
+            entry.end_position = progress.end_position;
+            entry.max_timestamp = progress.max_timestamp;
+            entry.last_append_time = progress.last_append_time;
+        }
+        let whole = (progress.end, progress.end_position) == (entry.end, entry.end_position);
+        if let Some(fold) = build.fold.filter(|_| whole) {
+            let (file, base) = (entry.file, entry.base);
+            // Without memory for it the index stays unwritten, and the next recovery scans.
+            let image = index::write_image(uid, file, base, &progress, &build.index, fold, memory);
+            self.images.extend(image.ok().map(|image| (file, image)));
+        }
+        self.segments.push(entry);
+        self.indexes.insert(entry.file, build.index);
+    }
+}
