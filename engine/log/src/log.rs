@@ -541,6 +541,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         &self.fold
     }
 
+    /// The same, to take out what the owner keeps there beside the state.
+    pub fn fold_mut(&mut self) -> &mut F {
+        &mut self.fold
+    }
+
     /// The first readable offset.
     pub fn log_start(&self) -> Offset {
         self.log_start

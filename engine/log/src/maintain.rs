@@ -11,7 +11,7 @@ use crate::{
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
-    log::{Event, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
+    log::{Event, Log, PendingImage, Purpose, SegmentIndex, Spare},
     manifest::Manifest,
     read::ReadError,
     time::Now,

@@ -1,0 +1,503 @@
+//! The state machine itself.
+
+use std::collections::BTreeMap;
+
+use catena_format::{
+    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, PartitionIndex,
+    PartitionUid, TopicId,
+    limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
+    records::Records,
+};
+use catena_log::Fold;
+use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
+
+use super::config::{ConfigError, TopicConfig};
+
+/// The most partitions of all topics together.
+pub const PARTITIONS_MAX: usize = 100_000;
+/// The most topics.
+pub const TOPICS_MAX: usize = 10_000;
+
+const VERSION: u8 = 1;
+const PREFIX_BYTES: usize = 16;
+
+/// A change of the catalog.
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// A node's process has started: its incarnation and the epochs of its partitions rise by one.
+    NodeStarted {
+        /// The node.
+        node: u64,
+    },
+    /// A topic is begun; it is served once it is ready.
+    CreateTopic {
+        /// Its id, chosen at random by the proposer.
+        id: u128,
+        /// Its name.
+        name: String,
+        /// How many partitions.
+        partitions: u32,
+        /// The settings made.
+        config: Vec<(String, String)>,
+        /// The node that holds it.
+        node: u64,
+    },
+    /// All partitions of a topic exist on the disk of their nodes.
+    TopicReady {
+        /// The topic.
+        id: u128,
+    },
+    /// Settings are made and taken back.
+    AlterTopic {
+        /// The topic.
+        id: u128,
+        /// Settings to make.
+        set: Vec<(String, String)>,
+        /// Settings to take back.
+        remove: Vec<String>,
+    },
+    /// A topic is gone; its files are removed in the background.
+    DeleteTopic {
+        /// The topic.
+        id: u128,
+    },
+    /// Producer ids are reserved.
+    ProducerIds {
+        /// How many.
+        count: u32,
+    },
+}
+
+/// Whether a topic can be used.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TopicState {
+    /// Its partitions are being created.
+    Creating,
+    /// It is served.
+    Ready,
+}
+
+/// A partition of a topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Partition {
+    /// Its number.
+    pub index: PartitionIndex,
+    /// Its name on disk.
+    pub uid: PartitionUid,
+    /// The epoch of its chain's configuration.
+    pub epoch: Epoch,
+    /// Its chain, head first.
+    pub chain: Vec<NodeId>,
+}
+
+/// A topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topic {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: String,
+    /// Whether it can be used.
+    pub state: TopicState,
+    /// The settings made.
+    pub config: BTreeMap<String, String>,
+    /// Its partitions, in order.
+    pub partitions: Vec<Partition>,
+}
+
+/// Why an entry changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// The name is taken.
+    #[error("a topic `{0}` exists")]
+    TopicExists(String),
+    /// The name is not allowed.
+    #[error("`{0}` is no topic name: 1 to 249 of A-Z a-z 0-9 . _ - and not . or ..")]
+    TopicName(String),
+    /// No such topic.
+    #[error("no such topic")]
+    UnknownTopic,
+    /// Too few or too many partitions.
+    #[error("{0} partitions: a topic has 1 to 10000")]
+    Partitions(u32),
+    /// The catalog is full.
+    #[error("there are as many topics or partitions as there may be")]
+    Full,
+    /// A setting is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// What an entry brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// Nothing to tell.
+    Done,
+    /// The first of the producer ids that were reserved.
+    ProducerIds(i64),
+}
+
+/// The catalog.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Catalog {
+    version: u64,
+    incarnations: BTreeMap<u64, u64>,
+    topics: BTreeMap<u128, Topic>,
+    names: BTreeMap<String, u128>,
+    next_uid: u64,
+    next_producer_id: i64,
+    partitions: usize,
+    last: Option<Result<Applied, CatalogError>>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct SnapshotV1 {
+    version: u64,
+    incarnations: Vec<(u64, u64)>,
+    next_uid: u64,
+    next_producer_id: i64,
+    topics: Vec<TopicV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct TopicV1 {
+    id: u128,
+    name: String,
+    state: TopicState,
+    config: Vec<(String, String)>,
+    partitions: Vec<PartitionV1>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct PartitionV1 {
+    uid: u64,
+    epoch: u32,
+    chain: Vec<u64>,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            incarnations: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            names: BTreeMap::new(),
+            // Zero is the catalog's own log.
+            next_uid: 1,
+            next_producer_id: 0,
+            partitions: 0,
+            last: None,
+        }
+    }
+}
+
+impl Catalog {
+    /// Carries an entry out. The same entries in the same order give the same catalog.
+    ///
+    /// # Errors
+    /// The entry changes nothing but the version.
+    pub fn apply(&mut self, entry: &Entry) -> Result<Applied, CatalogError> {
+        self.version += 1;
+        match entry {
+            Entry::NodeStarted { node } => self.node_started(*node),
+            Entry::CreateTopic { id, name, partitions, config, node } => {
+                return self.create(*id, name, *partitions, config, *node);
+            }
+            Entry::TopicReady { id } => self.topic_mut(*id)?.state = TopicState::Ready,
+            Entry::AlterTopic { id, set, remove } => return self.alter(*id, set, remove),
+            Entry::DeleteTopic { id } => {
+                let topic = self.topics.remove(id).ok_or(CatalogError::UnknownTopic)?;
+                self.names.remove(&topic.name);
+                self.partitions -= topic.partitions.len();
+            }
+            Entry::ProducerIds { count } => {
+                let first = self.next_producer_id;
+                self.next_producer_id += i64::from(*count);
+                return Ok(Applied::ProducerIds(first));
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    fn node_started(&mut self, node: u64) {
+        *self.incarnations.entry(node).or_insert(0) += 1;
+        let id = NodeId::new(node);
+        for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+            if partition.chain.contains(&id) {
+                partition.epoch = partition.epoch.next();
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        id: u128,
+        name: &str,
+        partitions: u32,
+        config: &[(String, String)],
+        node: u64,
+    ) -> Result<Applied, CatalogError> {
+        if !name_is_good(name) {
+            return Err(CatalogError::TopicName(name.to_owned()));
+        }
+        if self.names.contains_key(name) || self.topics.contains_key(&id) {
+            return Err(CatalogError::TopicExists(name.to_owned()));
+        }
+        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
+            return Err(CatalogError::Partitions(partitions));
+        }
+        if self.topics.len() >= TOPICS_MAX || self.partitions + partitions as usize > PARTITIONS_MAX
+        {
+            return Err(CatalogError::Full);
+        }
+        let config: BTreeMap<_, _> = config.iter().cloned().collect();
+        TopicConfig::parse(&config)?;
+        let first = self.next_uid;
+        self.next_uid += u64::from(partitions);
+        self.partitions += partitions as usize;
+        let partition = |index: u32| Partition {
+            index: PartitionIndex::new(index),
+            uid: PartitionUid::new(first + u64::from(index)),
+            epoch: Epoch::new(1),
+            chain: vec![NodeId::new(node)],
+        };
+        let topic = Topic {
+            id: TopicId::new(id),
+            name: name.to_owned(),
+            state: TopicState::Creating,
+            config,
+            partitions: (0..partitions).map(partition).collect(),
+        };
+        self.names.insert(name.to_owned(), id);
+        self.topics.insert(id, topic);
+        Ok(Applied::Done)
+    }
+
+    fn alter(
+        &mut self,
+        id: u128,
+        set: &[(String, String)],
+        remove: &[String],
+    ) -> Result<Applied, CatalogError> {
+        let topic = self.topic_mut(id)?;
+        let mut config = topic.config.clone();
+        config.extend(set.iter().cloned());
+        for key in remove {
+            config.remove(key).ok_or_else(|| ConfigError::Unknown(key.clone()))?;
+        }
+        TopicConfig::parse(&config)?;
+        topic.config = config;
+        Ok(Applied::Done)
+    }
+
+    fn topic_mut(&mut self, id: u128) -> Result<&mut Topic, CatalogError> {
+        self.topics.get_mut(&id).ok_or(CatalogError::UnknownTopic)
+    }
+
+    /// A topic by id.
+    #[must_use]
+    pub fn topic(&self, id: TopicId) -> Option<&Topic> {
+        self.topics.get(&id.get())
+    }
+
+    /// A topic by name.
+    #[must_use]
+    pub fn topic_named(&self, name: &str) -> Option<&Topic> {
+        self.topics.get(self.names.get(name)?)
+    }
+
+    /// All topics, in the order of their ids.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.values()
+    }
+
+    /// How many entries made this catalog.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How often a node has started.
+    #[must_use]
+    pub fn incarnation(&self, node: NodeId) -> Incarnation {
+        Incarnation::new(self.incarnations.get(&node.get()).copied().unwrap_or(0))
+    }
+
+    /// What the last entry that was folded in brought.
+    pub(crate) fn take_last(&mut self) -> Option<Result<Applied, CatalogError>> {
+        self.last.take()
+    }
+}
+
+fn name_is_good(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=TOPIC_NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(allowed)
+        && name != "."
+        && name != ".."
+}
+
+/// An entry as the value of a record.
+pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
+    let archive = rkyv::to_bytes::<rancor::Error>(entry).expect("an entry can be archived");
+    prefixed(&archive)
+}
+
+fn prefixed(archive: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; PREFIX_BYTES];
+    bytes[0] = VERSION;
+    bytes.extend_from_slice(archive);
+    bytes
+}
+
+fn archive(bytes: &[u8]) -> Option<AlignedVec<16>> {
+    let (prefix, archive) = bytes.split_at_checked(PREFIX_BYTES)?;
+    if prefix[0] != VERSION || prefix[1..].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let mut aligned = AlignedVec::with_capacity(archive.len());
+    aligned.extend_from_slice(archive);
+    Some(aligned)
+}
+
+impl Fold for Catalog {
+    fn apply(&mut self, _: &FrameHeader, batch: &[u8]) {
+        let Ok(header) = BatchHeader::parse(batch) else { return };
+        let records = &batch[BATCH_HEADER_BYTES..];
+        for record in Records::new(records, header.count, header.base_timestamp).flatten() {
+            let entry = record.value.and_then(archive);
+            let entry = entry.and_then(|a| rkyv::from_bytes::<Entry, rancor::Error>(&a).ok());
+            // The checksums hold: what cannot be read was written by a newer version, which the
+            // feature level keeps from happening.
+            let entry = entry.expect("a catalog entry of a version that this build knows");
+            self.last = Some(self.apply(&entry));
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let archived = SnapshotV1 {
+            version: self.version,
+            incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
+            next_uid: self.next_uid,
+            next_producer_id: self.next_producer_id,
+            topics: self.topics.values().map(Topic::archived).collect(),
+        };
+        prefixed(&rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived"))
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> bool {
+        self.reset();
+        let read = archive(snapshot);
+        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV1, rancor::Error>(&a).ok());
+        let Some(read) = read else { return false };
+        self.version = read.version;
+        self.incarnations = read.incarnations.into_iter().collect();
+        self.next_uid = read.next_uid;
+        self.next_producer_id = read.next_producer_id;
+        for topic in read.topics {
+            self.partitions += topic.partitions.len();
+            self.names.insert(topic.name.clone(), topic.id);
+            self.topics.insert(topic.id, Topic::from_archived(topic));
+        }
+        true
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Topic {
+    fn archived(&self) -> TopicV1 {
+        let partition = |p: &Partition| PartitionV1 {
+            uid: p.uid.get(),
+            epoch: p.epoch.get(),
+            chain: p.chain.iter().map(|node| node.get()).collect(),
+        };
+        TopicV1 {
+            id: self.id.get(),
+            name: self.name.clone(),
+            state: self.state,
+            config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            partitions: self.partitions.iter().map(partition).collect(),
+        }
+    }
+
+    fn from_archived(topic: TopicV1) -> Self {
+        let partition = |(index, p): (usize, PartitionV1)| Partition {
+            index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
+            uid: PartitionUid::new(p.uid),
+            epoch: Epoch::new(p.epoch),
+            chain: p.chain.into_iter().map(NodeId::new).collect(),
+        };
+        Self {
+            id: TopicId::new(topic.id),
+            name: topic.name,
+            state: topic.state,
+            config: topic.config.into_iter().collect(),
+            partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(id: u128, name: &str, partitions: u32) -> Entry {
+        Entry::CreateTopic { id, name: name.to_owned(), partitions, config: Vec::new(), node: 1 }
+    }
+
+    #[test]
+    fn uids_are_never_reused() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 3)).unwrap();
+        catalog.apply(&Entry::DeleteTopic { id: 1 }).unwrap();
+        catalog.apply(&create(2, "a", 1)).unwrap();
+        let uid = catalog.topic_named("a").unwrap().partitions[0].uid;
+        assert_eq!(uid, PartitionUid::new(4));
+    }
+
+    #[test]
+    fn a_start_raises_incarnation_and_epochs() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 2)).unwrap();
+        catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
+        catalog.apply(&Entry::NodeStarted { node: 9 }).unwrap();
+        let topic = catalog.topic(TopicId::new(1)).unwrap();
+        assert!(topic.partitions.iter().all(|p| p.epoch == Epoch::new(2)));
+        assert_eq!(catalog.incarnation(NodeId::new(1)), Incarnation::new(1));
+    }
+
+    #[test]
+    fn bad_entries_are_named_and_change_nothing() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 1)).unwrap();
+        for name in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {
+            let error = catalog.apply(&create(2, name, 1)).unwrap_err();
+            assert_eq!(error, CatalogError::TopicName(name.to_owned()));
+        }
+        assert_eq!(catalog.apply(&create(2, "b", 0)), Err(CatalogError::Partitions(0)));
+        let exists = CatalogError::TopicExists("a".to_owned());
+        assert_eq!(catalog.apply(&create(2, "a", 1)), Err(exists));
+        let unknown = catalog.apply(&Entry::DeleteTopic { id: 7 });
+        assert_eq!(unknown, Err(CatalogError::UnknownTopic));
+        let set = vec![("retention.ms".to_owned(), "soon".to_owned())];
+        let alter = Entry::AlterTopic { id: 1, set, remove: Vec::new() };
+        assert!(matches!(catalog.apply(&alter), Err(CatalogError::Config(_))));
+        assert!(catalog.topic_named("a").unwrap().config.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_is_the_catalog() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 2)).unwrap();
+        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
+        catalog.apply(&Entry::ProducerIds { count: 100 }).unwrap();
+        let mut copy = Catalog::default();
+        assert!(copy.restore(&catalog.snapshot()));
+        assert_eq!(copy, catalog);
+        assert!(!copy.restore(b"nonsense"));
+    }
+}

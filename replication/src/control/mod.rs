@@ -1,0 +1,14 @@
+//! The catalog: a pure, versioned state machine of topics, partitions and producer-id blocks.
+//!
+//! Alone, a node orders its own entries in a local log ([`Orderer`]); in a cluster consensus will
+//! order them. What an entry does is the same.
+
+mod catalog;
+mod config;
+mod orderer;
+
+pub use catalog::{
+    Applied, Catalog, CatalogError, Entry, PARTITIONS_MAX, Partition, TOPICS_MAX, Topic, TopicState,
+};
+pub use config::{ConfigError, TOPIC_SETTINGS, TopicConfig, TopicSetting};
+pub use orderer::{Orderer, OrdererEvent, ProposalId};

@@ -1,0 +1,475 @@
+//! One node's copy of one partition, in the role *solo*: head and tail of a chain of one.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use catena_format::{Epoch, Millis, Offset, ProducerEpoch, Sequence, frame};
+use catena_log::{
+    AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
+    OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
+    io::{Done, IoError, Memory, Op, OpId},
+};
+
+use crate::{
+    dedup::{Dedup, Verdict},
+    validate::{self, BatchLimits, InvalidBatch},
+};
+
+/// When a produce is acknowledged. The high watermark, and with it what is served, does not depend
+/// on it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Durability {
+    /// When the head has taken it: lost if the head's process ends.
+    None,
+    /// When it is on the head's disk: lost if that disk is lost.
+    HeadDisk,
+    /// When the tail has received it: lost if every member's process ends at once.
+    ChainMemory,
+    /// When it is on the disk of every member: lost only with all disks.
+    #[default]
+    ChainDisk,
+}
+
+/// The caller's handle of a produce or trim that was not answered at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket(pub u64);
+
+/// A batch on its way in.
+#[derive(Clone, Copy, Debug)]
+pub struct ProduceRequest<'a> {
+    /// Exactly one record batch.
+    pub batch: &'a [u8],
+    /// When to answer.
+    pub durability: Durability,
+    /// Append only if this is the next offset.
+    pub expect_next_offset: Option<Offset>,
+    /// Named in the reply.
+    pub ticket: Ticket,
+}
+
+/// What an acknowledged producer is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    /// The first record's offset.
+    pub base: Offset,
+    /// The offset after the last record.
+    pub next: Offset,
+    /// The epoch in which the receipt was given.
+    pub epoch: Epoch,
+    /// The server's time of the append; −1 for a duplicate.
+    pub append_time: Millis,
+    /// What was reached.
+    pub level: Durability,
+    /// Copies on disks; zero below a disk level.
+    pub copies: u8,
+    /// The batch was in the log before.
+    pub duplicate: bool,
+}
+
+/// Why a batch was refused: for certain nothing was stored, unless the variant says otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The batch is not acceptable.
+    #[error(transparent)]
+    Invalid(#[from] InvalidBatch),
+    /// The log does not take it now, or not any more.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log's next offset is another than the one expected.
+    #[error("the next offset is {log_end}, another was expected")]
+    OffsetCondition {
+        /// The log's next offset.
+        log_end: Offset,
+    },
+    /// Sequences are missing before this batch.
+    #[error("sequence {expected} is next of this producer")]
+    OutOfOrder {
+        /// The sequence that would be next.
+        expected: Sequence,
+    },
+    /// A newer generation of the producer has written.
+    #[error("the producer is fenced by epoch {current}")]
+    Fenced {
+        /// That generation.
+        current: ProducerEpoch,
+    },
+    /// The producer is not known here and this is not its first batch.
+    #[error("the producer is not known in this partition")]
+    UnknownProducer,
+    /// The partition's table of producers is full.
+    #[error("the partition has too many producers")]
+    TooManyProducers,
+    /// The batch is in the log, and durable, too long ago to know at which offset.
+    #[error("the batch was stored before; its offset is no longer known")]
+    DuplicateOffsetUnknown,
+    /// The log is being opened, or could not be.
+    #[error("the partition is not open")]
+    NotOpen,
+}
+
+/// Why a produce that was taken in was not acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProduceError {
+    /// A write or flush failed: the batch may be in the log after a restart, or not.
+    #[error("a write failed ({0}); the batch may or may not be stored")]
+    Indeterminate(IoError),
+}
+
+/// A late answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// Of which produce.
+    pub ticket: Ticket,
+    /// How it ended.
+    pub result: Result<Receipt, ProduceError>,
+}
+
+/// What happened inside, for the shard.
+#[derive(Clone, Debug)]
+pub enum Event<S> {
+    /// The log is open.
+    Opened(RecoveryReport),
+    /// It cannot be opened.
+    Failed(OpenError),
+    /// A produce is answered.
+    Reply(Reply),
+    /// A pending read ended.
+    Read(ReadId, Result<ReadAnswer<S>, ReadError>),
+    /// The high watermark rose.
+    Committed(Offset),
+    /// The log start that a trim asked for is durable.
+    Trimmed(Offset),
+    /// A write or flush failed: the partition is read-only.
+    Poisoned(IoError),
+}
+
+/// What may be set for a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaConfig {
+    /// The log's part.
+    pub log: LogConfig,
+    /// What batches are held to.
+    pub batches: BatchLimits,
+}
+
+/// How far a replica has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Creation or recovery is under way.
+    Opening,
+    /// It serves.
+    Open,
+    /// It could not be opened.
+    Failed(OpenError),
+}
+
+enum State<M: Memory> {
+    Opening(Opening<M, Dedup>),
+    Open(Log<M, Dedup>),
+    Failed(OpenError),
+}
+
+struct Parked {
+    ticket: Ticket,
+    base: Offset,
+    append_time: Millis,
+    durability: Durability,
+    duplicate: bool,
+}
+
+/// One partition's replica.
+pub struct Replica<M: Memory> {
+    identity: LogIdentity,
+    config: ReplicaConfig,
+    epoch: Epoch,
+    state: State<M>,
+    parked: BTreeMap<(Offset, Ticket), Parked>,
+    high_watermark: Offset,
+    events: VecDeque<Event<M::Share>>,
+}
+
+impl<M: Memory + Clone> Replica<M> {
+    /// Begins to open a replica, or to `create` one.
+    pub fn new(
+        identity: LogIdentity,
+        config: ReplicaConfig,
+        epoch: Epoch,
+        create: bool,
+        memory: M,
+    ) -> Self {
+        let opening = Opening::new(identity, config.log, create, memory, Dedup::default());
+        Self {
+            identity,
+            config,
+            epoch,
+            state: State::Opening(opening),
+            parked: BTreeMap::new(),
+            high_watermark: Offset::ZERO,
+            events: VecDeque::new(),
+        }
+    }
+
+    /// Takes a batch in; the answer is at once or an [`Event::Reply`].
+    ///
+    /// # Errors
+    /// Nothing was stored; see [`Refusal`].
+    pub fn on_produce(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        now: Now,
+    ) -> Result<Option<Receipt>, Refusal> {
+        let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
+        let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
+        match log.fold().check(&header, now.wall) {
+            Verdict::New => {}
+            Verdict::Duplicate { base, next } => return Ok(self.duplicate(request, base, next)),
+            refused => return Err(refusal(refused)),
+        }
+        let log_end = log.log_end();
+        if request.expect_next_offset.is_some_and(|expected| expected != log_end) {
+            return Err(Refusal::OffsetCondition { log_end });
+        }
+        let crc = frame::payload_crc(request.batch);
+        let appended = log.append(request.batch, &header, crc, self.epoch, now)?;
+        Ok(self.park(request, appended, false))
+    }
+
+    /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
+    fn duplicate(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        base: Offset,
+        next: Offset,
+    ) -> Option<Receipt> {
+        self.park(request, Appended { base, next, append_time: Millis::new(-1) }, true)
+    }
+
+    fn park(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        appended: Appended,
+        duplicate: bool,
+    ) -> Option<Receipt> {
+        let Appended { base, next, append_time } = appended;
+        let durability = request.durability;
+        let parked = Parked { ticket: request.ticket, base, append_time, durability, duplicate };
+        // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
+        let memory = matches!(durability, Durability::None | Durability::ChainMemory);
+        if memory || next <= self.high_watermark {
+            return Some(self.receipt(&parked, next));
+        }
+        self.parked.insert((next, request.ticket), parked);
+        None
+    }
+
+    fn receipt(&self, parked: &Parked, next: Offset) -> Receipt {
+        let on_disk = next <= self.high_watermark;
+        let level = if on_disk { Durability::ChainDisk } else { parked.durability };
+        Receipt {
+            base: parked.base,
+            next,
+            epoch: self.epoch,
+            append_time: parked.append_time,
+            level,
+            copies: u8::from(on_disk),
+            duplicate: parked.duplicate,
+        }
+    }
+
+    /// Batches from the one that holds `from` on, below the high watermark.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; [`ReadError::Closed`] while the replica is not open.
+    pub fn read(
+        &mut self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
+        let below = self.high_watermark;
+        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        if from > below {
+            return Err(ReadError::OutOfRange { start: log.log_start(), end: below });
+        }
+        log.read(from, max_bytes, below)
+    }
+
+    /// Where the first batch begins that has a record of `time` or later.
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`] while the replica is not open.
+    pub fn offset_for_time(
+        &mut self,
+        time: Millis,
+    ) -> Result<ReadOutcome<Option<Offset>>, ReadError> {
+        let below = self.high_watermark;
+        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        Ok(log.offset_for_time(time, below))
+    }
+
+    /// Raises the log start; [`Event::Trimmed`] follows.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn trim(&mut self, to: Offset) -> Result<(), ReadError> {
+        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        log.trim(to)
+    }
+
+    /// The next operation to perform.
+    pub fn poll_op(&mut self) -> Option<(OpId, Op<M::Share>)> {
+        match &mut self.state {
+            State::Opening(opening) => opening.poll_op(),
+            State::Open(log) => log.poll_op(),
+            State::Failed(_) => None,
+        }
+    }
+
+    /// Takes the completion of an operation.
+    pub fn on_done(&mut self, done: Done<M::Share>, now: Now) {
+        match &mut self.state {
+            State::Opening(opening) => match opening.on_done(done, now) {
+                Ok(None) => {}
+                Ok(Some(log)) => {
+                    self.high_watermark = log.durable_end();
+                    self.events.push_back(Event::Opened(log.recovery().clone()));
+                    self.state = State::Open(log);
+                }
+                Err(error) => {
+                    self.events.push_back(Event::Failed(error));
+                    self.state = State::Failed(error);
+                }
+            },
+            State::Open(log) => {
+                log.on_done(done, now);
+                self.commit();
+            }
+            State::Failed(_) => {}
+        }
+    }
+
+    /// Does what time brings.
+    pub fn on_tick(&mut self, now: Now) {
+        if let State::Open(log) = &mut self.state {
+            log.on_tick(now);
+        }
+    }
+
+    /// When [`Replica::on_tick`] has something to do, if ever.
+    pub fn next_tick(&self) -> Option<std::time::Duration> {
+        match &self.state {
+            State::Open(log) => Some(log.next_tick()),
+            _ => None,
+        }
+    }
+
+    /// The chain of one commits what is durable here.
+    fn commit(&mut self) {
+        let State::Open(log) = &mut self.state else { return };
+        let durable_end = log.durable_end();
+        if durable_end > self.high_watermark {
+            self.high_watermark = durable_end;
+            self.events.push_back(Event::Committed(durable_end));
+        }
+        while let Some(event) = log.poll_event() {
+            self.events.push_back(match event {
+                LogEvent::Read(id, answer) => Event::Read(id, answer),
+                LogEvent::Trimmed(start) => Event::Trimmed(start),
+                LogEvent::Poisoned(error) => Event::Poisoned(error),
+            });
+        }
+        let poisoned = log.poisoned();
+        self.answer(poisoned);
+    }
+
+    fn answer(&mut self, poisoned: Option<IoError>) {
+        while let Some(((next, ticket), parked)) = self.parked.pop_first() {
+            let result = if next <= self.high_watermark {
+                Ok(self.receipt(&parked, next))
+            } else if let Some(error) = poisoned {
+                Err(ProduceError::Indeterminate(error))
+            } else {
+                self.parked.insert((next, ticket), parked);
+                return;
+            };
+            self.events.push_back(Event::Reply(Reply { ticket: parked.ticket, result }));
+        }
+    }
+
+    /// What happened since the last call.
+    pub fn poll_event(&mut self) -> Option<Event<M::Share>> {
+        self.events.pop_front()
+    }
+
+    /// How far the replica has come.
+    pub fn phase(&self) -> Phase {
+        match &self.state {
+            State::Opening(_) => Phase::Opening,
+            State::Open(_) => Phase::Open,
+            State::Failed(error) => Phase::Failed(*error),
+        }
+    }
+
+    /// Which log this is.
+    pub fn identity(&self) -> &LogIdentity {
+        &self.identity
+    }
+
+    /// The epoch of the chain's configuration.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The end of what every member has on its disk.
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// The open log, to look at.
+    pub fn log(&self) -> Option<&Log<M, Dedup>> {
+        match &self.state {
+            State::Open(log) => Some(log),
+            _ => None,
+        }
+    }
+
+    /// The log's counters.
+    pub fn stats(&self) -> LogStats {
+        self.log().map_or_else(LogStats::default, Log::stats)
+    }
+
+    /// Changes the configuration.
+    pub fn set_config(&mut self, config: ReplicaConfig) {
+        self.config = config;
+        if let State::Open(log) = &mut self.state {
+            log.set_config(config.log);
+        }
+    }
+
+    /// Refuses appends from now on and lets what is under way end.
+    pub fn close(&mut self) {
+        if let State::Open(log) = &mut self.state {
+            log.close();
+        }
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        match &self.state {
+            State::Opening(_) => false,
+            State::Open(log) => log.is_idle() || log.poisoned().is_some(),
+            State::Failed(_) => true,
+        }
+    }
+}
+
+fn refusal(verdict: Verdict) -> Refusal {
+    match verdict {
+        Verdict::OutOfOrder { expected } => Refusal::OutOfOrder { expected },
+        Verdict::Fenced { current } => Refusal::Fenced { current },
+        Verdict::UnknownProducer => Refusal::UnknownProducer,
+        Verdict::TooManyProducers => Refusal::TooManyProducers,
+        Verdict::DuplicateOffsetUnknown => Refusal::DuplicateOffsetUnknown,
+        Verdict::New | Verdict::Duplicate { .. } => unreachable!("these are not refused"),
+    }
+}
