@@ -1,1 +1,10 @@
-//! catena-node
+//! Floor 3: what a node decides. Sessions, budgets, long polls, topics coming and going; pure, so
+//! that the simulator runs a whole node. The server's shell brings bytes, time and completions.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod data;
+mod node;
+mod topics;
+
+pub use node::{Directory, Limits, Node, NodeIdentity, NodeStats, Send, SessionId, Status};

@@ -1,0 +1,367 @@
+//! Produce, fetch, list offsets, trim.
+
+use std::time::Duration;
+
+use catena_format::{BatchError, Millis, Offset, PartitionUid};
+use catena_log::{
+    AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory,
+};
+use catena_replication::{
+    Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
+};
+use catena_wire::{
+    ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
+    OffsetQuery, ProduceRequest, TrimRequest, TrimResponse, WireError, flags,
+};
+
+use crate::{
+    answer::{no_batches, replica_level},
+    node::{Caller, Directory, Node, Pending, Reader, Status, Waiter},
+};
+
+type Handled = Result<(), WireError>;
+
+impl<M: Memory + Clone> Node<M> {
+    pub(crate) fn produce(
+        &mut self,
+        caller: Caller,
+        head: &[u8],
+        payload: &[u8],
+        now: Now,
+    ) -> Handled {
+        let request = ProduceRequest::decode(head)?;
+        if self.status == Status::Draining {
+            self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
+            return Ok(());
+        }
+        let uid = match self.serving(request.topic, request.partition) {
+            Ok(uid) => uid,
+            Err((code, text)) => {
+                self.refuse(caller, code, &text);
+                return Ok(());
+            }
+        };
+        let ticket = Ticket(self.number());
+        let conditional = request.flags & flags::CONDITIONAL != 0;
+        let produce = Produce {
+            batch: payload,
+            durability: replica_level(request.durability),
+            expect_next_offset: conditional.then_some(Offset::new(request.expect_next_offset)),
+            ticket,
+        };
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let result = held.replica.on_produce(&produce, now);
+        self.dirty.insert(Directory::Partition(uid));
+        match result {
+            Ok(Some(receipt)) => self.answer_receipt(caller, request.partition, &receipt),
+            Ok(None) => {
+                let own = Duration::from_millis(u64::from(request.deadline_ms));
+                let wait = if own.is_zero() { self.limits.wait_max } else { own };
+                let deadline = now.monotonic + wait.min(self.limits.wait_max);
+                self.deadlines.insert((deadline, ticket));
+                self.pending.insert(ticket, Pending::Produce { caller, uid, deadline });
+            }
+            Err(Refusal::OffsetCondition { log_end }) => self.answer_condition(caller, log_end),
+            Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
+        }
+        self.stats.produced_batches += 1;
+        self.stats.produced_bytes += payload.len() as u64;
+        Ok(())
+    }
+
+    /// A partition that can be used now.
+    fn serving(&self, topic: u128, partition: u32) -> Result<PartitionUid, (ErrorCode, String)> {
+        let uid = self.locate(topic, partition).map_err(|code| (code, code.to_string()))?;
+        match self.held[&uid].replica.phase() {
+            Phase::Open => Ok(uid),
+            Phase::Opening => Err((ErrorCode::Starting, "the partition is being opened".into())),
+            Phase::Failed(error) => Err((ErrorCode::PartitionFailed, error.to_string())),
+        }
+    }
+
+    pub(crate) fn replica_events(&mut self, uid: PartitionUid, now: Now) {
+        let mut committed = false;
+        loop {
+            let Some(held) = self.held.get_mut(&uid) else { return };
+            let Some(event) = held.replica.poll_event() else { break };
+            match event {
+                Event::Opened(_) | Event::Failed(_) => self.partition_opened(uid, now),
+                Event::Reply(reply) => self.replied(&reply),
+                Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
+                Event::Committed(_) => committed = true,
+                Event::Trimmed(log_start) => self.trimmed(uid, log_start),
+                Event::Poisoned(_) => {}
+            }
+        }
+        if committed {
+            self.wake_waiters(uid, now);
+        }
+    }
+
+    fn replied(&mut self, reply: &Reply) {
+        let Some(Pending::Produce { caller, uid, deadline }) = self.pending.remove(&reply.ticket)
+        else {
+            return;
+        };
+        self.deadlines.remove(&(deadline, reply.ticket));
+        match &reply.result {
+            Ok(receipt) => {
+                let partition = self.held[&uid].replica.identity().partition.get();
+                self.answer_receipt(caller, partition, receipt);
+            }
+            Err(error) => self.refuse(caller, ErrorCode::StorageFailed, &error.to_string()),
+        }
+    }
+
+    pub(crate) fn produce_timed_out(&mut self, ticket: Ticket) {
+        if let Some(Pending::Produce { caller, .. }) = self.pending.remove(&ticket) {
+            self.refuse(caller, ErrorCode::Timeout, "the batch may or may not be stored");
+        }
+    }
+
+    pub(crate) fn fetch(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
+        let request = FetchRequest::decode(head)?;
+        match self.serving(request.topic, request.partition) {
+            Ok(uid) => {
+                let wait = Duration::from_millis(u64::from(request.max_wait_ms));
+                let deadline = now.monotonic + wait.min(self.limits.wait_max);
+                self.read(uid, Waiter { caller, request, deadline }, now);
+            }
+            Err((code, text)) => self.refuse(caller, code, &text),
+        }
+        Ok(())
+    }
+
+    /// Serves a fetch, or parks it until something comes or its time is up.
+    fn read(&mut self, uid: PartitionUid, waiter: Waiter, now: Now) {
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let from = Offset::new(waiter.request.offset);
+        let high_watermark = held.replica.high_watermark();
+        let ahead = from >= high_watermark && waiter.deadline > now.monotonic;
+        let within = held.replica.log().is_some_and(|log| from <= log.log_end());
+        if ahead && within {
+            self.waits.insert((waiter.deadline, uid));
+            held.waiters.push(waiter);
+            return;
+        }
+        if from > high_watermark && within {
+            self.answer_fetch(uid, waiter.caller, Ok(Batches::empty(from)));
+            return;
+        }
+        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
+        match held.replica.read(from, max) {
+            Ok(ReadOutcome::Ready(batches)) => self.answer_fetch(uid, waiter.caller, Ok(batches)),
+            Ok(ReadOutcome::Pending(id)) => {
+                held.readers.insert(id, Reader::Fetch(waiter.caller, waiter.request));
+            }
+            Err(error) => self.answer_fetch(uid, waiter.caller, Err(error)),
+        }
+        self.dirty.insert(Directory::Partition(uid));
+    }
+
+    fn wake_waiters(&mut self, uid: PartitionUid, now: Now) {
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        let high_watermark = held.replica.high_watermark();
+        let waiters = std::mem::take(&mut held.waiters);
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|w| Offset::new(w.request.offset) < high_watermark);
+        held.waiters = rest;
+        for waiter in ready {
+            self.waits.remove(&(waiter.deadline, uid));
+            self.read(uid, waiter, now);
+        }
+    }
+
+    /// Answers the fetches of a partition whose time is up with nothing.
+    pub(crate) fn end_waits(&mut self, uid: PartitionUid, now: Now) {
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        let waiters = std::mem::take(&mut held.waiters);
+        let (over, rest): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|w| w.deadline <= now.monotonic);
+        held.waiters = rest;
+        for waiter in over {
+            self.read(uid, waiter, now);
+        }
+    }
+
+    fn read_ended(
+        &mut self,
+        uid: PartitionUid,
+        id: ReadId,
+        answer: Result<ReadAnswer<M::Share>, ReadError>,
+        now: Now,
+    ) {
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        match (held.readers.remove(&id), answer) {
+            (Some(Reader::Fetch(caller, request)), Ok(ReadAnswer::Batches(batches))) => {
+                // A gap between segments: go on behind it.
+                if batches.is_empty() && batches.next.get() > request.offset {
+                    let request = FetchRequest { offset: batches.next.get(), ..request };
+                    self.read(uid, Waiter { caller, request, deadline: now.monotonic }, now);
+                } else {
+                    self.answer_fetch(uid, caller, Ok(batches));
+                }
+            }
+            (Some(Reader::Fetch(caller, _)), Err(error)) => {
+                self.answer_fetch(uid, caller, Err(error));
+            }
+            (Some(Reader::List(caller, _)), Ok(ReadAnswer::Offset(offset))) => {
+                self.answer_offset(uid, caller, offset);
+            }
+            (Some(Reader::List(caller, _)), Err(error)) => {
+                self.refuse(caller, read_code(&error), &error.to_string());
+            }
+            (None, _) | (Some(_), Ok(_)) => {}
+        }
+    }
+
+    fn answer_fetch(
+        &mut self,
+        uid: PartitionUid,
+        caller: Caller,
+        result: Result<Batches<M::Share>, ReadError>,
+    ) {
+        let held = &self.held[&uid];
+        let log_start = held.replica.log().map_or(Offset::ZERO, |log| log.log_start());
+        let mut response = FetchResponse {
+            partition: held.replica.identity().partition.get(),
+            log_start: log_start.get(),
+            high_watermark: held.replica.high_watermark().get(),
+            epoch: held.replica.epoch().get(),
+            ..no_batches(ErrorCode::None, String::new())
+        };
+        match result {
+            Ok(batches) => {
+                response.next_offset = batches.next.get();
+                self.stats.fetched_bytes += batches.bytes as u64;
+                self.answer_with(caller, &response, batches.shares);
+            }
+            Err(error) => {
+                response.error = read_code(&error);
+                response.message = error.to_string();
+                if let ReadError::Damaged { next_readable } = error {
+                    response.next_offset = next_readable.get();
+                }
+                self.stats.errors += 1;
+                self.answer(caller, &response);
+            }
+        }
+    }
+
+    pub(crate) fn list_offsets(&mut self, caller: Caller, head: &[u8]) -> Handled {
+        let request = ListOffsetsRequest::decode(head)?;
+        let uid = match self.serving(request.topic, request.partition) {
+            Ok(uid) => uid,
+            Err((code, text)) => {
+                self.refuse(caller, code, &text);
+                return Ok(());
+            }
+        };
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let log_start = held.replica.log().map(|log| log.log_start());
+        let found = match request.query {
+            OffsetQuery::Earliest => log_start,
+            OffsetQuery::Latest => Some(held.replica.high_watermark()),
+            OffsetQuery::AtTime(time) => {
+                self.dirty.insert(Directory::Partition(uid));
+                match held.replica.offset_for_time(Millis::new(time)) {
+                    Ok(ReadOutcome::Ready(found)) => found,
+                    Ok(ReadOutcome::Pending(id)) => {
+                        held.readers.insert(id, Reader::List(caller, request));
+                        return Ok(());
+                    }
+                    Err(_) => None,
+                }
+            }
+        };
+        self.answer_offset(uid, caller, found);
+        Ok(())
+    }
+
+    fn answer_offset(&mut self, uid: PartitionUid, caller: Caller, found: Option<Offset>) {
+        let replica = &self.held[&uid].replica;
+        let response = ListOffsetsResponse {
+            error: ErrorCode::None,
+            found: found.is_some(),
+            offset: found.unwrap_or(replica.high_watermark()).get(),
+            epoch: replica.epoch().get(),
+            message: String::new(),
+        };
+        self.answer(caller, &response);
+    }
+
+    pub(crate) fn trim(&mut self, caller: Caller, head: &[u8]) -> Handled {
+        let request = TrimRequest::decode(head)?;
+        let uid = match self.serving(request.topic, request.partition) {
+            Ok(uid) => uid,
+            Err((code, text)) => {
+                self.refuse(caller, code, &text);
+                return Ok(());
+            }
+        };
+        let ticket = Ticket(self.number());
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        match held.replica.trim(Offset::new(request.to)) {
+            Ok(()) => {
+                held.trims.push_back(ticket);
+                self.pending.insert(ticket, Pending::Trim { caller, uid });
+                self.dirty.insert(Directory::Partition(uid));
+            }
+            Err(error) => self.refuse(caller, read_code(&error), &error.to_string()),
+        }
+        Ok(())
+    }
+
+    fn trimmed(&mut self, uid: PartitionUid, log_start: Offset) {
+        let held = self.held.get_mut(&uid).expect("its replica spoke");
+        let Some(ticket) = held.trims.pop_front() else { return };
+        if let Some(Pending::Trim { caller, .. }) = self.pending.remove(&ticket) {
+            let (error, log_start) = (ErrorCode::None, log_start.get());
+            self.answer(caller, &TrimResponse { error, log_start, message: String::new() });
+        }
+    }
+}
+
+fn refusal_code(refusal: &Refusal) -> ErrorCode {
+    match refusal {
+        Refusal::Invalid(invalid) => invalid_code(invalid),
+        Refusal::Append(error) => match error {
+            AppendError::Poisoned(_) => ErrorCode::Poisoned,
+            AppendError::DiskFull => ErrorCode::DiskFull,
+            AppendError::Backlog(_) => ErrorCode::Throttled,
+            AppendError::Memory(_) => ErrorCode::MemoryBudget,
+            AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,
+            AppendError::OffsetsExhausted => ErrorCode::OffsetsExhausted,
+            AppendError::Closed => ErrorCode::ShuttingDown,
+            _ => ErrorCode::Internal,
+        },
+        Refusal::OffsetCondition { .. } => ErrorCode::OffsetCondition,
+        Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
+        Refusal::Fenced { .. } => ErrorCode::ProducerFenced,
+        Refusal::UnknownProducer => ErrorCode::UnknownProducer,
+        Refusal::TooManyProducers => ErrorCode::TooManyProducers,
+        Refusal::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
+        Refusal::NotOpen => ErrorCode::Starting,
+        _ => ErrorCode::Internal,
+    }
+}
+
+fn invalid_code(invalid: &InvalidBatch) -> ErrorCode {
+    match invalid {
+        InvalidBatch::Header(BatchError::Magic(_)) => ErrorCode::BatchMagic,
+        InvalidBatch::Header(BatchError::Checksum { .. }) => ErrorCode::BatchChecksum,
+        InvalidBatch::Header(BatchError::Codec(_)) => ErrorCode::UnknownCodec,
+        InvalidBatch::TooLarge { .. } => ErrorCode::BatchTooLarge,
+        InvalidBatch::Timestamp { .. } => ErrorCode::Timestamp,
+        _ => ErrorCode::InvalidBatch,
+    }
+}
+
+fn read_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        ReadError::Damaged { .. } => ErrorCode::Damaged,
+        ReadError::Io(_) => ErrorCode::ReadFailed,
+        _ => ErrorCode::Starting,
+    }
+}

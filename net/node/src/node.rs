@@ -1,0 +1,479 @@
+//! A node's state, its inputs and outputs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use catena_format::{
+    ClusterId, NodeId, Offset, PartitionIndex, PartitionUid, TopicId, limits::BATCH_BYTES_MAX,
+};
+use catena_log::{
+    LogIdentity, Now, OpenError, ReadId,
+    io::{Done, IoError, Memory, Op, OpId},
+};
+use catena_replication::{
+    Replica, Ticket,
+    control::{Orderer, OrdererEvent, ProposalId},
+};
+use catena_wire::{Api, ErrorCode, FetchRequest, Header, ListOffsetsRequest, VERSION};
+
+/// A client's connection, named by the shell.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(pub u64);
+
+/// Whose files an operation is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Directory {
+    /// The catalog's log.
+    Catalog,
+    /// A partition's.
+    Partition(PartitionUid),
+}
+
+/// Bytes for a client: `bytes` (header and head), then the shares, uncopied.
+#[derive(Debug)]
+pub struct Send<S> {
+    /// To whom.
+    pub session: SessionId,
+    /// Header and head.
+    pub bytes: Vec<u8>,
+    /// The payload.
+    pub shares: Vec<S>,
+    /// The connection ends behind this.
+    pub last: bool,
+}
+
+/// Who the node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NodeIdentity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// Budgets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The most requests of a connection without an answer.
+    pub requests_in_flight_max: u32,
+    /// The most bytes of requests of a connection without an answer.
+    pub bytes_in_flight_max: u64,
+    /// The most batches' bytes in one fetch response.
+    pub fetch_bytes_max: u32,
+    /// The longest wait of a fetch, and of a produce without a deadline of its own.
+    pub wait_max: Duration,
+    /// How far a timestamp may be ahead of the server's clock, in milliseconds.
+    pub timestamp_ahead_ms_max: i64,
+    /// Recent bytes of each partition kept for readers.
+    pub tail_cache_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_in_flight_max: 4096,
+            bytes_in_flight_max: 64 << 20,
+            fetch_bytes_max: 16 << 20,
+            wait_max: Duration::from_secs(30),
+            timestamp_ahead_ms_max: 3_600_000,
+            tail_cache_bytes: 4 << 20,
+        }
+    }
+}
+
+const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
+
+/// How the node stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// The catalog is being opened.
+    Starting,
+    /// It serves; partitions may still be opening.
+    Serving,
+    /// It ends.
+    Draining,
+    /// The catalog could not be opened.
+    Failed(OpenError),
+    /// The catalog's log failed.
+    Poisoned(IoError),
+}
+
+/// Counters, plain numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)]
+pub struct NodeStats {
+    pub requests: u64,
+    pub produced_batches: u64,
+    pub produced_bytes: u64,
+    pub fetched_bytes: u64,
+    pub errors: u64,
+    pub sessions: u64,
+}
+
+/// To whom an answer goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Caller {
+    pub(crate) session: SessionId,
+    pub(crate) correlation: u32,
+    pub(crate) api: Api,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Session {
+    pub(crate) greeted: bool,
+    pub(crate) requests: u32,
+    pub(crate) bytes: u64,
+}
+
+/// A request that waits for something.
+pub(crate) enum Pending {
+    Produce { caller: Caller, uid: PartitionUid, deadline: Duration },
+    Trim { caller: Caller, uid: PartitionUid },
+}
+
+/// A fetch that waits for the high watermark to pass its offset.
+pub(crate) struct Waiter {
+    pub(crate) caller: Caller,
+    pub(crate) request: FetchRequest,
+    pub(crate) deadline: Duration,
+}
+
+/// A read that waits for the disk.
+pub(crate) enum Reader {
+    Fetch(Caller, FetchRequest),
+    List(Caller, ListOffsetsRequest),
+}
+
+/// A partition that the node holds.
+pub(crate) struct Held<M: Memory> {
+    pub(crate) replica: Replica<M>,
+    pub(crate) topic: TopicId,
+    pub(crate) tick: Option<Duration>,
+    pub(crate) waiters: Vec<Waiter>,
+    pub(crate) readers: BTreeMap<ReadId, Reader>,
+    pub(crate) trims: VecDeque<Ticket>,
+}
+
+/// A node: its catalog, its replicas, its clients.
+pub struct Node<M: Memory> {
+    pub(crate) identity: NodeIdentity,
+    pub(crate) limits: Limits,
+    pub(crate) memory: M,
+    pub(crate) status: Status,
+    pub(crate) orderer: Orderer<M>,
+    pub(crate) held: BTreeMap<PartitionUid, Held<M>>,
+    pub(crate) places: BTreeMap<(TopicId, PartitionIndex), PartitionUid>,
+    pub(crate) sessions: BTreeMap<SessionId, Session>,
+    pub(crate) pending: BTreeMap<Ticket, Pending>,
+    pub(crate) deadlines: BTreeSet<(Duration, Ticket)>,
+    pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
+    pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
+    pub(crate) creating: BTreeMap<TopicId, Option<Caller>>,
+    pub(crate) removals: VecDeque<PartitionUid>,
+    pub(crate) dirty: BTreeSet<Directory>,
+    pub(crate) ticks: BTreeSet<(Duration, Directory)>,
+    pub(crate) orderer_tick: Option<Duration>,
+    pub(crate) sends: VecDeque<Send<M::Share>>,
+    pub(crate) next_number: u64,
+    pub(crate) stats: NodeStats,
+}
+
+impl<M: Memory + Clone> Node<M> {
+    /// A node on its directory; `create`: the directory is empty and becomes this node's.
+    pub fn new(identity: NodeIdentity, limits: Limits, create: bool, memory: M) -> Self {
+        let catalog = LogIdentity {
+            cluster: identity.cluster,
+            topic: TopicId::new(0),
+            partition: PartitionIndex::new(0),
+            uid: PartitionUid::new(0),
+        };
+        Self {
+            identity,
+            limits,
+            memory: memory.clone(),
+            status: Status::Starting,
+            orderer: Orderer::new(catalog, identity.node, create, memory),
+            held: BTreeMap::new(),
+            places: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            waits: BTreeSet::new(),
+            proposals: BTreeMap::new(),
+            creating: BTreeMap::new(),
+            removals: VecDeque::new(),
+            dirty: BTreeSet::from([Directory::Catalog]),
+            ticks: BTreeSet::new(),
+            orderer_tick: None,
+            sends: VecDeque::new(),
+            next_number: 0,
+            stats: NodeStats::default(),
+        }
+    }
+
+    /// A client has connected.
+    pub fn on_connect(&mut self, session: SessionId) {
+        self.stats.sessions += 1;
+        self.sessions.insert(session, Session::default());
+    }
+
+    /// A client is gone; what it asked for and waits for is forgotten, what it produced is not.
+    pub fn on_disconnect(&mut self, session: SessionId) {
+        self.sessions.remove(&session);
+        for held in self.held.values_mut() {
+            held.waiters.retain(|waiter| waiter.caller.session != session);
+        }
+    }
+
+    /// Whether a session may send more before something is answered: the shell reads on only then.
+    pub fn may_read(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| {
+            s.requests < self.limits.requests_in_flight_max
+                && s.bytes < self.limits.bytes_in_flight_max
+        })
+    }
+
+    /// A whole message has arrived.
+    pub fn on_message(
+        &mut self,
+        session: SessionId,
+        header: &Header,
+        head: &[u8],
+        payload: &[u8],
+        now: Now,
+    ) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let bytes = (head.len() + payload.len()) as u64;
+        state.requests += 1;
+        state.bytes += bytes;
+        self.stats.requests += 1;
+        let greeted = state.greeted;
+        let correlation = header.correlation;
+        let api = Api::from_number(header.api);
+        let caller = Caller { session, correlation, api: api.unwrap_or(Api::Ping), bytes };
+        let Some(api) = api else { return self.refuse(caller, ErrorCode::UnknownApi, "") };
+        if header.version != VERSION {
+            return self.refuse(caller, ErrorCode::UnsupportedVersion, "only version 1 is known");
+        }
+        if !greeted && api != Api::Handshake {
+            let text = "the first message must be a handshake";
+            return self.hang_up(caller, ErrorCode::HandshakeRequired, text);
+        }
+        if matches!(self.status, Status::Starting) {
+            return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
+        }
+        self.dispatch(caller, head, payload, now);
+    }
+
+    fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
+        let result = match caller.api {
+            Api::Handshake => self.handshake(caller, head),
+            Api::Produce => self.produce(caller, head, payload, now),
+            Api::Fetch => self.fetch(caller, head, now),
+            Api::ListOffsets => self.list_offsets(caller, head),
+            Api::Metadata => self.metadata(caller, head),
+            Api::CreateTopic => self.create_topic(caller, head, now),
+            Api::AlterTopic => self.alter_topic(caller, head, now),
+            Api::DeleteTopic => self.delete_topic(caller, head, now),
+            Api::DescribeTopic => self.describe_topic(caller, head),
+            Api::Trim => self.trim(caller, head),
+            Api::ProducerId => self.producer_id(caller, head, now),
+            Api::Ping => {
+                self.answer_status(caller, ErrorCode::None, "");
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string());
+        }
+    }
+
+    /// The next operation to perform, and whose files it is about.
+    pub fn poll_op(&mut self) -> Option<(Directory, OpId, Op<M::Share>)> {
+        while let Some(directory) = self.dirty.first().copied() {
+            let op = match directory {
+                Directory::Catalog => self.orderer.poll_op(),
+                Directory::Partition(uid) => {
+                    self.held.get_mut(&uid).and_then(|held| held.replica.poll_op())
+                }
+            };
+            if let Some((id, op)) = op {
+                return Some((directory, id, op));
+            }
+            self.dirty.remove(&directory);
+            self.plan_tick(directory);
+        }
+        None
+    }
+
+    /// Takes the completion of an operation.
+    pub fn on_done(&mut self, directory: Directory, done: Done<M::Share>, now: Now) {
+        match directory {
+            Directory::Catalog => {
+                self.orderer.on_done(done, now);
+                self.orderer_events(now);
+            }
+            Directory::Partition(uid) => {
+                // A deleted partition's operations end after it.
+                if let Some(held) = self.held.get_mut(&uid) {
+                    held.replica.on_done(done, now);
+                    self.replica_events(uid, now);
+                }
+            }
+        }
+        self.dirty.insert(directory);
+    }
+
+    fn orderer_events(&mut self, now: Now) {
+        while let Some(event) = self.orderer.poll_event() {
+            match event {
+                OrdererEvent::Started => self.started(),
+                OrdererEvent::Failed(error) => self.status = Status::Failed(error),
+                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),
+                OrdererEvent::Poisoned(error) => self.status = Status::Poisoned(error),
+            }
+        }
+    }
+
+    /// Does what time brings.
+    pub fn on_tick(&mut self, now: Now) {
+        while let Some((at, directory)) = self.ticks.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.ticks.pop_first();
+            self.tick(directory, now);
+        }
+        while let Some((at, ticket)) = self.deadlines.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.produce_timed_out(ticket);
+        }
+        while let Some((at, uid)) = self.waits.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.waits.pop_first();
+            self.end_waits(uid, now);
+        }
+    }
+
+    fn tick(&mut self, directory: Directory, now: Now) {
+        match directory {
+            Directory::Catalog => {
+                self.orderer_tick = None;
+                self.orderer.on_tick(now);
+            }
+            Directory::Partition(uid) => {
+                if let Some(held) = self.held.get_mut(&uid) {
+                    held.tick = None;
+                    held.replica.on_tick(now);
+                }
+            }
+        }
+        self.dirty.insert(directory);
+    }
+
+    fn plan_tick(&mut self, directory: Directory) {
+        let (next, slot) = match directory {
+            Directory::Catalog => (self.orderer.next_tick(), &mut self.orderer_tick),
+            Directory::Partition(uid) => match self.held.get_mut(&uid) {
+                Some(held) => (held.replica.next_tick(), &mut held.tick),
+                None => return,
+            },
+        };
+        if let Some(at) = next
+            && slot.is_none_or(|planned| at < planned)
+        {
+            if let Some(planned) = slot.replace(at) {
+                self.ticks.remove(&(planned, directory));
+            }
+            self.ticks.insert((at, directory));
+        }
+    }
+
+    /// When [`Node::on_tick`] has something to do, if ever.
+    pub fn next_tick(&self) -> Option<Duration> {
+        let ticks = self.ticks.first().map(|(at, _)| *at);
+        let deadlines = self.deadlines.first().map(|(at, _)| *at);
+        let waits = self.waits.first().map(|(at, _)| *at);
+        [ticks, deadlines, waits].into_iter().flatten().min()
+    }
+
+    /// The next bytes for a client.
+    pub fn poll_send(&mut self) -> Option<Send<M::Share>> {
+        self.sends.pop_front()
+    }
+
+    /// The next partition whose directory is to be removed with all it holds.
+    pub fn poll_removal(&mut self) -> Option<PartitionUid> {
+        self.removals.pop_front()
+    }
+
+    /// Whether the catalog names a partition; directories of others are leftovers.
+    pub fn knows(&self, uid: PartitionUid) -> bool {
+        self.held.contains_key(&uid)
+    }
+
+    /// How the node stands.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> NodeStats {
+        self.stats
+    }
+
+    /// The replicas held.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica<M>> {
+        self.held.values().map(|held| &held.replica)
+    }
+
+    /// The orderer of the catalog.
+    pub fn orderer(&self) -> &Orderer<M> {
+        &self.orderer
+    }
+
+    /// Refuses new work and lets what is under way end.
+    pub fn drain(&mut self) {
+        self.status = Status::Draining;
+        self.orderer.close();
+        self.dirty.insert(Directory::Catalog);
+        for (uid, held) in &mut self.held {
+            held.replica.close();
+            self.dirty.insert(Directory::Partition(*uid));
+        }
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.orderer.is_idle() && self.held.values().all(|held| held.replica.is_idle())
+    }
+
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(crate) fn locate(&self, topic: u128, partition: u32) -> Result<PartitionUid, ErrorCode> {
+        let key = (TopicId::new(topic), PartitionIndex::new(partition));
+        match self.places.get(&key) {
+            Some(uid) => Ok(*uid),
+            None if self.orderer.catalog().topic(key.0).is_some() => {
+                Err(ErrorCode::UnknownPartition)
+            }
+            None => Err(ErrorCode::UnknownTopic),
+        }
+    }
+
+    /// The high watermark of a partition, for tests and tools.
+    pub fn high_watermark(&self, uid: PartitionUid) -> Option<Offset> {
+        self.held.get(&uid).map(|held| held.replica.high_watermark())
+    }
+}

@@ -1,0 +1,390 @@
+//! Topics: what the catalog says, and the replicas that follow from it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use catena_format::{PartitionUid, TopicId};
+use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
+use catena_replication::{
+    Phase, Replica, ReplicaConfig,
+    control::{
+        Applied, CatalogError, Entry, Partition, ProposalId, Topic, TopicConfig, TopicState,
+    },
+    validate::BatchLimits,
+};
+use catena_wire::{
+    AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, ErrorCode, Message, MetadataRequest, MetadataResponse, PartitionDetail,
+    PartitionMetadata, ProducerIdRequest, ProducerIdResponse, Setting, TopicMetadata, WireError,
+};
+
+use crate::node::{Caller, Directory, Held, Node, Status};
+
+type Handled = Result<(), WireError>;
+
+/// A change of the catalog that is being made durable.
+pub(crate) enum Proposal {
+    Create(Caller, TopicId),
+    Ready(TopicId),
+    Alter(Caller, TopicId),
+    Delete(Caller, TopicId, Vec<PartitionUid>),
+    ProducerId(Caller),
+}
+
+impl<M: Memory + Clone> Node<M> {
+    /// The catalog is open: every partition it names is opened, or created if that was interrupted.
+    pub(crate) fn started(&mut self) {
+        self.status = Status::Serving;
+        let topics: Vec<Topic> = self.orderer.catalog().topics().cloned().collect();
+        for topic in topics {
+            let create = topic.state == TopicState::Creating;
+            if create {
+                self.creating.insert(topic.id, None);
+            }
+            self.hold(&topic, create);
+        }
+    }
+
+    fn hold(&mut self, topic: &Topic, create: bool) {
+        let config = self.replica_config(topic);
+        for partition in &topic.partitions {
+            let identity = LogIdentity {
+                cluster: self.identity.cluster,
+                topic: topic.id,
+                partition: partition.index,
+                uid: partition.uid,
+            };
+            let epoch = partition.epoch;
+            let replica = Replica::new(identity, config, epoch, create, self.memory.clone());
+            let held = Held {
+                replica,
+                topic: topic.id,
+                tick: None,
+                waiters: Vec::new(),
+                readers: BTreeMap::new(),
+                trims: VecDeque::new(),
+            };
+            self.held.insert(partition.uid, held);
+            self.places.insert((topic.id, partition.index), partition.uid);
+            self.dirty.insert(Directory::Partition(partition.uid));
+        }
+    }
+
+    fn replica_config(&self, topic: &Topic) -> ReplicaConfig {
+        let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
+        ReplicaConfig {
+            log: LogConfig {
+                segment_bytes: config.segment_bytes,
+                segment_age: config.segment_age,
+                retention_bytes: config.retention_bytes,
+                retention_age: config.retention_age,
+                tail_cache_bytes: self.limits.tail_cache_bytes,
+                ..LogConfig::default()
+            },
+            batches: BatchLimits {
+                batch_bytes_max: config.batch_bytes_max,
+                timestamp_ahead_ms_max: self.limits.timestamp_ahead_ms_max,
+            },
+        }
+    }
+
+    fn propose(&mut self, caller: Caller, proposal: Proposal, entry: &Entry, now: Now) {
+        if self.status == Status::Draining {
+            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
+        }
+        if let Err(error) = self.submit(proposal, entry, now) {
+            self.refuse(caller, ErrorCode::Throttled, &error.to_string());
+        }
+    }
+
+    fn submit(
+        &mut self,
+        proposal: Proposal,
+        entry: &Entry,
+        now: Now,
+    ) -> Result<(), catena_log::AppendError> {
+        let id = ProposalId(self.number());
+        self.orderer.propose(id, entry, now)?;
+        self.proposals.insert(id, proposal);
+        self.dirty.insert(Directory::Catalog);
+        Ok(())
+    }
+
+    pub(crate) fn create_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
+        let request = CreateTopicRequest::decode(head)?;
+        if request.replicas > 1 {
+            let text = format!("{} copies need as many nodes; there is one", request.replicas);
+            self.refuse(caller, ErrorCode::NotEnoughReplicas, &text);
+            return Ok(());
+        }
+        let id = self.fresh_topic_id(now);
+        let entry = Entry::CreateTopic {
+            id: id.get(),
+            name: request.name,
+            partitions: request.partitions,
+            config: pairs(request.config),
+            node: self.identity.node.get(),
+        };
+        self.propose(caller, Proposal::Create(caller, id), &entry, now);
+        Ok(())
+    }
+
+    /// An id that this cluster has never given: the catalog's version is never repeated.
+    fn fresh_topic_id(&self, now: Now) -> TopicId {
+        let version = self.orderer.catalog().version();
+        let words = [self.identity.cluster.get(), u128::from(version)];
+        let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let high = u128::from(catena_format::checksum::crc32(&seed));
+        let time = u128::from(now.wall.get().cast_unsigned() & 0xffff_ffff_ffff);
+        TopicId::new(time << 80 | high << 48 | u128::from(version & 0xffff_ffff_ffff))
+    }
+
+    pub(crate) fn alter_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
+        let request = AlterTopicRequest::decode(head)?;
+        let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
+        let (set, remove) = (pairs(request.set), request.remove);
+        let entry = Entry::AlterTopic { id: id.get(), set, remove };
+        self.propose(caller, Proposal::Alter(caller, id), &entry, now);
+        Ok(())
+    }
+
+    pub(crate) fn delete_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
+        let request = DeleteTopicRequest::decode(head)?;
+        let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
+        let topic = self.orderer.catalog().topic(id).expect("the topic was found");
+        let uids = topic.partitions.iter().map(|p| p.uid).collect();
+        let entry = Entry::DeleteTopic { id: id.get() };
+        self.propose(caller, Proposal::Delete(caller, id, uids), &entry, now);
+        Ok(())
+    }
+
+    fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
+        let id = self.orderer.catalog().topic_named(name).map(|topic| topic.id);
+        if id.is_none() {
+            self.refuse(caller, ErrorCode::UnknownTopic, &format!("there is no topic `{name}`"));
+        }
+        id
+    }
+
+    pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
+        ProducerIdRequest::decode(head)?;
+        let entry = Entry::ProducerIds { count: 1 };
+        self.propose(caller, Proposal::ProducerId(caller), &entry, now);
+        Ok(())
+    }
+
+    /// A change of the catalog is durable.
+    pub(crate) fn applied(
+        &mut self,
+        id: ProposalId,
+        applied: Result<Applied, CatalogError>,
+        now: Now,
+    ) {
+        let Some(proposal) = self.proposals.remove(&id) else { return };
+        match (proposal, applied) {
+            (Proposal::Create(caller, topic), Ok(_)) => {
+                if let Some(topic) = self.orderer.catalog().topic(topic).cloned() {
+                    self.creating.insert(topic.id, Some(caller));
+                    self.hold(&topic, true);
+                }
+            }
+            (Proposal::Ready(topic), Ok(_)) => {
+                if let Some(Some(caller)) = self.creating.remove(&topic) {
+                    self.answer_status(caller, ErrorCode::None, "");
+                }
+            }
+            (Proposal::Alter(caller, topic), Ok(_)) => {
+                self.configure(topic);
+                self.answer_status(caller, ErrorCode::None, "");
+            }
+            (Proposal::Delete(caller, topic, uids), Ok(_)) => {
+                self.release(topic, &uids);
+                self.answer_status(caller, ErrorCode::None, "");
+            }
+            (Proposal::ProducerId(caller), Ok(Applied::ProducerIds(first))) => {
+                let (error, epoch) = (ErrorCode::None, 0);
+                self.answer(caller, &ProducerIdResponse { error, id: first, epoch });
+            }
+            (
+                Proposal::Create(caller, _)
+                | Proposal::Alter(caller, _)
+                | Proposal::Delete(caller, ..)
+                | Proposal::ProducerId(caller),
+                Err(error),
+            ) => self.refuse(caller, catalog_code(&error), &error.to_string()),
+            // Deleted while it was being created.
+            (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
+            (Proposal::ProducerId(_), Ok(Applied::Done)) => {}
+        }
+        let _ = now;
+    }
+
+    fn configure(&mut self, topic: TopicId) {
+        let Some(topic) = self.orderer.catalog().topic(topic).cloned() else { return };
+        let config = self.replica_config(&topic);
+        for partition in &topic.partitions {
+            if let Some(held) = self.held.get_mut(&partition.uid) {
+                held.replica.set_config(config);
+                self.dirty.insert(Directory::Partition(partition.uid));
+            }
+        }
+    }
+
+    fn release(&mut self, topic: TopicId, uids: &[PartitionUid]) {
+        self.places.retain(|(id, _), _| *id != topic);
+        for uid in uids {
+            let Some(held) = self.held.remove(uid) else { continue };
+            self.removals.push_back(*uid);
+            for waiter in held.waiters {
+                self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            }
+            for reader in held.readers.into_values() {
+                let (crate::node::Reader::Fetch(caller, _) | crate::node::Reader::List(caller, _)) =
+                    reader;
+                self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            }
+        }
+        let of_topic = |pending: &crate::node::Pending| match pending {
+            crate::node::Pending::Produce { uid, .. } | crate::node::Pending::Trim { uid, .. } => {
+                uids.contains(uid)
+            }
+        };
+        let gone = self.pending.iter().filter(|(_, p)| of_topic(p)).map(|(t, _)| *t);
+        for ticket in gone.collect::<Vec<_>>() {
+            match self.pending.remove(&ticket) {
+                Some(
+                    crate::node::Pending::Produce { caller, .. }
+                    | crate::node::Pending::Trim { caller, .. },
+                ) => self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted"),
+                None => {}
+            }
+        }
+    }
+
+    /// A partition is open or cannot be: a topic whose partitions all are open becomes ready.
+    pub(crate) fn partition_opened(&mut self, uid: PartitionUid, now: Now) {
+        let id = self.held[&uid].topic;
+        if !self.creating.contains_key(&id) {
+            return;
+        }
+        let Some(topic) = self.orderer.catalog().topic(id).cloned() else { return };
+        let phases = topic.partitions.iter().map(|p| self.held[&p.uid].replica.phase());
+        let phases: Vec<_> = phases.collect();
+        if let Some(Phase::Failed(error)) = phases.iter().find(|p| matches!(p, Phase::Failed(_))) {
+            if let Some(Some(caller)) = self.creating.remove(&id) {
+                self.refuse(caller, ErrorCode::PartitionFailed, &error.to_string());
+            }
+        } else if phases.iter().all(|phase| *phase == Phase::Open) {
+            // When the catalog's log takes nothing more, the next start goes on here.
+            let _ = self.submit(Proposal::Ready(id), &Entry::TopicReady { id: id.get() }, now);
+        }
+    }
+
+    pub(crate) fn metadata(&mut self, caller: Caller, head: &[u8]) -> Handled {
+        let request = MetadataRequest::decode(head)?;
+        let catalog = self.orderer.catalog();
+        let topics: Vec<TopicMetadata> = if request.names.is_empty() {
+            let mut all: Vec<_> = catalog.topics().map(|t| self.topic_metadata(t)).collect();
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+            all
+        } else {
+            request.names.iter().map(|name| self.named_metadata(name)).collect()
+        };
+        let version = catalog.version();
+        self.answer(caller, &MetadataResponse { error: ErrorCode::None, version, topics });
+        Ok(())
+    }
+
+    fn named_metadata(&self, name: &str) -> TopicMetadata {
+        match self.orderer.catalog().topic_named(name) {
+            Some(topic) => self.topic_metadata(topic),
+            None => TopicMetadata {
+                error: ErrorCode::UnknownTopic,
+                name: name.to_owned(),
+                id: 0,
+                batch_bytes_max: 0,
+                partitions: Vec::new(),
+            },
+        }
+    }
+
+    fn topic_metadata(&self, topic: &Topic) -> TopicMetadata {
+        let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
+        let ready = topic.state == TopicState::Ready;
+        TopicMetadata {
+            error: if ready { ErrorCode::None } else { ErrorCode::Starting },
+            name: topic.name.clone(),
+            id: topic.id.get(),
+            batch_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
+            partitions: topic.partitions.iter().map(|p| self.place(p)).collect(),
+        }
+    }
+
+    fn place(&self, partition: &Partition) -> PartitionMetadata {
+        let phase = self.held.get(&partition.uid).map(|held| held.replica.phase());
+        PartitionMetadata {
+            index: partition.index.get(),
+            epoch: partition.epoch.get(),
+            core: 0,
+            chain: partition.chain.iter().map(|node| node.get()).collect(),
+            error: match phase {
+                Some(Phase::Open) => ErrorCode::None,
+                Some(Phase::Failed(_)) => ErrorCode::PartitionFailed,
+                Some(Phase::Opening) | None => ErrorCode::Starting,
+            },
+        }
+    }
+
+    pub(crate) fn describe_topic(&mut self, caller: Caller, head: &[u8]) -> Handled {
+        let request = DescribeTopicRequest::decode(head)?;
+        let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
+        let topic = self.orderer.catalog().topic(id).expect("the topic was found");
+        let setting =
+            |(key, value): (&String, &String)| Setting { key: key.clone(), value: value.clone() };
+        let response = DescribeTopicResponse {
+            error: ErrorCode::None,
+            message: String::new(),
+            id: id.get(),
+            config: topic.config.iter().map(setting).collect(),
+            partitions: topic.partitions.iter().map(|p| self.detail(p)).collect(),
+        };
+        self.answer(caller, &response);
+        Ok(())
+    }
+
+    fn detail(&self, partition: &Partition) -> PartitionDetail {
+        let replica = self.held.get(&partition.uid).map(|held| &held.replica);
+        let log = replica.and_then(|replica| replica.log());
+        PartitionDetail {
+            place: self.place(partition),
+            uid: partition.uid.get(),
+            log_start: log.map_or(0, |log| log.log_start().get()),
+            high_watermark: replica.map_or(0, |replica| replica.high_watermark().get()),
+            log_end: log.map_or(0, |log| log.log_end().get()),
+            bytes: log.map_or(0, |log| log.bytes()),
+            segments: log.map_or(0, |log| u32::try_from(log.segments()).unwrap_or(u32::MAX)),
+            damaged_offsets: log
+                .map_or(0, |log| log.damaged().iter().map(|r| r.end.since(r.start)).sum()),
+        }
+    }
+
+    pub(crate) fn refuse_description(&mut self, caller: Caller, error: ErrorCode, message: String) {
+        let (id, config, partitions) = (0, Vec::new(), Vec::new());
+        self.answer(caller, &DescribeTopicResponse { error, message, id, config, partitions });
+    }
+}
+
+fn pairs(settings: Vec<Setting>) -> Vec<(String, String)> {
+    settings.into_iter().map(|setting| (setting.key, setting.value)).collect()
+}
+
+fn catalog_code(error: &CatalogError) -> ErrorCode {
+    match error {
+        CatalogError::TopicExists(_) => ErrorCode::TopicExists,
+        CatalogError::TopicName(_) => ErrorCode::TopicName,
+        CatalogError::UnknownTopic => ErrorCode::UnknownTopic,
+        CatalogError::Partitions(_) => ErrorCode::InvalidPartitions,
+        CatalogError::Full => ErrorCode::CatalogFull,
+        CatalogError::Config(_) => ErrorCode::InvalidConfig,
+        _ => ErrorCode::Internal,
+    }
+}
