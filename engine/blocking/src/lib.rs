@@ -1,1 +1,2 @@
 //! catena-blocking
+#![forbid(unsafe_code)]

@@ -3,9 +3,9 @@
 //! Version 1, little-endian, 64 bytes:
 //!
 //! ```text
-//!  0 magic u32        4 version u8      5 header length u8   6 flags u16     8 payload length u32
-//! 12 epoch u32       16 base offset u64                     24 last offset delta u32   28 count u32
-//! 32 max timestamp i64    40 append time i64    48 durable end u64    56 payload CRC  60 header CRC
+//!  0 magic u32        4 version u8     5 header length u8   6 flags u16     8 payload length u32
+//! 12 epoch u32       16 base offset u64                    24 last offset delta u32  28 count u32
+//! 32 max timestamp i64    40 append time i64    48 durable end u64   56 payload CRC  60 header CRC
 //! ```
 //!
 //! `payload CRC` covers the batch from its byte 16 on, so it is free of position, offset and epoch

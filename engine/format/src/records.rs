@@ -365,7 +365,8 @@ mod tests {
             let read = Records::new(&batch[61..], header.count, header.base_timestamp);
             let read: Vec<_> = read.map(|record| {
                 let record = record.unwrap();
-                let headers = record.headers().map(|h| (h.key.to_vec(), h.value.map(<[u8]>::to_vec)));
+                let headers = record.headers();
+                let headers = headers.map(|h| (h.key.to_vec(), h.value.map(<[u8]>::to_vec)));
                 let (key, value) = (record.key, record.value);
                 (record.timestamp.get(), key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec),
                     headers.collect::<Vec<_>>())

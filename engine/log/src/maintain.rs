@@ -1,4 +1,5 @@
-//! What a log does beside appending: sealing, checkpoints, the manifest, retention, trimming, marks.
+//! What a log does beside appending: sealing, checkpoints, the manifest, retention, trimming and
+//! marks.
 
 use std::time::Duration;
 

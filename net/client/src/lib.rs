@@ -1,1 +1,2 @@
 //! catena-client
+#![forbid(unsafe_code)]

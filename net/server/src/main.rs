@@ -1,2 +1,3 @@
 //! The binary.
+#![forbid(unsafe_code)]
 fn main() {}

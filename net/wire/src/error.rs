@@ -96,13 +96,13 @@ errors! {
     31 ProducerFenced Definite 90 "A newer generation of the producer has written.";
     32 UnknownProducer Definite 59 "The producer is not known in this partition.";
     33 TooManyProducers Retriable 44 "The partition has too many producers.";
-    34 DuplicateOffsetUnknown Definite 46 "The batch was stored before, where is not known any more.";
+    34 DuplicateOffsetUnknown Definite 46 "The batch was stored before; no longer known where.";
     35 OffsetCondition Definite 87 "The next offset is not the one expected.";
     36 OffsetsExhausted Definite 56 "The partition has given all its offsets.";
     40 OffsetOutOfRange Definite 1 "The offset is not in the log.";
     41 Damaged Definite 2 "The records there are damaged and this is the only copy.";
     50 DiskFull Retriable 56 "The disk is full.";
-    51 Poisoned Retriable 56 "A write failed earlier: the partition is read-only until it is reopened.";
+    51 Poisoned Retriable 56 "A write failed: the partition is read-only until it is reopened.";
     52 StorageFailed Indeterminate 56 "A write failed: the batch may be stored or not.";
     53 ReadFailed Retriable 56 "The disk could not be read.";
     54 PartitionFailed Definite 56 "The partition could not be opened; the server's log says why.";

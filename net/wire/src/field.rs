@@ -134,7 +134,11 @@ pub trait Message: Sized {
 
 /// Draws a struct whose fields stand on the wire in this order; `message` ends with a tail.
 macro_rules! wire_struct {
-    ($(#[$doc:meta])* $kind:ident $name:ident { $($(#[$fdoc:meta])* $field:ident: $type:ty,)* }) => {
+    (
+        $(#[$doc:meta])* $kind:ident $name:ident {
+            $($(#[$fdoc:meta])* $field:ident: $type:ty,)*
+        }
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Debug)]
         pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }

@@ -127,7 +127,8 @@ impl Preface {
 
 /// The header of a message.
 ///
-/// `0 magic u16, 2 API u8, 3 version u8, 4 correlation u32, 8 head length u32, 12 payload length u32`
+/// `0 magic u16, 2 API u8, 3 version u8, 4 correlation u32, 8 head length u32,
+/// 12 payload length u32`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The number of the API; an unknown one is answered with an error.
