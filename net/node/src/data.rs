@@ -205,10 +205,10 @@ impl<M: Memory + Clone> Node<M> {
             (Some(Reader::Fetch(caller, _)), Err(error)) => {
                 self.answer_fetch(uid, caller, Err(error));
             }
-            (Some(Reader::List(caller, _)), Ok(ReadAnswer::Offset(offset))) => {
+            (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
                 self.answer_offset(uid, caller, offset);
             }
-            (Some(Reader::List(caller, _)), Err(error)) => {
+            (Some(Reader::List(caller)), Err(error)) => {
                 self.refuse(caller, read_code(&error), &error.to_string());
             }
             (None, _) | (Some(_), Ok(_)) => {}
@@ -267,7 +267,7 @@ impl<M: Memory + Clone> Node<M> {
                 match held.replica.offset_for_time(Millis::new(time)) {
                     Ok(ReadOutcome::Ready(found)) => found,
                     Ok(ReadOutcome::Pending(id)) => {
-                        held.readers.insert(id, Reader::List(caller, request));
+                        held.readers.insert(id, Reader::List(caller));
                         return Ok(());
                     }
                     Err(_) => None,

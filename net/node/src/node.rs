@@ -16,7 +16,7 @@ use catena_replication::{
     Replica, Ticket,
     control::{Orderer, OrdererEvent, ProposalId},
 };
-use catena_wire::{Api, ErrorCode, FetchRequest, Header, ListOffsetsRequest, VERSION};
+use catena_wire::{Api, ErrorCode, FetchRequest, Header, VERSION};
 
 /// A client's connection, named by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -144,7 +144,7 @@ pub(crate) struct Waiter {
 /// A read that waits for the disk.
 pub(crate) enum Reader {
     Fetch(Caller, FetchRequest),
-    List(Caller, ListOffsetsRequest),
+    List(Caller),
 }
 
 /// A partition that the node holds.

@@ -238,7 +238,7 @@ impl<M: Memory + Clone> Node<M> {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                let (crate::node::Reader::Fetch(caller, _) | crate::node::Reader::List(caller, _)) =
+                let (crate::node::Reader::Fetch(caller, _) | crate::node::Reader::List(caller)) =
                     reader;
                 self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
