@@ -1,0 +1,317 @@
+//! Topics and reading.
+
+use std::time::Duration;
+
+use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Codec, Millis, records::Records};
+use catena_wire::{
+    AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest,
+    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, OffsetQuery,
+    ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest,
+    TrimResponse,
+};
+
+use crate::{connection::Connection, error::Error};
+
+/// How a client behaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where the server is, `host:port`.
+    pub server: String,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+}
+
+/// A client of one server, with a connection that is made when needed.
+#[derive(Debug)]
+pub struct Client {
+    options: Options,
+    connection: Option<Connection>,
+}
+
+/// What a fetch asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FetchOptions {
+    /// Bytes of batches at most, but at least one batch.
+    pub max_bytes: u32,
+    /// How long to wait when there is nothing yet.
+    pub max_wait: Duration,
+}
+
+/// What a fetch brought.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fetched {
+    /// Record batches, back to back.
+    pub batches: Vec<u8>,
+    /// The offset to go on at.
+    pub next_offset: u64,
+    /// The end of what can be read by now.
+    pub high_watermark: u64,
+    /// The first readable offset.
+    pub log_start: u64,
+}
+
+impl Client {
+    /// A client; it connects with its first request.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options, connection: None }
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The connection, made if there is none.
+    ///
+    /// # Errors
+    /// See [`Connection::open`].
+    pub fn connection(&mut self) -> Result<&mut Connection, Error> {
+        if self.connection.is_none() {
+            let opened = Connection::open(&self.options.server, self.options.request_timeout)?;
+            self.connection = Some(opened);
+        }
+        Ok(self.connection.as_mut().expect("a connection was just opened"))
+    }
+
+    fn call<Q: Message, R: Message>(
+        &mut self,
+        api: Api,
+        request: &Q,
+    ) -> Result<(R, Vec<u8>), Error> {
+        let answer = self.connection()?.call(api, request, &[]);
+        if matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
+            self.connection = None;
+        }
+        answer
+    }
+
+    fn status<Q: Message>(&mut self, api: Api, request: &Q) -> Result<(), Error> {
+        let (status, _) = self.call::<_, StatusResponse>(api, request)?;
+        Error::check(status.error, status.message)
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        config: Vec<Setting>,
+    ) -> Result<(), Error> {
+        let name = name.to_owned();
+        let request = CreateTopicRequest { name, partitions, replicas: 0, config };
+        self.status(Api::CreateTopic, &request)
+    }
+
+    /// Makes and takes back settings of a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn alter_topic(
+        &mut self,
+        name: &str,
+        set: Vec<Setting>,
+        remove: Vec<String>,
+    ) -> Result<(), Error> {
+        let request = AlterTopicRequest { name: name.to_owned(), set, remove };
+        self.status(Api::AlterTopic, &request)
+    }
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn delete_topic(&mut self, name: &str) -> Result<(), Error> {
+        self.status(Api::DeleteTopic, &DeleteTopicRequest { name: name.to_owned() })
+    }
+
+    /// All topics.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn topics(&mut self) -> Result<Vec<TopicMetadata>, Error> {
+        let request = MetadataRequest { names: Vec::new() };
+        let (response, _) = self.call::<_, MetadataResponse>(Api::Metadata, &request)?;
+        Error::check(response.error, String::new())?;
+        Ok(response.topics)
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
+    pub fn topic(&mut self, name: &str) -> Result<TopicMetadata, Error> {
+        let request = MetadataRequest { names: vec![name.to_owned()] };
+        let (response, _) = self.call::<_, MetadataResponse>(Api::Metadata, &request)?;
+        Error::check(response.error, String::new())?;
+        let topic = response.topics.into_iter().next();
+        let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
+        Error::check(topic.error, format!("(topic `{name}`)"))?;
+        Ok(topic)
+    }
+
+    /// Everything about a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn describe_topic(&mut self, name: &str) -> Result<DescribeTopicResponse, Error> {
+        let request = DescribeTopicRequest { name: name.to_owned() };
+        let (response, _) = self.call::<_, DescribeTopicResponse>(Api::DescribeTopic, &request)?;
+        Error::check(response.error, response.message.clone())?;
+        Ok(response)
+    }
+
+    /// An offset of a partition; `None`: no record is as late as the time asked for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn offset(
+        &mut self,
+        topic: u128,
+        partition: u32,
+        query: OffsetQuery,
+    ) -> Result<Option<u64>, Error> {
+        let request = ListOffsetsRequest { topic, partition, query };
+        let (response, _) = self.call::<_, ListOffsetsResponse>(Api::ListOffsets, &request)?;
+        Error::check(response.error, response.message)?;
+        Ok(response.found.then_some(response.offset))
+    }
+
+    /// Raises the log start of a partition; tells where it is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn trim(&mut self, topic: u128, partition: u32, to: u64) -> Result<u64, Error> {
+        let request = TrimRequest { topic, partition, to };
+        let (response, _) = self.call::<_, TrimResponse>(Api::Trim, &request)?;
+        Error::check(response.error, response.message)?;
+        Ok(response.log_start)
+    }
+
+    /// A producer id that nobody else has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn producer_id(&mut self) -> Result<(i64, i16), Error> {
+        let request = ProducerIdRequest { reserved: 0 };
+        let (response, _) = self.call::<_, ProducerIdResponse>(Api::ProducerId, &request)?;
+        Error::check(response.error, String::new())?;
+        Ok((response.id, response.epoch))
+    }
+
+    /// Batches of a partition from an offset on. Each is checked against its CRC-32C.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Damaged`] says in `next_offset` of its message where reading goes on; and see
+    /// [`Error`].
+    pub fn fetch(
+        &mut self,
+        topic: u128,
+        partition: u32,
+        offset: u64,
+        options: FetchOptions,
+    ) -> Result<Fetched, Error> {
+        let max_wait_ms = u32::try_from(options.max_wait.as_millis()).unwrap_or(u32::MAX);
+        let wait = self.options.request_timeout + options.max_wait;
+        self.connection()?.set_wait(wait);
+        let max_bytes = options.max_bytes;
+        let request =
+            FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
+        let (response, batches) = self.call::<_, FetchResponse>(Api::Fetch, &request)?;
+        if response.error == ErrorCode::Damaged {
+            let message = format!("{} (go on at {})", response.message, response.next_offset);
+            return Err(Error::Server { code: response.error, message });
+        }
+        Error::check(response.error, response.message)?;
+        for batch in split(&batches) {
+            let batch = batch?;
+            BatchHeader::parse(batch)?.verify(batch)?;
+        }
+        Ok(Fetched {
+            batches,
+            next_offset: response.next_offset,
+            high_watermark: response.high_watermark,
+            log_start: response.log_start,
+        })
+    }
+}
+
+impl Fetched {
+    /// The batches one by one, with their headers.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] where the bytes are none.
+    pub fn batches(&self) -> impl Iterator<Item = Result<(BatchHeader, &[u8]), Error>> {
+        split(&self.batches).map(|batch| {
+            let batch = batch?;
+            Ok((BatchHeader::parse(batch)?, batch))
+        })
+    }
+}
+
+/// The records of an uncompressed batch.
+///
+/// # Errors
+/// [`Error::Compressed`].
+pub(crate) fn records<'a>(header: &BatchHeader, batch: &'a [u8]) -> Result<Records<'a>, Error> {
+    if header.codec != Codec::None {
+        return Err(Error::Compressed(header.codec));
+    }
+    let base = Millis::new(header.base_timestamp.get());
+    Ok(Records::new(&batch[BATCH_HEADER_BYTES..], header.count, base))
+}
+
+impl Fetched {
+    /// Hands every record from offset `from` on to `each`, with its offset.
+    ///
+    /// # Errors
+    /// The first of the batches', the records', or `each`'s own.
+    pub fn each_record<E: From<Error>>(
+        &self,
+        from: u64,
+        mut each: impl FnMut(u64, &catena_format::records::Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for batch in self.batches() {
+            let (header, bytes) = batch?;
+            let base = header.stored_offset().map_err(Error::Batch)?.get();
+            for record in records(&header, bytes)? {
+                let record = record.map_err(Error::Record)?;
+                let offset = base + u64::from(record.offset_delta);
+                // A fetch within a batch brings the whole of it.
+                if offset >= from {
+                    each(offset, &record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn split(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Error>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let length = BatchHeader::length_of(bytes).map_err(Error::Batch);
+        let batch = length.and_then(|length| {
+            bytes.split_at_checked(length).ok_or_else(|| {
+                Error::Protocol("the last batch of a fetch is incomplete".to_owned())
+            })
+        });
+        match batch {
+            Ok((batch, rest)) => {
+                bytes = rest;
+                Some(Ok(batch))
+            }
+            Err(error) => {
+                bytes = &[];
+                Some(Err(error))
+            }
+        }
+    })
+}

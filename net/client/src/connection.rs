@@ -1,0 +1,184 @@
+//! A connection: requests out, responses in, in whatever order they come.
+
+use std::{
+    io::{self, BufReader, Read, Write},
+    net::{TcpStream, ToSocketAddrs},
+    time::Duration,
+};
+
+use catena_wire::{
+    Api, ApiRange, HEADER_BYTES, HandshakeRequest, HandshakeResponse, Header, Message, Preface,
+    encode_message,
+};
+
+use crate::error::Error;
+
+/// A connection to one server.
+#[derive(Debug)]
+pub struct Connection {
+    address: String,
+    reader: BufReader<TcpStream>,
+    next_correlation: u32,
+    greeting: HandshakeResponse,
+}
+
+/// A response, not yet read.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) correlation: u32,
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects to `address` (`host:port`) and shakes hands; `wait` bounds each step.
+    ///
+    /// # Errors
+    /// [`Error::Connection`], or what the server says.
+    pub fn open(address: &str, wait: Duration) -> Result<Self, Error> {
+        let failed = |source| Error::Connection { address: address.to_owned(), source };
+        let stream = dial(address, wait).map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        stream.set_read_timeout(Some(wait)).map_err(failed)?;
+        stream.set_write_timeout(Some(wait)).map_err(failed)?;
+        let mut connection = Self {
+            address: address.to_owned(),
+            reader: BufReader::with_capacity(64 << 10, stream),
+            next_correlation: 0,
+            greeting: nobody(),
+        };
+        connection.write(&Preface { core: None }.encode())?;
+        let request = HandshakeRequest {
+            client: "catena-rust".to_owned(),
+            client_version: env!("CARGO_PKG_VERSION").to_owned(),
+            apis: ApiRange::spoken(),
+            features: 0,
+            mechanism: String::new(),
+            authentication: Vec::new(),
+        };
+        let (greeting, _) =
+            connection.call::<_, HandshakeResponse>(Api::Handshake, &request, &[])?;
+        Error::check(greeting.error, greeting.message.clone())?;
+        connection.greeting = greeting;
+        Ok(connection)
+    }
+
+    /// What the server said of itself.
+    #[must_use]
+    pub fn greeting(&self) -> &HandshakeResponse {
+        &self.greeting
+    }
+
+    /// Waits for answers for so long from now on.
+    pub(crate) fn set_wait(&self, wait: Duration) {
+        // A connection that cannot be set up any more fails at its next use.
+        let _ = self.reader.get_ref().set_read_timeout(Some(wait));
+    }
+
+    /// Sends a request and waits for its response: its head and payload.
+    pub(crate) fn call<Q: Message, R: Message>(
+        &mut self,
+        api: Api,
+        request: &Q,
+        payload: &[u8],
+    ) -> Result<(R, Vec<u8>), Error> {
+        let correlation = self.send(api, request, payload)?;
+        loop {
+            let response = self.receive()?;
+            if response.correlation == correlation {
+                return Ok((R::decode(&response.head)?, response.payload));
+            }
+        }
+    }
+
+    /// Sends a request; tells its correlation id.
+    pub(crate) fn send<Q: Message>(
+        &mut self,
+        api: Api,
+        request: &Q,
+        payload: &[u8],
+    ) -> Result<u32, Error> {
+        let correlation = self.next_correlation;
+        self.next_correlation = correlation.wrapping_add(1);
+        let length = u32::try_from(payload.len())
+            .map_err(|_| Error::Protocol("the payload is too large".to_owned()))?;
+        let mut bytes = Vec::with_capacity(128 + payload.len());
+        encode_message(api, correlation, request, length, &mut bytes);
+        bytes.extend_from_slice(payload);
+        self.write(&bytes)?;
+        Ok(correlation)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.reader.get_mut().write_all(bytes).map_err(|source| self.failed(source))
+    }
+
+    /// The next response, whichever request it answers.
+    pub(crate) fn receive(&mut self) -> Result<Response, Error> {
+        let mut header = [0; HEADER_BYTES];
+        self.reader.read_exact(&mut header).map_err(|source| self.failed(source))?;
+        let header = Header::decode(&header)?;
+        let head = self.read(header.head_bytes)?;
+        let payload = self.read(header.payload_bytes)?;
+        Ok(Response { correlation: header.correlation, head, payload })
+    }
+
+    /// Whether a response, or part of one, has already arrived.
+    pub(crate) fn has_response(&mut self) -> bool {
+        if !self.reader.buffer().is_empty() {
+            return true;
+        }
+        let stream = self.reader.get_ref();
+        if stream.set_nonblocking(true).is_err() {
+            return true;
+        }
+        let peeked = stream.peek(&mut [0]);
+        let blocking = stream.set_nonblocking(false);
+        let nothing = matches!(&peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+        !nothing || blocking.is_err()
+    }
+
+    fn read(&mut self, length: u32) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let read = (&mut self.reader).take(u64::from(length)).read_to_end(&mut bytes);
+        let read = read.map_err(|source| self.failed(source))?;
+        if read < length as usize {
+            return Err(self.failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(bytes)
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Connection { address: self.address.clone(), source }
+    }
+}
+
+fn dial(address: &str, wait: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, wait) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn nobody() -> HandshakeResponse {
+    HandshakeResponse {
+        error: catena_wire::ErrorCode::HandshakeRequired,
+        message: String::new(),
+        server_version: String::new(),
+        apis: Vec::new(),
+        features: 0,
+        cluster: 0,
+        node: 0,
+        incarnation: 0,
+        payload_bytes_max: 0,
+        in_flight_bytes_max: 0,
+        in_flight_max: 0,
+        dedup_window: 1,
+        core: 0,
+        cores: Vec::new(),
+    }
+}

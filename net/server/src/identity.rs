@@ -1,0 +1,110 @@
+//! Who this node is: one small file, written before anything else and never changed after.
+//!
+//! Little-endian, 64 bytes: `0 magic [8], 8 version u16, 10 founded u8, 11 zeros, 16 cluster u128,
+//! 32 node u64, 40 zeros, 60 CRC-32 of bytes 0 to 60`.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use catena_format::{ClusterId, NodeId, checksum::crc32};
+use catena_node::NodeIdentity;
+
+const MAGIC: [u8; 8] = *b"CTNNODE\0";
+const VERSION: u16 = 1;
+const BYTES: usize = 64;
+
+/// Why a directory has no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error(
+        "{0} holds data but no identity file: it is not an empty directory, and not a whole one"
+    )]
+    Missing(PathBuf),
+    #[error("{0} is damaged; restore it from a copy of this node's directory")]
+    Damaged(PathBuf),
+    #[error("{0} was written by version {1} of the format, which this build does not know")]
+    Version(PathBuf, u16),
+    #[error("cannot use {0}: {1}")]
+    Io(PathBuf, io::Error),
+}
+
+/// An identity, and whether the catalog beside it was begun for good.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeIdentity,
+    pub(crate) founded: bool,
+}
+
+impl Identity {
+    /// Reads the identity in `root`; founds a cluster of one in an empty directory.
+    pub(crate) fn open(root: &Path) -> Result<Self, IdentityError> {
+        let path = root.join("meta").join("identity");
+        match fs::read(&path) {
+            Ok(bytes) => Self::decode(&bytes, &path),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::found(root),
+            Err(e) => Err(IdentityError::Io(path, e)),
+        }
+    }
+
+    fn found(root: &Path) -> Result<Self, IdentityError> {
+        if root.join("p").exists() || root.join("meta").join("catalog").exists() {
+            return Err(IdentityError::Missing(root.to_owned()));
+        }
+        let io = |e: io::Error| IdentityError::Io(root.to_owned(), e);
+        let mut random = [0u8; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| io(e.into()))?;
+        let cluster = ClusterId::new(u128::from_le_bytes(random));
+        let node = NodeIdentity { cluster, node: NodeId::new(1) };
+        let identity = Self { node, founded: false };
+        identity.write(root)?;
+        Ok(identity)
+    }
+
+    /// Writes the identity durably, whole or not at all.
+    pub(crate) fn write(&self, root: &Path) -> Result<(), IdentityError> {
+        let meta = root.join("meta");
+        let write = || {
+            fs::create_dir_all(&meta)?;
+            let new = meta.join("identity.new");
+            let mut file = File::create(&new)?;
+            file.write_all(&self.encode())?;
+            file.sync_all()?;
+            fs::rename(&new, meta.join("identity"))?;
+            File::open(&meta)?.sync_all()?;
+            File::open(root)?.sync_all()
+        };
+        write().map_err(|e| IdentityError::Io(meta.clone(), e))
+    }
+
+    fn encode(&self) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        bytes[0..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[10] = u8::from(self.founded);
+        bytes[16..32].copy_from_slice(&self.node.cluster.get().to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.node.node.get().to_le_bytes());
+        let crc = crc32(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8], path: &Path) -> Result<Self, IdentityError> {
+        let damaged = || IdentityError::Damaged(path.to_owned());
+        let bytes: &[u8; BYTES] = bytes.try_into().map_err(|_| damaged())?;
+        if bytes[0..8] != MAGIC || crc32(&bytes[..60]).to_le_bytes() != bytes[60..] {
+            return Err(damaged());
+        }
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+        if version != VERSION {
+            return Err(IdentityError::Version(path.to_owned(), version));
+        }
+        let cluster = u128::from_le_bytes(bytes[16..32].try_into().map_err(|_| damaged())?);
+        let node = u64::from_le_bytes(bytes[32..40].try_into().map_err(|_| damaged())?);
+        let node = NodeIdentity { cluster: ClusterId::new(cluster), node: NodeId::new(node) };
+        Ok(Self { node, founded: bytes[10] == 1 })
+    }
+}

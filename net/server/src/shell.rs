@@ -1,0 +1,273 @@
+//! The shell of one core: sockets, clock and files around a [`Node`], which decides everything.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::PathBuf,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use catena_format::Millis;
+use catena_log::{
+    Now,
+    io::{Done, OpId},
+};
+use catena_node::{Directory, Node, Send, SessionId, Status};
+use catena_uring::{DmaMemory, Folder, Hands, Share};
+use glommio::{
+    channels::local_channel::{LocalSender, new_unbounded},
+    net::{TcpListener, TcpStream},
+    timer::sleep,
+};
+
+use crate::connection;
+
+/// The longest nap of the core's clock.
+const NAP_MAX: Duration = Duration::from_millis(10);
+const NAP_MIN: Duration = Duration::from_micros(200);
+/// Bytes that may wait for a client that does not read; beyond, its connection is closed.
+const OUTBOX_BYTES_MAX: usize = 128 << 20;
+
+/// What the shell of a core needs.
+pub(crate) struct ShellOptions {
+    pub(crate) root: PathBuf,
+    pub(crate) connections_max: usize,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// The way to one client.
+struct Outbox {
+    sender: LocalSender<Send<Share>>,
+    bytes: Rc<Cell<usize>>,
+}
+
+/// One core.
+pub(crate) struct Shell {
+    options: ShellOptions,
+    node: RefCell<Node<DmaMemory>>,
+    hands: Hands,
+    folders: RefCell<BTreeMap<Directory, Folder>>,
+    outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
+    next_session: Cell<u64>,
+    started: Instant,
+}
+
+impl Shell {
+    pub(crate) fn new(options: ShellOptions, node: Node<DmaMemory>, hands: Hands) -> Rc<Self> {
+        Rc::new(Self {
+            options,
+            node: RefCell::new(node),
+            hands,
+            folders: RefCell::new(BTreeMap::new()),
+            outboxes: RefCell::new(BTreeMap::new()),
+            next_session: Cell::new(0),
+            started: Instant::now(),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
+        Now { wall: Millis::new(wall), monotonic: self.started.elapsed() }
+    }
+
+    /// Gives the node an input, then carries out what follows.
+    pub(crate) fn input<T>(self: &Rc<Self>, act: impl FnOnce(&mut Node<DmaMemory>, Now) -> T) -> T {
+        let now = self.now();
+        let result = act(&mut self.node.borrow_mut(), now);
+        self.carry_out();
+        result
+    }
+
+    /// Hands a message on; [`Shell::carry_out`] follows when all that came are handed on.
+    pub(crate) fn message(
+        &self,
+        session: SessionId,
+        header: &catena_wire::Header,
+        head: &[u8],
+        payload: &[u8],
+        now: Now,
+    ) {
+        self.node.borrow_mut().on_message(session, header, head, payload, now);
+    }
+
+    /// Looks at the node.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Node<DmaMemory>) -> T) -> T {
+        look(&self.node.borrow())
+    }
+
+    /// Performs what the node asks for. The node is never borrowed while a task is begun, for a new
+    /// task runs at once.
+    pub(crate) fn carry_out(self: &Rc<Self>) {
+        loop {
+            let op = self.node.borrow_mut().poll_op();
+            let Some((directory, id, op)) = op else { break };
+            let (shell, folder) = (self.clone(), self.folder(directory));
+            glommio::spawn_local(async move {
+                let result = folder.perform(op).await;
+                shell.completed(directory, id, result);
+            })
+            .detach();
+        }
+        loop {
+            let send = self.node.borrow_mut().poll_send();
+            let Some(send) = send else { break };
+            self.send(send);
+        }
+        loop {
+            let uid = self.node.borrow_mut().poll_removal();
+            let Some(uid) = uid else { break };
+            self.remove(Directory::Partition(uid));
+        }
+    }
+
+    fn completed(
+        self: &Rc<Self>,
+        directory: Directory,
+        id: OpId,
+        result: Result<catena_log::io::Outcome<Share>, catena_log::io::IoError>,
+    ) {
+        self.input(|node, now| node.on_done(directory, Done { id, result }, now));
+    }
+
+    fn path(&self, directory: Directory) -> PathBuf {
+        match directory {
+            Directory::Catalog => self.options.root.join("meta").join("catalog"),
+            Directory::Partition(uid) => {
+                self.options.root.join("p").join(format!("{:016x}", uid.get()))
+            }
+        }
+    }
+
+    fn folder(&self, directory: Directory) -> Folder {
+        let mut folders = self.folders.borrow_mut();
+        let make = || self.hands.folder(self.path(directory));
+        folders.entry(directory).or_insert_with(make).clone()
+    }
+
+    /// Removes the directory of a deleted partition; what a crash leaves the next start removes.
+    fn remove(self: &Rc<Self>, directory: Directory) {
+        let folder = self.folders.borrow_mut().remove(&directory);
+        let path = self.path(directory);
+        glommio::spawn_local(async move {
+            if let Some(folder) = folder {
+                folder.close().await;
+            }
+            let _ = glommio::executor().spawn_blocking(move || remove_log(&path)).await;
+        })
+        .detach();
+    }
+
+    fn send(&self, send: Send<Share>) {
+        let mut outboxes = self.outboxes.borrow_mut();
+        let Some(outbox) = outboxes.get(&send.session) else { return };
+        let session = send.session;
+        let bytes = send.bytes.len() + send.shares.iter().map(|s| s.as_ref().len()).sum::<usize>();
+        outbox.bytes.set(outbox.bytes.get() + bytes);
+        let full = outbox.bytes.get() > OUTBOX_BYTES_MAX;
+        if outbox.sender.try_send(send).is_err() || full {
+            outboxes.remove(&session);
+        }
+    }
+
+    /// Takes connections for as long as the server runs.
+    pub(crate) async fn listen(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => self.accept(stream),
+                // Out of descriptors, most likely: what is open goes on, new ones wait.
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    fn accept(self: &Rc<Self>, stream: TcpStream) {
+        if self.outboxes.borrow().len() >= self.options.connections_max {
+            return;
+        }
+        let session = SessionId(self.next_session.get());
+        self.next_session.set(session.0 + 1);
+        let (sender, receiver) = new_unbounded();
+        let bytes = Rc::new(Cell::new(0));
+        self.outboxes.borrow_mut().insert(session, Outbox { sender, bytes: bytes.clone() });
+        self.node.borrow_mut().on_connect(session);
+        let shell = self.clone();
+        glommio::spawn_local(async move {
+            connection::run(&shell, session, stream, receiver, bytes).await;
+            shell.outboxes.borrow_mut().remove(&session);
+            shell.input(|node, _| node.on_disconnect(session));
+        })
+        .detach();
+    }
+
+    /// The core's clock: wakes the node when it has something to do, until the server is stopped.
+    pub(crate) async fn run(self: &Rc<Self>) -> Status {
+        loop {
+            let next = self.node.borrow().next_tick();
+            let now = self.started.elapsed();
+            let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
+            sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
+            self.input(Node::on_tick);
+            let status = self.node.borrow().status();
+            let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
+            if ended || self.options.stop.load(Ordering::Relaxed) {
+                return status;
+            }
+        }
+    }
+
+    /// Refuses new work and waits until what was taken is on the disk and answered.
+    pub(crate) async fn drain(self: &Rc<Self>, longest: Duration) {
+        self.input(|node, _| node.drain());
+        let began = Instant::now();
+        while !self.look(Node::is_idle) && began.elapsed() < longest {
+            sleep(Duration::from_millis(1)).await;
+            self.input(Node::on_tick);
+        }
+    }
+
+    /// Removes directories of partitions that the catalog does not name: of deleted topics.
+    pub(crate) fn remove_leftovers(&self) -> std::io::Result<usize> {
+        let root = self.options.root.join("p");
+        std::fs::create_dir_all(&root)?;
+        let mut removed = 0;
+        for entry in std::fs::read_dir(&root)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let uid = name.and_then(|name| u64::from_str_radix(name, 16).ok());
+            let Some(uid) = uid.map(catena_format::PartitionUid::new) else { continue };
+            if !self.look(|node| node.knows(uid)) {
+                remove_log(&path)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Removes a log's directory, the manifests first: what is left of it is no log.
+fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
+    for manifest in ["manifest.0", "manifest.1"] {
+        match std::fs::remove_file(path.join(manifest)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Binds the client listener; two servers on one port are an error, not a shared port.
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let taken = |e| anyhow::anyhow!("cannot listen on {address}: {e}");
+    drop(std::net::TcpListener::bind(address).map_err(taken)?);
+    TcpListener::bind(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))
+}
