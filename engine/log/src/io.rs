@@ -16,7 +16,9 @@
 use std::{fmt, ops::Range};
 
 use bytes::{Bytes, BytesMut};
-use catena_format::{FileNumber, Position};
+use catena_format::FileNumber;
+/// What hands need of the layouts.
+pub use catena_format::{Position, limits::BLOCK_BYTES};
 
 /// Names one operation within its log; given by the log, never reused in a life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

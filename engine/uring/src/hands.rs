@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{Position, limits::BLOCK_BYTES};
-use catena_log::io::{FileName, IoError, Op, Outcome};
+use catena_log::io::{BLOCK_BYTES, FileName, IoError, Op, Outcome, Position};
 use glommio::{
     GlommioError,
     io::{DmaBuffer, DmaFile, OpenOptions},

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use catena_format::limits::BLOCK_BYTES;
+use catena_log::io::BLOCK_BYTES;
 use glommio::io::DmaFile;
 use rustix::fs::{FlockOperation, OFlags};
 

@@ -84,6 +84,9 @@ async fn read(
     }
 }
 
+/// Header, head and payload.
+type Message<'a> = (Header, &'a [u8], &'a [u8]);
+
 /// Bytes received and not yet handed on.
 struct Received {
     bytes: Vec<u8>,
@@ -130,7 +133,7 @@ impl Received {
     }
 
     /// The next whole message, if there is one.
-    fn message(&mut self) -> Result<Option<(Header, &[u8], &[u8])>, Ended> {
+    fn message(&mut self) -> Result<Option<Message<'_>>, Ended> {
         let needed = self.needed()?;
         if needed == 0 || self.end - self.start < needed {
             if self.start == self.end {

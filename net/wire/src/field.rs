@@ -181,15 +181,19 @@ pub(crate) use wire_struct;
 mod tests {
     use super::*;
 
-    wire_struct! {
-        /// A message for the tests.
-        message Sample {
-            /// A number.
-            number: u32,
-            /// Texts.
-            texts: Vec<String>,
+    #[allow(unreachable_pub)]
+    mod sample {
+        wire_struct! {
+            /// A message for the tests.
+            message Sample {
+                /// A number.
+                number: u32,
+                /// Texts.
+                texts: Vec<String>,
+            }
         }
     }
+    use sample::Sample;
 
     #[test]
     fn unknown_tags_are_skipped_and_none_comes_twice() {
