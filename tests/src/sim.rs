@@ -7,6 +7,9 @@
 //! ```
 
 pub mod choose;
+pub mod client;
 pub mod disk;
 pub mod fingerprint;
+pub mod oracle;
 pub mod random;
+pub mod world;

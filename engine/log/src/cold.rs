@@ -125,7 +125,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     fn segment_or_dropped(&mut self, file: FileNumber) -> Option<&mut Segment> {
         let live = self.segments.iter_mut();
-        let mut all = live.chain(self.dropped.iter_mut().map(|(_, segment)| segment));
+        let mut all = live.chain(&mut self.dropped);
         all.find(|segment| segment.entry.file == file)
     }
 

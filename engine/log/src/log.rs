@@ -164,6 +164,8 @@ pub(crate) struct ManifestWriter {
     pub(crate) durable: u64,
     pub(crate) busy: bool,
     pub(crate) retry: bool,
+    /// The log start that the manifest being written says.
+    pub(crate) start: Offset,
 }
 
 /// An index image that waits until what it covers is durable.
@@ -189,6 +191,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) now: Now,
 
     pub(crate) log_start: Offset,
+    /// The log start that the next manifest will say; what lies below is dropped once it is durable.
+    pub(crate) wanted_start: Offset,
     pub(crate) log_end: Offset,
     pub(crate) durable_end: Offset,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
@@ -209,8 +213,10 @@ pub struct Log<M: Memory, F> {
     pub(crate) group_hint: usize,
 
     pub(crate) manifest: ManifestWriter,
+    pub(crate) manifest_copy: Option<M::Share>,
     pub(crate) images: VecDeque<PendingImage<M::Share>>,
-    pub(crate) dropped: VecDeque<(u64, Segment)>,
+    /// Segments that the manifest no longer names, as long as somebody reads them.
+    pub(crate) dropped: Vec<Segment>,
     /// Index files of dropped segments that are still there.
     pub(crate) old_folds: Vec<FileNumber>,
     pub(crate) trims: VecDeque<(u64, Offset)>,
@@ -258,6 +264,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             events: VecDeque::new(),
             now,
             log_start: manifest.log_start,
+            wanted_start: manifest.log_start,
             log_end: manifest.log_end,
             durable_end: manifest.log_end,
             epochs: manifest.epochs,
@@ -280,8 +287,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 durable: manifest.generation,
                 ..ManifestWriter::default()
             },
+            manifest_copy: None,
             images: VecDeque::new(),
-            dropped: VecDeque::new(),
+            dropped: Vec::new(),
             old_folds: vec![manifest.fold_file],
             trims: VecDeque::new(),
             poisoned: opened.poisoned,

@@ -12,7 +12,7 @@ use crate::{
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
-    log::{Event, Log, PendingImage, Purpose, SegmentIndex, Spare},
+    log::{Event, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
     manifest::Manifest,
     read::ReadError,
     time::Now,
@@ -87,7 +87,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             return;
         };
         self.manifest.busy = true;
+        self.manifest.start = image.log_start;
         self.stats.manifests += 1;
+        self.manifest_copy = Some(bytes.clone());
         self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
     }
 
@@ -97,15 +99,20 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn manifest_now(&self) -> Manifest {
+        let start = self.wanted_start;
+        let kept = self.segments.iter().skip_while(|s| s.ends_below(start));
+        let dropped = self.segments.iter().take_while(|s| s.ends_below(start)).last();
+        let mut damaged = self.damaged.clone();
+        damaged.trim(start);
         Manifest {
             generation: self.manifest.wanted,
-            log_start: self.log_start,
+            log_start: start,
             log_end: self.durable_end,
             next_file: self.next_file,
-            fold_file: self.fold_file,
+            fold_file: dropped.map_or(self.fold_file, |s| s.entry.file),
             epochs: self.epochs.clone(),
-            damaged: self.damaged.clone(),
-            segments: self.segments.iter().map(|s| s.entry).collect(),
+            damaged,
+            segments: kept.map(|s| s.entry).collect(),
         }
     }
 
@@ -127,16 +134,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         self.manifest.durable = generation;
         self.advance();
+        self.drop_below(self.manifest.start);
         while self.trims.front().is_some_and(|(wanted, _)| *wanted <= generation) {
             let (_, start) = self.trims.pop_front().expect("there is a first trim");
             self.events.push_back(Event::Trimmed(start));
         }
         self.reap();
-        let copy = Manifest { generation, ..self.manifest_now() };
-        match copy.write(&self.identity, &mut self.memory) {
-            Ok(bytes) => self.write_copy(Slot::Second, bytes, Purpose::ManifestSecond),
-            Err(MemoryExhausted) => self.manifest.busy = false,
-        }
+        let copy = self.manifest_copy.take().expect("the first copy was just written");
+        self.write_copy(Slot::Second, copy, Purpose::ManifestSecond);
     }
 
     pub(crate) fn manifest_second(&mut self, error: Option<IoError>) {
@@ -172,8 +177,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// The time of the next [`Log::on_tick`] that has something to do.
     pub fn next_tick(&self) -> Duration {
-        let unmarked = self.config.marks && self.marked < self.durable_end;
-        if unmarked && self.group.is_none() && self.poisoned.is_none() {
+        if self.may_mark() {
             return self.next_housekeeping.min(self.last_append + MARK_AFTER);
         }
         self.next_housekeeping
@@ -204,22 +208,33 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.reap();
     }
 
-    /// Says on the disk that everything is durable, once nothing is on its way.
-    fn mark(&mut self) {
-        let due = self.config.marks && self.marked < self.durable_end;
+    /// Whether a mark has something to say and a place to say it: nothing is on its way to the disk
+    /// and the active segment has room.
+    fn may_mark(&self) -> bool {
+        let unmarked = self.config.marks && self.marked < self.durable_end;
         let quiet = self.group.is_none() && self.flights.is_empty();
-        let Some(active) = self.active.as_ref().filter(|_| due && quiet) else { return };
-        if self.poisoned.is_some() || self.disk_full {
+        let writable = self.poisoned.is_none() && !self.disk_full;
+        let room = self.active.as_ref().is_some_and(|active| {
+            active.cursor.get() + 2 * BLOCK_BYTES as u64 <= self.config.segment_bytes
+        });
+        unmarked && quiet && writable && room
+    }
+
+    /// Says on the disk that everything is durable.
+    fn mark(&mut self) {
+        if !self.may_mark() {
             return;
         }
+        let Some(active) = &self.active else { return };
         let (epoch, _) = *self.epochs.last().expect("an active segment has an epoch");
         let (cursor, time) = (active.cursor, self.last_append_time);
-        if cursor.get() + 2 * BLOCK_BYTES as u64 > self.config.segment_bytes {
-            return;
-        }
-        if let Ok(mut group) = Group::new(BLOCK_BYTES, cursor, self.log_end, &mut self.memory) {
-            group.push_mark(epoch, time);
-            self.group = Some(group);
+        match Group::new(BLOCK_BYTES, cursor, self.log_end, &mut self.memory) {
+            Ok(mut group) => {
+                group.push_mark(epoch, time);
+                self.group = Some(group);
+            }
+            // Later, when memory is there again.
+            Err(MemoryExhausted) => self.last_append = self.now.monotonic,
         }
     }
 
@@ -270,18 +285,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Drops sealed segments by size and age; constant work for each.
     fn retain(&mut self) {
-        let mut dropped = false;
-        while self.segments.len() > 1 || self.active.is_none() {
-            let Some(first) = self.segments.front().filter(|s| s.entry.sealed) else { break };
-            let rest = self.bytes() - first.entry.end_position.get();
+        let mut rest = self.bytes();
+        let mut start = self.wanted_start;
+        for segment in self.segments.iter().take_while(|s| s.entry.sealed) {
+            rest -= segment.entry.end_position.get();
             let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
-            if !(by_size || self.expired(first.entry.last_append_time)) {
+            if !(by_size || self.expired(segment.entry.last_append_time)) {
                 break;
             }
-            self.drop_first();
-            dropped = true;
+            start = start.max(segment.entry.end);
         }
-        if dropped {
+        if start > self.wanted_start {
+            self.wanted_start = start;
             self.want_manifest();
         }
     }
@@ -292,14 +307,16 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         u128::try_from(age).is_ok_and(|age| age > limit.as_millis())
     }
 
-    fn drop_first(&mut self) {
-        let segment = self.segments.pop_front().expect("there is a first segment");
-        let next = self.segments.front().map_or(self.log_end, |s| s.entry.base);
-        self.log_start = self.log_start.max(next);
+    /// The manifest that says so is durable: what lies below `start` is gone.
+    fn drop_below(&mut self, start: Offset) {
+        self.log_start = self.log_start.max(start);
         self.damaged.trim(self.log_start);
-        self.stats.segments_dropped += 1;
-        self.fold_file = segment.entry.file;
-        self.dropped.push_back((self.manifest.wanted + 1, segment));
+        while self.segments.front().is_some_and(|s| s.ends_below(start)) {
+            let segment = self.segments.pop_front().expect("there is a first segment");
+            self.stats.segments_dropped += 1;
+            self.fold_file = segment.entry.file;
+            self.dropped.push(segment);
+        }
     }
 
     /// Raises the log start to `to` (at most the durable end); [`Event::Trimmed`] says when that is
@@ -311,25 +328,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if to > self.durable_end {
             return Err(ReadError::OutOfRange { start: self.log_start, end: self.durable_end });
         }
-        self.log_start = self.log_start.max(to);
-        while self.segments.front().is_some_and(|s| s.entry.sealed && s.entry.end <= to) {
-            self.drop_first();
-        }
-        self.damaged.trim(self.log_start);
+        self.wanted_start = self.wanted_start.max(to);
         let generation = self.want_manifest();
-        self.trims.push_back((generation, self.log_start));
+        self.trims.push_back((generation, self.wanted_start));
         Ok(())
     }
 
-    /// Removes or recycles the files of dropped segments, once the manifest no longer names them
-    /// and nobody reads them.
+    /// Removes the files of dropped segments that nobody reads.
     pub(crate) fn reap(&mut self) {
-        let durable = self.manifest.durable;
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.dropped)
-            .into_iter()
-            .partition(|(wanted, segment)| *wanted <= durable && segment.readers == 0);
-        self.dropped = kept.into();
-        for (_, segment) in gone {
+        let dropped = std::mem::take(&mut self.dropped).into_iter();
+        let (gone, kept): (Vec<_>, Vec<_>) = dropped.partition(|segment| segment.readers == 0);
+        self.dropped = kept;
+        for segment in gone {
             self.remove(FileName::Segment(segment.entry.file));
             self.old_folds.push(segment.entry.file);
         }
@@ -363,5 +373,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// A spare file is being made or lies ready.
     pub fn has_spare(&self) -> bool {
         self.spare != Spare::None
+    }
+}
+
+impl Segment {
+    /// Sealed, and all of it below `start`.
+    fn ends_below(&self, start: Offset) -> bool {
+        self.entry.sealed && self.entry.end <= start
     }
 }

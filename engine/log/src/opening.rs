@@ -1,9 +1,12 @@
 //! Opening a log: creation, and recovery after whatever ended the life before.
 //!
 //! ```text
-//! list → claim and read the manifests → claim what is unsealed → newest index image with a fold
+//! list → settle and read the manifests → settle what is unsealed → newest index image with a fold
 //!      → scan what follows → write index images → write the manifest, twice → remove leftovers
 //! ```
+//!
+//! To settle a file is to claim it and to sync it: what a dead process wrote without hearing that it
+//! was durable can be read, and would be gone with the power; nothing may be concluded from it before.
 //!
 //! Recovery writes no segment data. It seals every segment at its last good batch, so that the next
 //! append goes to a new file; running it again, or being killed within it, changes nothing.
@@ -78,11 +81,19 @@ pub(crate) struct Opened<F> {
     pub(crate) report: RecoveryReport,
 }
 
+/// A step that makes what is found in the files final.
+#[derive(Clone, Copy)]
+enum Settle {
+    Claim(FileName),
+    Sync(FileName),
+    Directory,
+}
+
 enum State {
     Listing,
-    ClaimingManifests(VecDeque<FileName>),
+    SettlingManifests(VecDeque<Settle>),
     ReadingManifests(VecDeque<Slot>),
-    ClaimingSegments(VecDeque<FileName>),
+    SettlingSegments(VecDeque<Settle>),
     ReadingIndex(usize),
     ReadingFold,
     Scanning,
@@ -164,14 +175,14 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     fn on_outcome(&mut self, done: Done<M::Share>) -> Flow<F> {
         match std::mem::replace(&mut self.state, State::Finished) {
             State::Listing => self.listed(done.result),
-            State::ClaimingManifests(rest) => {
+            State::SettlingManifests(rest) => {
                 absent_is_fine(done.result)?;
-                self.claim_manifests(rest)
+                self.settle_manifests(rest)
             }
             State::ReadingManifests(rest) => self.manifest_read(rest, done.result),
-            State::ClaimingSegments(rest) => {
+            State::SettlingSegments(rest) => {
                 absent_is_fine(done.result)?;
-                self.claim_segments(rest)
+                self.settle_segments(rest)
             }
             State::ReadingIndex(at) => self.index_read(at, done.result),
             State::ReadingFold => self.fold_read(done.result),
@@ -182,6 +193,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             State::Removing(rest) => self.remove(rest),
             State::Syncing => {
                 if let Err(error) = done.result {
+                    // A log whose manifest may vanish does not exist yet.
+                    if self.create {
+                        return Err(error.into());
+                    }
                     self.poisoned = Some(error);
                 }
                 Ok(Some(self.finish()))
@@ -201,16 +216,24 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             return self.write_manifest(Slot::First);
         }
         let manifests = [FileName::Manifest(Slot::First), FileName::Manifest(Slot::Second)];
-        self.claim_manifests(manifests.into())
+        self.settle_manifests(manifests.into_iter().flat_map(both).collect())
     }
 
-    fn claim_manifests(&mut self, mut rest: VecDeque<FileName>) -> Flow<F> {
-        if let Some(file) = rest.pop_front() {
-            self.ask(Op::Claim { file });
-            self.state = State::ClaimingManifests(rest);
+    fn settle_manifests(&mut self, mut rest: VecDeque<Settle>) -> Flow<F> {
+        if let Some(step) = rest.pop_front() {
+            self.ask_settle(step);
+            self.state = State::SettlingManifests(rest);
             return Ok(None);
         }
         self.read_manifests([Slot::First, Slot::Second].into())
+    }
+
+    fn ask_settle(&mut self, step: Settle) {
+        self.ask(match step {
+            Settle::Claim(file) => Op::Claim { file },
+            Settle::Sync(file) => Op::Sync { file },
+            Settle::Directory => Op::SyncDirectory,
+        });
     }
 
     fn read_manifests(&mut self, rest: VecDeque<Slot>) -> Flow<F> {
@@ -261,15 +284,16 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
         self.report.manifest_repaired |= first != second;
         let unsealed = self.manifest.segments.iter().filter(|s| !s.sealed);
-        let claims = unsealed.flat_map(|s| [FileName::Segment(s.file), FileName::Index(s.file)]);
-        let claims = claims.collect();
-        self.claim_segments(claims)
+        let files = unsealed.flat_map(|s| [FileName::Segment(s.file), FileName::Index(s.file)]);
+        let mut steps: VecDeque<Settle> = files.flat_map(both).collect();
+        steps.push_back(Settle::Directory);
+        self.settle_segments(steps)
     }
 
-    fn claim_segments(&mut self, mut rest: VecDeque<FileName>) -> Flow<F> {
-        if let Some(file) = rest.pop_front() {
-            self.ask(Op::Claim { file });
-            self.state = State::ClaimingSegments(rest);
+    fn settle_segments(&mut self, mut rest: VecDeque<Settle>) -> Flow<F> {
+        if let Some(step) = rest.pop_front() {
+            self.ask_settle(step);
+            self.state = State::SettlingSegments(rest);
             return Ok(None);
         }
         let segments = &self.manifest.segments;
@@ -487,6 +511,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             report: self.report.clone(),
         }
     }
+}
+
+fn both(file: FileName) -> [Settle; 2] {
+    [Settle::Claim(file), Settle::Sync(file)]
 }
 
 fn absent_is_fine<S>(result: Result<Outcome<S>, IoError>) -> Result<(), IoError> {

@@ -1,0 +1,445 @@
+//! Simulated clients: producers that retry under the same sequences, readers that wander. They
+//! speak the real protocol.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use catena_format::{
+    Millis, ProducerEpoch, ProducerId, Sequence,
+    records::{BatchBuilder, Producer},
+};
+use catena_wire::{
+    Api, ApiRange, CreateTopicRequest, Durability, ErrorCode, FetchRequest, FetchResponse,
+    HandshakeRequest, Header, Message, MetadataRequest, MetadataResponse, ProduceRequest,
+    ProduceResponse, ProducerIdRequest, ProducerIdResponse, Setting, TrimRequest, TrimResponse,
+    encode_message,
+};
+
+use super::{
+    oracle::{Oracle, value},
+    random::Random,
+};
+
+/// The topic that all use.
+pub const TOPIC: &str = "t";
+/// How long a client waits before it tries again, in nanoseconds.
+const RETRY_NS: u64 = 3_000_000;
+
+/// What a client does with itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    Away,
+    Greeting,
+    Creating,
+    Locating,
+    Identifying,
+    Running,
+}
+
+/// A batch that is not acknowledged.
+struct Unacked {
+    first: u64,
+    count: u32,
+    bytes: Vec<u8>,
+    correlation: Option<u32>,
+}
+
+/// What kind of client.
+enum Kind {
+    Producer { id: Option<i64>, partition: u32, next: u64, unacked: VecDeque<Unacked>, window: u64 },
+    Reader { partition: u32, offset: u64, full: Option<BTreeMap<u64, super::oracle::Name>> },
+}
+
+/// A client.
+pub struct Client {
+    number: u32,
+    random: Random,
+    kind: Kind,
+    stage: Stage,
+    topic: u128,
+    partitions: u32,
+    config: Vec<Setting>,
+    /// When it acts next by itself.
+    pub wake_ns: u64,
+    correlation: u32,
+    calls: BTreeMap<u32, Api>,
+    out: Vec<Vec<u8>>,
+    /// It hung up and wants a new connection.
+    pub hung_up: bool,
+    /// It produces nothing new.
+    pub finishing: bool,
+    trims: bool,
+    /// What was known of log start and high watermark when the last fetch was asked for.
+    told: (u64, u64),
+}
+
+impl Client {
+    /// A producer.
+    #[must_use]
+    pub fn producer(number: u32, random: Random, partitions: u32, config: Vec<Setting>) -> Self {
+        let partition = number % partitions;
+        let mut random = random;
+        let window = 1 + random.below(6);
+        let unacked = VecDeque::new();
+        let kind = Kind::Producer { id: None, partition, next: 0, unacked, window };
+        Self::new(number, random, kind, partitions, config, false)
+    }
+
+    /// A reader of random places; `trims`: it sometimes raises the log start.
+    #[must_use]
+    pub fn reader(number: u32, random: Random, partitions: u32, trims: bool) -> Self {
+        let kind = Kind::Reader { partition: number % partitions, offset: 0, full: None };
+        Self::new(number, random, kind, partitions, Vec::new(), trims)
+    }
+
+    /// A reader that reads a partition once from end to end.
+    #[must_use]
+    pub fn checker(number: u32, random: Random, partition: u32, partitions: u32) -> Self {
+        let kind = Kind::Reader { partition, offset: 0, full: Some(BTreeMap::new()) };
+        Self::new(number, random, kind, partitions, Vec::new(), false)
+    }
+
+    fn new(
+        number: u32,
+        random: Random,
+        kind: Kind,
+        partitions: u32,
+        config: Vec<Setting>,
+        trims: bool,
+    ) -> Self {
+        Self {
+            number,
+            random,
+            kind,
+            stage: Stage::Away,
+            topic: 0,
+            partitions,
+            config,
+            wake_ns: 0,
+            correlation: 0,
+            calls: BTreeMap::new(),
+            out: Vec::new(),
+            hung_up: true,
+            finishing: false,
+            trims,
+            told: (0, 0),
+        }
+    }
+
+    /// The connection is gone: everything unanswered is sent again on the next.
+    pub fn on_disconnect(&mut self, now_ns: u64) {
+        self.stage = Stage::Away;
+        self.calls.clear();
+        self.out.clear();
+        self.hung_up = true;
+        self.wake_ns = now_ns + RETRY_NS + self.random.below(RETRY_NS);
+        if let Kind::Producer { unacked, .. } = &mut self.kind {
+            unacked.iter_mut().for_each(|batch| batch.correlation = None);
+        }
+    }
+
+    /// A new connection stands.
+    pub fn on_connect(&mut self) {
+        self.hung_up = false;
+        self.stage = Stage::Greeting;
+        let request = HandshakeRequest {
+            client: "simulated".to_owned(),
+            client_version: String::new(),
+            apis: ApiRange::spoken(),
+            features: 0,
+            mechanism: String::new(),
+            authentication: Vec::new(),
+        };
+        self.call(Api::Handshake, &request, &[]);
+    }
+
+    /// The next message to send.
+    pub fn poll_message(&mut self) -> Option<Vec<u8>> {
+        if self.out.is_empty() { None } else { Some(self.out.remove(0)) }
+    }
+
+    /// A producer with nothing unacknowledged, or a checker that is through.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match &self.kind {
+            Kind::Producer { unacked, .. } => unacked.is_empty(),
+            Kind::Reader { .. } => true,
+        }
+    }
+
+    /// What a checker has read, once it reached `end`.
+    #[must_use]
+    pub fn checked(&self) -> Option<(u32, u64, &BTreeMap<u64, super::oracle::Name>)> {
+        match &self.kind {
+            Kind::Reader { partition, offset, full: Some(read) } => {
+                Some((*partition, *offset, read))
+            }
+            _ => None,
+        }
+    }
+
+    fn call<M: Message>(&mut self, api: Api, message: &M, payload: &[u8]) -> u32 {
+        self.correlation += 1;
+        let mut bytes = Vec::new();
+        let length = u32::try_from(payload.len()).expect("a batch is small");
+        encode_message(api, self.correlation, message, length, &mut bytes);
+        bytes.extend_from_slice(payload);
+        self.calls.insert(self.correlation, api);
+        self.out.push(bytes);
+        self.correlation
+    }
+
+    /// Time to do something.
+    pub fn on_wake(&mut self, now_ns: u64, oracle: &Oracle) {
+        self.wake_ns = now_ns + 20_000 + self.random.below(400_000);
+        if self.stage != Stage::Running {
+            return;
+        }
+        if self.random.chance(2_000) {
+            self.on_disconnect(now_ns);
+            return;
+        }
+        match &self.kind {
+            Kind::Producer { .. } => self.produce(now_ns),
+            Kind::Reader { partition, .. } if self.calls.is_empty() => {
+                self.told = oracle.told(*partition);
+                self.read();
+            }
+            Kind::Reader { .. } => {}
+        }
+    }
+
+    fn produce(&mut self, now_ns: u64) {
+        let count = 1 + self.random.below(5) as u32;
+        let number = self.number;
+        let Kind::Producer { id, next, unacked, window, .. } = &mut self.kind else { return };
+        if !self.finishing && (unacked.len() as u64) < *window {
+            let mut builder = BatchBuilder::new();
+            for at in 0..u64::from(count) {
+                let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
+                builder.push(time, None, Some(&value((number, *next + at))), &[]);
+            }
+            let producer = Producer {
+                id: ProducerId::new(id.unwrap_or(-1)),
+                epoch: ProducerEpoch::new(0),
+                sequence: Sequence::new(*next as i32),
+            };
+            let bytes = builder.build(producer).expect("a small batch");
+            unacked.push_back(Unacked { first: *next, count, bytes, correlation: None });
+            *next += u64::from(count);
+        }
+        self.transmit();
+    }
+
+    fn transmit(&mut self) {
+        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return };
+        let request = ProduceRequest {
+            topic: self.topic,
+            partition: *partition,
+            durability: Durability::ChainDisk,
+            flags: 0,
+            expect_next_offset: 0,
+            deadline_ms: 0,
+        };
+        let unsent = unacked.iter().enumerate().filter(|(_, b)| b.correlation.is_none());
+        let unsent: Vec<_> = unsent.map(|(at, b)| (at, b.bytes.clone())).collect();
+        for (at, bytes) in unsent {
+            let correlation = self.call(Api::Produce, &request, &bytes);
+            let Kind::Producer { unacked, .. } = &mut self.kind else { return };
+            unacked[at].correlation = Some(correlation);
+        }
+    }
+
+    fn read(&mut self) {
+        let max_bytes = 1 + self.random.below(60_000) as u32;
+        let max_wait_ms = self.random.below(5) as u32;
+        let trim = self.trims && self.random.chance(10_000);
+        let Kind::Reader { partition, offset, .. } = &self.kind else { return };
+        let (topic, partition, offset) = (self.topic, *partition, *offset);
+        if trim {
+            let to = offset / 2;
+            self.call(Api::Trim, &TrimRequest { topic, partition, to }, &[]);
+            return;
+        }
+        let request =
+            FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
+        self.call(Api::Fetch, &request, &[]);
+    }
+
+    /// A response has come.
+    ///
+    /// # Errors
+    /// Says what the node broke.
+    pub fn on_message(
+        &mut self,
+        header: &Header,
+        head: &[u8],
+        payload: &[u8],
+        now_ns: u64,
+        oracle: &mut Oracle,
+    ) -> Result<(), String> {
+        let Some(api) = self.calls.remove(&header.correlation) else { return Ok(()) };
+        let garbled = |e: catena_wire::WireError| format!("a response of {api:?}: {e}");
+        match api {
+            Api::Handshake => self.locate(),
+            Api::Metadata => {
+                self.located(&MetadataResponse::decode(head).map_err(garbled)?, now_ns);
+            }
+            Api::CreateTopic => self.locate(),
+            Api::ProducerId => {
+                let response = ProducerIdResponse::decode(head).map_err(garbled)?;
+                if response.error != ErrorCode::None {
+                    self.on_disconnect(now_ns);
+                    return Ok(());
+                }
+                if let Kind::Producer { id, .. } = &mut self.kind {
+                    *id = Some(response.id);
+                }
+                self.stage = Stage::Running;
+            }
+            Api::Produce => {
+                let response = ProduceResponse::decode(head).map_err(garbled)?;
+                self.produced(header.correlation, &response, now_ns, oracle)?;
+            }
+            Api::Fetch => {
+                let response = FetchResponse::decode(head).map_err(garbled)?;
+                self.fetched(&response, payload, now_ns, oracle)?;
+            }
+            Api::Trim => drop(TrimResponse::decode(head).map_err(garbled)?),
+            other => return Err(format!("{other:?} was never asked")),
+        }
+        Ok(())
+    }
+
+    fn locate(&mut self) {
+        self.stage = Stage::Locating;
+        let names = vec![TOPIC.to_owned()];
+        self.call(Api::Metadata, &MetadataRequest { names }, &[]);
+    }
+
+    fn located(&mut self, response: &MetadataResponse, now_ns: u64) {
+        let topic = response.topics.first().filter(|_| response.error == ErrorCode::None);
+        match topic.map(|topic| (topic.error, topic.id)) {
+            Some((ErrorCode::None, id)) => {
+                self.topic = id;
+                let identified = match &self.kind {
+                    Kind::Producer { id, .. } => id.is_some(),
+                    Kind::Reader { .. } => true,
+                };
+                if identified {
+                    self.stage = Stage::Running;
+                } else {
+                    self.stage = Stage::Identifying;
+                    self.call(Api::ProducerId, &ProducerIdRequest { reserved: 0 }, &[]);
+                }
+            }
+            Some((ErrorCode::UnknownTopic, _)) if self.number == 0 => {
+                self.stage = Stage::Creating;
+                let (name, config) = (TOPIC.to_owned(), self.config.clone());
+                let partitions = self.partitions;
+                let request = CreateTopicRequest { name, partitions, replicas: 0, config };
+                self.call(Api::CreateTopic, &request, &[]);
+            }
+            _ => self.on_disconnect(now_ns),
+        }
+    }
+
+    fn produced(
+        &mut self,
+        correlation: u32,
+        response: &ProduceResponse,
+        now_ns: u64,
+        oracle: &mut Oracle,
+    ) -> Result<(), String> {
+        let number = self.number;
+        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return Ok(()) };
+        let answered = unacked.iter().position(|b| b.correlation == Some(correlation));
+        let Some(at) = answered else { return Ok(()) };
+        match response.error {
+            ErrorCode::None => {
+                if at != 0 {
+                    return Err(format!("client {number}: answers came out of order"));
+                }
+                let batch = unacked.pop_front().expect("the batch was found");
+                let count = u64::from(batch.count);
+                if response.next_offset - response.first_offset != count {
+                    return Err(format!("client {number}: a receipt of another length"));
+                }
+                oracle.acked(*partition, number, batch.first, count, response.first_offset)
+            }
+            // Behind another one that was refused this is to be expected; alone it says that the
+            // node forgot what it had acknowledged.
+            ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer if at == 0 => {
+                Err(format!("client {number}: {}: {}", response.error.name(), response.message))
+            }
+            ErrorCode::DuplicateOffsetUnknown => {
+                Err(format!("client {number}: a batch within the window was not found"))
+            }
+            error
+                if error.class() == catena_wire::Class::Definite
+                    && !matches!(
+                        error,
+                        ErrorCode::OutOfOrderSequence
+                            | ErrorCode::UnknownProducer
+                            | ErrorCode::PartitionFailed
+                    ) =>
+            {
+                Err(format!("client {number}: {}: {}", error.name(), response.message))
+            }
+            _ => {
+                self.on_disconnect(now_ns);
+                Ok(())
+            }
+        }
+    }
+
+    fn fetched(
+        &mut self,
+        response: &FetchResponse,
+        payload: &[u8],
+        now_ns: u64,
+        oracle: &mut Oracle,
+    ) -> Result<(), String> {
+        let jump = self.random.chance(50_000);
+        let spot = self.random.below(response.high_watermark.max(1));
+        let Kind::Reader { partition, offset, full } = &mut self.kind else { return Ok(()) };
+        match response.error {
+            ErrorCode::None => {}
+            ErrorCode::OffsetOutOfRange => {
+                oracle.bounds(
+                    *partition,
+                    self.told,
+                    response.log_start,
+                    response.high_watermark,
+                )?;
+                if *offset > response.high_watermark {
+                    return Err(format!("offset {offset}, read before, is out of range"));
+                }
+                *offset = response.log_start;
+                return Ok(());
+            }
+            ErrorCode::Damaged => {
+                return Err(format!("partition {partition}, offset {offset}: damaged"));
+            }
+            _ => {
+                self.on_disconnect(now_ns);
+                return Ok(());
+            }
+        }
+        oracle.bounds(*partition, self.told, response.log_start, response.high_watermark)?;
+        let next = oracle.fetched(*partition, payload)?;
+        if next > response.high_watermark {
+            return Err(format!("offset {next} was served above the high watermark"));
+        }
+        if next != 0 && response.next_offset != next {
+            return Err(format!("a fetch ends at {next} and says {}", response.next_offset));
+        }
+        *offset = response.next_offset.max(*offset);
+        if let Some(read) = full {
+            let known = oracle.known(*partition);
+            read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));
+        } else if jump {
+            *offset = spot;
+        }
+        Ok(())
+    }
+}
