@@ -2,8 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+#[allow(dead_code, unused_imports, reason = "read by serve once it takes a file")]
+mod config;
 mod connection;
 mod identity;
+#[cfg(test)]
+mod reference;
 mod serve;
 mod shell;
 
