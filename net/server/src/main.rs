@@ -1,11 +1,15 @@
 //! Floor 3, the composition root: the `catena` binary, server and command line.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "started by serve once it has something to tell")]
+mod admin;
 mod commands;
 #[allow(dead_code, unused_imports, reason = "read by serve once it takes a file")]
 mod config;
 mod connection;
 mod identity;
+#[allow(dead_code, reason = "started by serve once it reads the configuration")]
+mod logging;
 #[cfg(test)]
 mod reference;
 mod serve;
