@@ -6,13 +6,12 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 
 use crate::{files, no_complaints, read, root};
 
-/// Every room, and the rooms it may import. Imports only go down. The hands name `format` beside
-/// `log` for two words of the I/O vocabulary that live there: positions and the block size.
+/// Every room, and the rooms it may import. Imports only go down.
 const ARROWS: [(&str, &[&str]); 11] = [
     ("catena-format", &[]),
     ("catena-log", &["catena-format"]),
-    ("catena-blocking", &["catena-log", "catena-format"]),
-    ("catena-uring", &["catena-log", "catena-format"]),
+    ("catena-blocking", &["catena-log"]),
+    ("catena-uring", &["catena-log"]),
     ("catena-replication", &["catena-log", "catena-format"]),
     ("catena-wire", &["catena-format"]),
     ("catena-client", &["catena-wire", "catena-format"]),

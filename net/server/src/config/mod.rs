@@ -126,6 +126,12 @@ impl Config {
     }
 }
 
+/// The flags of `catena serve` that the settings declare as theirs.
+#[cfg(test)]
+pub(crate) fn declared_flags() -> Vec<&'static str> {
+    settings::SETTINGS.iter().filter_map(|setting| setting.flag).collect()
+}
+
 fn resolve_tls(
     tls: settings::TlsSettings,
     gathered: &Gathered,

@@ -154,7 +154,7 @@ settings! {
     /// At which point the node refuses, with a typed error.
     limits as Limits {
         /// Client connections, over all cores.
-        connections: u32 = "10000", from "1" to "1000000";
+        connections: u32 = "12000", from "1" to "1000000";
         /// Memory for batches, replies and caches, over all cores.
         memory: Bytes = "1GiB", from "64MiB" to "1024GiB";
         /// Bytes of one connection's requests that have no reply yet; further ones stay unread.
@@ -174,7 +174,7 @@ settings! {
         data_dir: PathBuf = "catena-data", flag "data-dir";
         /// Free space at which writes are refused; reads and trims go on, writes resume by
         /// themselves.
-        disk_reserve: Bytes = "1GiB", from "0" to "1024GiB";
+        disk_reserve: Bytes = "512MiB", from "0" to "1024GiB";
         /// One index entry per so many bytes of segment.
         index_stride: Bytes = "32KiB", from "4KiB" to "16MiB";
         /// Recent bytes of each active partition kept in memory for readers.
