@@ -4,8 +4,8 @@
 //! GET /metrics   Prometheus text           GET /livez, /readyz   200 `ok`, or 503 with the reason
 //! ```
 //!
-//! What is told comes from a [`Snapshot`], asked on a helper thread and waited for [`ANSWER_WITHIN`]:
-//! a core that hangs makes an answer late, and is then named by it, but holds no other request.
+//! What is told comes from a [`Snapshot`], asked on a helper thread and waited for within a limit:
+//! a core that hangs makes one answer fail and holds no other request.
 
 use std::{
     future::Future,

@@ -1,7 +1,7 @@
 //! Log lines leave the cores through a bounded queue; a thread of its own writes them.
 //!
 //! ```text
-//! core: tracing event -> filter -> formatted line -> queue (full: dropped, counted) -> writer thread
+//! core: tracing event -> filter -> formatted line -> queue (full: drop, count) -> writer thread
 //! ```
 //!
 //! A slow or stuck output therefore never holds a core; how many lines it cost is known.
