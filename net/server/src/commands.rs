@@ -8,19 +8,15 @@ use std::{
 use anyhow::{Context, bail};
 use catena_client::{
     Client, Durability, Error, FetchOptions, OffsetQuery, Options, Producer, ProducerOptions,
-    Setting, partition_for_key,
+    partition_for_key,
 };
+
+use crate::cli::Exit;
 
 /// A client of `server`.
 pub(crate) fn client(server: &str) -> Client {
     let request_timeout = Duration::from_secs(10);
     Client::new(Options { server: server.to_owned(), request_timeout })
-}
-
-/// `KEY=VALUE` as given on the command line.
-pub(crate) fn setting(text: &str) -> Result<Setting, String> {
-    let (key, value) = text.split_once('=').ok_or("a setting is KEY=VALUE")?;
-    Ok(Setting { key: key.to_owned(), value: value.to_owned() })
 }
 
 pub(crate) fn list_topics(client: &mut Client) -> anyhow::Result<()> {
@@ -336,12 +332,12 @@ impl Format {
     }
 }
 
-/// The exit code of a failure, by what a script may conclude.
-pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+/// What a failure means to a script.
+pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     match error.downcast_ref::<Error>() {
-        Some(Error::Connection { .. }) => 3,
-        Some(error) if error.class() == catena_client::Class::Indeterminate => 4,
-        _ => 1,
+        Some(Error::Connection { .. }) => Exit::Unreachable,
+        Some(error) if error.class() == catena_client::Class::Indeterminate => Exit::Indeterminate,
+        _ => Exit::Failure,
     }
 }
 

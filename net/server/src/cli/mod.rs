@@ -1,0 +1,178 @@
+//! The command line, as it is written: definitions, and what is generated from them.
+//!
+//! Nothing here talks to a server or a disk. What a command does is for `main` to route.
+
+mod configure;
+mod exit;
+mod generate;
+mod offline;
+mod records;
+#[cfg(test)]
+mod reference;
+mod topic;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub(crate) use self::{
+    configure::{ConfigCommand, SettingArgs},
+    exit::Exit,
+    generate::{completions, man_pages},
+    offline::{CompletionsArgs, ManArgs, SegmentCommand},
+    records::{Compression, ConsumeArgs, ProduceArgs},
+    topic::TopicCommand,
+};
+
+/// Catena: a distributed log engine. What it has acknowledged is on the disk.
+#[derive(Parser, Debug)]
+#[command(name = "catena", version, about, after_help = exit::HELP, max_term_width = 100)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// The server to talk to, host and port.
+    #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
+    #[arg(default_value = "127.0.0.1:9200")]
+    pub(crate) server: String,
+    /// How results are written: for people, or as JSON for scripts.
+    #[arg(short, long, global = true, value_name = "FORM", env = "CATENA_OUTPUT")]
+    #[arg(hide_env_values = true, default_value = "table")]
+    pub(crate) output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How results are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Output {
+    /// Columns and sentences.
+    Table,
+    /// One JSON document, or one object a line where there may be many.
+    Json,
+}
+
+/// What the program can do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run a server on a directory.
+    ///
+    /// SIGTERM ends it after the requests in flight; SIGHUP reads the configuration again and
+    /// applies what can change while it runs.
+    Serve(SettingArgs),
+    /// Create, list, describe, change, delete and trim topics.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Send each line of the input as a record.
+    Produce(ProduceArgs),
+    /// Print records.
+    Consume(ConsumeArgs),
+    /// Look into segment files; no server is needed.
+    #[command(subcommand)]
+    Segment(SegmentCommand),
+    /// Examine this machine and the data directory as `serve` would, and say what to do.
+    ///
+    /// Nothing is changed. The directory of a running server is examined only as far as its lock
+    /// allows.
+    Doctor(SettingArgs),
+    /// Check and show configurations; no server is needed.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print a completion script for a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory.
+    Man(ManArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+    use crate::config::declared_flags;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_argument_is_explained() {
+        fn walk(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                let explained = argument.get_help().is_some();
+                assert!(explained, "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        walk(&Cli::command());
+    }
+
+    #[test]
+    fn the_flags_of_serve_are_those_that_the_settings_declare() {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        let flags: Vec<&str> = serve.get_arguments().filter_map(|a| a.get_long()).collect();
+        let own = |flag: &&str| !["config", "set", "server", "output"].contains(flag);
+        let mut own: Vec<&str> = flags.into_iter().filter(own).collect();
+        let mut declared = declared_flags();
+        own.sort_unstable();
+        declared.sort_unstable();
+        assert_eq!(own, declared);
+    }
+
+    #[test]
+    fn the_promised_forms_are_understood() {
+        let lines = [
+            "catena serve --data-dir DIR --listen 127.0.0.1:1 --admin 127.0.0.1:2",
+            "catena --server a:1 topic create NAME --partitions 4",
+            "catena --server a:1 produce NAME",
+            r"catena --server a:1 consume NAME --from beginning --until end --format %v\n",
+            "catena consume NAME --partition 3 --from time:5 --count 7 -o json",
+            "catena topic alter NAME --set retention.ms=5 --unset segment.ms",
+            "catena topic trim NAME --partition 0 --to 17",
+            "catena segment verify a.seg b.seg",
+            "catena config check catena.toml",
+        ];
+        for line in lines {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart() {
+        let kind = |line| parse(line).unwrap_err().kind();
+        assert_eq!(kind("catena produce"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("catena produce t --durability most"), ErrorKind::InvalidValue);
+        assert_eq!(kind("catena consume t --from yesterday"), ErrorKind::ValueValidation);
+        assert_eq!(kind("catena consume t --follow --until end"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("catena brew"), ErrorKind::InvalidSubcommand);
+        assert_eq!(parse("catena brew").unwrap_err().exit_code(), i32::from(Exit::Usage.code()));
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let line = "catena serve --data-dir d --log-level debug --set limits.connections=7";
+        let Command::Serve(args) = parse(line).unwrap().command else { panic!("not serve") };
+        let flags: Vec<String> = args
+            .flags()
+            .iter()
+            .map(|flag| format!("{} {}={}", flag.flag, flag.key, flag.value))
+            .collect();
+        assert_eq!(
+            flags,
+            [
+                "--data-dir storage.data_dir=d",
+                "--log-level logging.level=debug",
+                "--set limits.connections=7"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_reference_in_docs_is_up_to_date() {
+        crate::reference::up_to_date("cli.md", &reference::reference(&Cli::command()));
+    }
+}

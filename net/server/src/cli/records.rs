@@ -1,0 +1,114 @@
+//! `catena produce` and `catena consume`.
+
+use std::{path::PathBuf, time::Duration};
+
+use catena_client::Durability;
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+use super::configure::pair;
+use crate::commands;
+
+/// What is sent, and how.
+#[derive(Args, Debug)]
+pub(crate) struct ProduceArgs {
+    /// The topic.
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// Files to read one after the other; without any, or for `-`, standard input.
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Send all to this partition; without it keys decide, and records without a key take turns.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: Option<u32>,
+    /// What stands before the first TEXT of a line is the key; lines without TEXT have none.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) key_separator: Option<String>,
+    /// A header of every record; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) header: Vec<(String, String)>,
+    /// A value that is exactly TEXT is sent as null: with a key, a tombstone.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) null: Option<String>,
+    /// Leave empty lines out; without it they are records with an empty value.
+    #[arg(long)]
+    pub(crate) skip_empty: bool,
+    /// At most so many lines a second.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// A batch goes out when it has so many bytes.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
+    pub(crate) batch_bytes: usize,
+    /// How long a batch waits for company.
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) linger: Duration,
+    /// When a batch counts as stored.
+    #[arg(long, value_name = "LEVEL", default_value = "chain-disk", value_parser = durability())]
+    pub(crate) durability: Durability,
+    /// How batches are compressed.
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: Compression,
+    /// Show no progress bar; without a terminal there is none anyway.
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+}
+
+/// How batches are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Compression {
+    /// Not at all.
+    None,
+    /// DEFLATE with its frame.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4: quick.
+    Lz4,
+    /// Zstandard: small.
+    Zstd,
+}
+
+/// What is read, and how it is printed.
+#[derive(Args, Debug)]
+pub(crate) struct ConsumeArgs {
+    /// The topic.
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: String,
+    /// Only this partition; without it all of them, each in its own order.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: Option<u32>,
+    /// Where to begin: `beginning`, `end`, an offset, or `time:MILLISECONDS` (Unix time).
+    #[arg(long, value_name = "PLACE", default_value = "beginning")]
+    pub(crate) from: commands::From,
+    /// Stop at `end`: what was the end of each partition at the start.
+    #[arg(long, value_name = "PLACE", value_parser = ["end"])]
+    pub(crate) until: Option<String>,
+    /// Stop after so many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// Wait for further records at the end; so it is without `--until` anyway.
+    #[arg(long, conflicts_with = "until")]
+    pub(crate) follow: bool,
+    /// How a record is printed: %v value, %k key, %p partition, %o offset, %t timestamp, %%; \n, \t
+    /// and \\ as usual.
+    #[arg(long, value_name = "TEXT", default_value = "%v\\n")]
+    pub(crate) format: commands::Format,
+}
+
+fn durability() -> impl TypedValueParser<Value = Durability> {
+    let levels = ["none", "head-disk", "chain-memory", "chain-disk"];
+    PossibleValuesParser::new(levels).try_map(|level| level.parse::<Durability>())
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let size: bytesize::ByteSize = text.parse()?;
+    usize::try_from(size.as_u64()).map_err(|_| "it is too large".to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "it is a number above zero".to_owned())
+}

@@ -1,0 +1,76 @@
+//! `catena topic`.
+
+use clap::{Args, Subcommand};
+
+use super::configure::pair;
+
+/// What can be done with topics.
+#[derive(Subcommand, Debug)]
+pub(crate) enum TopicCommand {
+    /// Create a topic.
+    Create(CreateArgs),
+    /// List all topics.
+    List,
+    /// Show a topic's settings and partitions.
+    Describe(TopicArgs),
+    /// Make settings and take them back.
+    Alter(AlterArgs),
+    /// Delete a topic and all its records. This cannot be undone.
+    Delete(TopicArgs),
+    /// Forget the records of a partition below an offset. This cannot be undone.
+    Trim(TrimArgs),
+}
+
+/// One topic.
+#[derive(Args, Debug)]
+pub(crate) struct TopicArgs {
+    /// The topic.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// A topic to be.
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// Its name: 1 to 249 letters, digits, `.`, `_` or `-`.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// How many partitions; without it the server's `topic.partitions`.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) partitions: Option<u32>,
+    /// A setting, for instance `retention.ms=86400000`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Succeed also when the topic is there already, whatever its settings.
+    #[arg(long)]
+    pub(crate) if_not_exists: bool,
+}
+
+/// Changes of settings.
+#[derive(Args, Debug)]
+pub(crate) struct AlterArgs {
+    /// The topic.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// A setting to make; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    #[arg(required_unless_present = "unset")]
+    pub(crate) set: Vec<(String, String)>,
+    /// A setting to take back, so that the default holds; may be repeated.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unset: Vec<String>,
+}
+
+/// A partition's new start.
+#[derive(Args, Debug)]
+pub(crate) struct TrimArgs {
+    /// The topic.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The partition.
+    #[arg(long, value_name = "P")]
+    pub(crate) partition: u32,
+    /// The first offset to keep.
+    #[arg(long, value_name = "OFFSET")]
+    pub(crate) to: u64,
+}

@@ -1,0 +1,151 @@
+//! The configuration: what may be set, where it was set, and what it comes to.
+//!
+//! ```text
+//! defaults < file (TOML) < environment (CATENA_…) < flags        each setting remembers its origin
+//!         Sources -> gather -> Gathered -> Settings -> Config
+//! ```
+//!
+//! Every setting is declared once, in [`settings`]: parsing, the reference in `docs/`, and
+//! `catena config print` all come from that declaration. A [`Config`] is complete and possible:
+//! whoever holds one checks nothing again.
+
+mod error;
+mod gather;
+mod print;
+mod reference;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+pub(crate) use self::{
+    error::ConfigError,
+    gather::{Flag, Gathered, Sources},
+    print::{check, print},
+    reference::reference,
+    settings::{Limits, Listen, Logging, Node, Settings, Storage, Timeouts, Topic},
+    value::{LogFormat, LogLevel, LogOutput},
+};
+
+/// Everything that the server is told, parsed: nothing is missing, nothing contradicts.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Config {
+    /// The node itself.
+    pub(crate) node: Node,
+    /// Where it listens.
+    pub(crate) listen: Listen,
+    /// How long it waits.
+    pub(crate) timeouts: Timeouts,
+    /// What it says.
+    pub(crate) logging: Logging,
+    /// What it refuses.
+    pub(crate) limits: Limits,
+    /// Where and how it stores.
+    pub(crate) storage: Storage,
+    /// What a new topic gets where its creator said nothing.
+    pub(crate) topic: Topic,
+    /// TLS on the client listener, if it is wanted.
+    pub(crate) tls: Option<Tls>,
+}
+
+/// TLS on the client listener.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tls {
+    /// The certificate chain, PEM, the server's own first.
+    pub(crate) cert: PathBuf,
+    /// Its private key, PEM.
+    pub(crate) key: PathBuf,
+    /// The authorities that sign client certificates; clients must show one when it is given.
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads every source, in order of precedence, and keeps where each value came from.
+    ///
+    /// # Errors
+    /// All problems at once, each with its place and remedy.
+    pub(crate) fn load(sources: &Sources) -> Result<(Self, Gathered), ConfigError> {
+        let (gathered, mut problems) = Gathered::from(sources);
+        let settings = Settings::parse(&gathered, &mut problems);
+        let config = Self::resolve(settings, &gathered, &mut problems);
+        if problems.is_empty() { Ok((config, gathered)) } else { Err(ConfigError::new(problems)) }
+    }
+
+    /// What new topics get, as the dotted keys and numbers of the catalog and the wire.
+    pub(crate) fn topic_settings(&self) -> BTreeMap<String, String> {
+        let unlimited = |value: Option<u64>| value.map_or("-1".to_owned(), |v| v.to_string());
+        let topic = &self.topic;
+        let numbers = [
+            ("max.batch.bytes", topic.max_batch_bytes.0.to_string()),
+            ("retention.bytes", unlimited(topic.retention_bytes.map(|bytes| bytes.0))),
+            ("retention.ms", unlimited(topic.retention_ms.map(|millis| millis.0))),
+            ("segment.bytes", topic.segment_bytes.0.to_string()),
+            ("segment.ms", topic.segment_ms.0.to_string()),
+        ];
+        numbers.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Which settings differ between two loads and take effect only at the next start.
+    pub(crate) fn needs_restart(before: &Gathered, after: &Gathered) -> Vec<&'static str> {
+        let fixed = settings::SETTINGS.iter().filter(|setting| !setting.live);
+        let keys = fixed.map(|setting| setting.key);
+        keys.filter(|key| before.text(key) != after.text(key)).collect()
+    }
+
+    fn resolve(
+        settings: Settings,
+        gathered: &Gathered,
+        problems: &mut Vec<error::Problem>,
+    ) -> Self {
+        let Settings { node, listen, timeouts, logging, limits, storage, topic, tls } = settings;
+        if topic.max_batch_bytes > limits.batch_bytes {
+            problems.push(error::Problem::Above {
+                origin: gathered.origin("topic.max.batch.bytes"),
+                key: "topic.max.batch.bytes",
+                other: "limits.batch_bytes",
+            });
+        }
+        if limits.in_flight_per_connection < limits.batch_bytes {
+            problems.push(error::Problem::Above {
+                origin: gathered.origin("limits.batch_bytes"),
+                key: "limits.batch_bytes",
+                other: "limits.in_flight_per_connection",
+            });
+        }
+        if limits.in_flight_per_core < limits.in_flight_per_connection {
+            problems.push(error::Problem::Above {
+                origin: gathered.origin("limits.in_flight_per_connection"),
+                key: "limits.in_flight_per_connection",
+                other: "limits.in_flight_per_core",
+            });
+        }
+        let tls = resolve_tls(tls, gathered, problems);
+        Self { node, listen, timeouts, logging, limits, storage, topic, tls }
+    }
+}
+
+/// The flags of `catena serve` that the settings declare as theirs.
+#[cfg(test)]
+pub(crate) fn declared_flags() -> Vec<&'static str> {
+    settings::SETTINGS.iter().filter_map(|setting| setting.flag).collect()
+}
+
+fn resolve_tls(
+    tls: settings::TlsSettings,
+    gathered: &Gathered,
+    problems: &mut Vec<error::Problem>,
+) -> Option<Tls> {
+    let mut needs = |key, missing| {
+        problems.push(error::Problem::Needs { origin: gathered.origin(key), key, missing });
+        None
+    };
+    match (tls.cert, tls.key, tls.client_ca) {
+        (Some(cert), Some(key), client_ca) => Some(Tls { cert, key, client_ca }),
+        (Some(_), None, _) => needs("tls.cert", "tls.key"),
+        (None, Some(_), _) => needs("tls.key", "tls.cert"),
+        (None, None, Some(_)) => needs("tls.client_ca", "tls.cert"),
+        (None, None, None) => None,
+    }
+}
