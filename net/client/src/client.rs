@@ -1,6 +1,6 @@
 //! Topics and reading.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Codec, Millis, records::Records};
 use catena_wire::{
@@ -88,6 +88,28 @@ impl Client {
         answer
     }
 
+    /// A request that changes nothing is tried again for as long as a request may take, when the
+    /// server cannot answer it yet or the connection broke.
+    fn patiently<T>(
+        &mut self,
+        mut ask: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let began = Instant::now();
+        let mut pause = Duration::from_millis(2);
+        loop {
+            match ask(self) {
+                Err(error)
+                    if (error.is_retriable() || matches!(error, Error::Connection { .. }))
+                        && began.elapsed() + pause < self.options.request_timeout =>
+                {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(200));
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     fn status<Q: Message>(&mut self, api: Api, request: &Q) -> Result<(), Error> {
         let (status, _) = self.call::<_, StatusResponse>(api, request)?;
         Error::check(status.error, status.message)
@@ -147,12 +169,14 @@ impl Client {
     /// [`ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub fn topic(&mut self, name: &str) -> Result<TopicMetadata, Error> {
         let request = MetadataRequest { names: vec![name.to_owned()] };
-        let (response, _) = self.call::<_, MetadataResponse>(Api::Metadata, &request)?;
-        Error::check(response.error, String::new())?;
-        let topic = response.topics.into_iter().next();
-        let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
-        Error::check(topic.error, format!("(topic `{name}`)"))?;
-        Ok(topic)
+        self.patiently(|client| {
+            let (response, _) = client.call::<_, MetadataResponse>(Api::Metadata, &request)?;
+            Error::check(response.error, String::new())?;
+            let topic = response.topics.into_iter().next();
+            let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
+            Error::check(topic.error, format!("(topic `{name}`)"))?;
+            Ok(topic)
+        })
     }
 
     /// Everything about a topic.
@@ -177,9 +201,12 @@ impl Client {
         query: OffsetQuery,
     ) -> Result<Option<u64>, Error> {
         let request = ListOffsetsRequest { topic, partition, query };
-        let (response, _) = self.call::<_, ListOffsetsResponse>(Api::ListOffsets, &request)?;
-        Error::check(response.error, response.message)?;
-        Ok(response.found.then_some(response.offset))
+        self.patiently(|client| {
+            let (response, _) =
+                client.call::<_, ListOffsetsResponse>(Api::ListOffsets, &request)?;
+            Error::check(response.error, response.message)?;
+            Ok(response.found.then_some(response.offset))
+        })
     }
 
     /// Raises the log start of a partition; tells where it is.
@@ -210,6 +237,16 @@ impl Client {
     /// [`ErrorCode::Damaged`] says in `next_offset` of its message where reading goes on; and see
     /// [`Error`].
     pub fn fetch(
+        &mut self,
+        topic: u128,
+        partition: u32,
+        offset: u64,
+        options: FetchOptions,
+    ) -> Result<Fetched, Error> {
+        self.patiently(|client| client.fetch_once(topic, partition, offset, options))
+    }
+
+    fn fetch_once(
         &mut self,
         topic: u128,
         partition: u32,

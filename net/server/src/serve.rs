@@ -69,7 +69,7 @@ async fn run(
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
-    let listener = bind(options.listen)?;
+    let listener = bind(options.listen).await?;
     let mut identity = Identity::open(&options.data_dir)?;
     let hands = Hands::start(&options.data_dir, hands_options).await?;
     let create = !identity.founded;

@@ -265,9 +265,22 @@ fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
-/// Binds the client listener; two servers on one port are an error, not a shared port.
-pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let taken = |e| anyhow::anyhow!("cannot listen on {address}: {e}");
-    drop(std::net::TcpListener::bind(address).map_err(taken)?);
+/// How long a listener is waited for: the sockets of a server that was just killed live on until
+/// the kernel has ended what it had under way.
+const BIND_WAIT: Duration = Duration::from_secs(10);
+
+/// Binds the client listener. Listeners here may share a port with others of the same user (the
+/// runtime sets SO_REUSEPORT), and a bound check would stumble over connections of an earlier life;
+/// so whether somebody listens is found out by knocking.
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let began = Instant::now();
+    while address.port() != 0
+        && std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
+    {
+        if began.elapsed() > BIND_WAIT {
+            anyhow::bail!("cannot listen on {address}: another server answers there");
+        }
+        sleep(NAP_MAX).await;
+    }
     TcpListener::bind(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))
 }

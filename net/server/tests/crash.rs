@@ -1,0 +1,194 @@
+//! The real binary, killed again and again while a producer writes: every record is there once, in
+//! order, at the offset that its receipt said.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use catena_client::{
+    Client, Error, FetchOptions, Fetched, OffsetQuery, Options, Producer, ProducerOptions, Receipt,
+    Setting,
+};
+
+const PARTITIONS: u32 = 4;
+const KILLS: usize = 12;
+
+struct Server {
+    child: Child,
+    address: String,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    fn start(directory: &Path, address: &str) -> Self {
+        let mut log = std::fs::OpenOptions::new();
+        let log = log.append(true).create(true).open(directory.with_extension("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
+            .args(["serve", "--data-dir"])
+            .arg(directory)
+            .args(["--listen", address, "--admin", "127.0.0.1:0"])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        Self { child, address: address.to_owned(), log: directory.with_extension("log") }
+    }
+
+    fn wait(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while client(&self.address).topics().is_err() {
+            let late = Instant::now() > deadline;
+            assert!(!late, "the server does not answer:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What the servers of the directory said.
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("the server is gone");
+    }
+}
+
+fn client(address: &str) -> Client {
+    let request_timeout = Duration::from_secs(10);
+    Client::new(Options { server: address.to_owned(), request_timeout })
+}
+
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").to_string()
+}
+
+/// What the producer's thread tells.
+#[derive(Default)]
+struct Progress {
+    in_flight: AtomicUsize,
+    sent: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Sends numbered records round robin until told to stop; the receipts by partition.
+fn produce(address: &str, progress: &Progress) -> Result<Vec<Receipt>, Error> {
+    let mut receipts = Vec::new();
+    let mut client = client(address);
+    let options = ProducerOptions { batch_bytes: 3000, in_flight: 24, ..Default::default() };
+    let on_receipt = |receipt: &Receipt| receipts.push(*receipt);
+    let mut producer = Producer::new(&mut client, "lines", options, on_receipt)?;
+    let mut number = 0u64;
+    while !progress.stop.load(Ordering::Relaxed) {
+        let partition = (number % u64::from(PARTITIONS)) as u32;
+        let value = format!("{number} {}", "x".repeat((number % 300) as usize));
+        producer.append(partition, 1_700_000_000_000, None, Some(value.as_bytes()), &[])?;
+        progress.in_flight.store(producer.in_flight(), Ordering::Relaxed);
+        number += 1;
+        progress.sent.store(number, Ordering::Relaxed);
+    }
+    producer.flush()?;
+    drop(producer);
+    Ok(receipts)
+}
+
+/// Everything in a partition, by offset.
+fn consume(client: &mut Client, topic: u128, partition: u32) -> BTreeMap<u64, u64> {
+    let mut read = BTreeMap::new();
+    let end = client.offset(topic, partition, OffsetQuery::Latest).unwrap().unwrap();
+    let mut at = client.offset(topic, partition, OffsetQuery::Earliest).unwrap().unwrap();
+    while at < end {
+        let options = FetchOptions { max_bytes: 1 << 20, max_wait: Duration::ZERO };
+        let fetched: Fetched = client.fetch(topic, partition, at, options).unwrap();
+        fetched
+            .each_record::<Error>(at, |offset, record| {
+                let text = std::str::from_utf8(record.value.unwrap()).unwrap();
+                let number = text.split(' ').next().unwrap().parse().unwrap();
+                assert!(read.insert(offset, number).is_none(), "offset {offset} came twice");
+                Ok(())
+            })
+            .unwrap();
+        assert!(fetched.next_offset > at, "reading stands still at {at}");
+        at = fetched.next_offset;
+    }
+    read
+}
+
+#[test]
+fn every_record_survives_kills_once_and_in_order() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let address = free_address();
+    let mut server = Server::start(directory.path(), &address);
+    server.wait();
+    let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string() }];
+    client(&address).create_topic("lines", PARTITIONS, set).unwrap();
+
+    let progress = Arc::new(Progress::default());
+    let producer = {
+        let (progress, address) = (progress.clone(), address.clone());
+        thread::spawn(move || produce(&address, &progress))
+    };
+    let mut in_flight = Vec::new();
+    for kill in 0..KILLS {
+        // Some kills hit recovery itself; the others wait until the producer got on.
+        if kill % 4 != 3 {
+            server.wait();
+            let goal = progress.sent.load(Ordering::Relaxed) + 2000 + 1500 * kill as u64;
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while progress.sent.load(Ordering::Relaxed) < goal && !producer.is_finished() {
+                assert!(Instant::now() < deadline, "the producer does not get on");
+                thread::yield_now();
+            }
+        }
+        in_flight.push(progress.in_flight.load(Ordering::Relaxed));
+        server.kill();
+        server = Server::start(directory.path(), &address);
+    }
+    server.wait();
+    progress.stop.store(true, Ordering::Relaxed);
+    let receipts = producer.join().unwrap().unwrap();
+    println!("batches in flight at the kills: {in_flight:?}; {} receipts", receipts.len());
+    assert!(in_flight.iter().sum::<usize>() > 0, "no kill hit a batch in flight");
+
+    // A last life: what is read is what the disk holds.
+    server.kill();
+    let server = Server::start(directory.path(), &address);
+    server.wait();
+    let mut client = client(&address);
+    let topic = client.topic("lines").unwrap().id;
+    let sent = progress.sent.load(Ordering::Relaxed);
+    let mut total = 0;
+    for partition in 0..PARTITIONS {
+        let read = consume(&mut client, topic, partition);
+        let numbers: Vec<u64> = read.values().copied().collect();
+        let expected: Vec<u64> =
+            (0..sent).filter(|n| n % u64::from(PARTITIONS) == u64::from(partition)).collect();
+        assert!(
+            numbers == expected,
+            "partition {partition}: {} of {}",
+            numbers.len(),
+            expected.len()
+        );
+        assert!(read.keys().copied().eq(0..expected.len() as u64), "offsets are dense");
+        total += numbers.len();
+    }
+    assert_eq!(total as u64, sent);
+    let mut ends: BTreeMap<u32, u64> = BTreeMap::new();
+    for receipt in &receipts {
+        let end = ends.entry(receipt.partition).or_insert(0);
+        assert_eq!(receipt.first_offset, *end, "receipts follow each other");
+        *end = receipt.next_offset;
+    }
+    server.kill();
+}
