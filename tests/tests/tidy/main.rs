@@ -3,6 +3,7 @@
 //! Each test names a fact and fails with every place where it is not so.
 
 mod crates;
+mod docs;
 mod source;
 mod text;
 
