@@ -118,7 +118,7 @@ wire_struct! {
         name: Cow<'a, str>,
         /// Its id.
         id: TopicId,
-        /// Raised by every change of its settings.
+        /// Rises with every change of its settings, maybe with others too.
         config_version: u64,
         /// The largest batch it takes, in bytes.
         batch_bytes_max: u32,
@@ -232,7 +232,7 @@ wire_struct! {
         error: ErrorCode,
         /// Its id.
         id: TopicId,
-        /// Raised by every change of its settings.
+        /// Rises with every change of its settings, maybe with others too.
         config_version: u64,
         /// Its settings, by key.
         config: Vec<SettingInForce<'a>>,
@@ -294,6 +294,21 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+    }
+}
+
+impl<'a> DescribeTopicResponse<'a> {
+    /// An answer without a description.
+    #[must_use]
+    pub fn refused(error: ErrorCode, message: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            error,
+            id: TopicId::default(),
+            config_version: 0,
+            config: Vec::new(),
+            partitions: Vec::new(),
+            message: message.into(),
+        }
     }
 }
 

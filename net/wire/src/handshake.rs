@@ -112,11 +112,11 @@ wire_struct! {
 }
 
 impl ApiRange {
-    /// What this build speaks.
+    /// The versions that this build speaks of each of `apis`.
     #[must_use]
-    pub fn spoken() -> Vec<Self> {
-        let range = |api| Self { api: api as u8, min: VERSION, max: VERSION };
-        Api::ALL.into_iter().map(range).collect()
+    pub fn spoken(apis: &[Api]) -> Vec<Self> {
+        let range = |api: &Api| Self { api: *api as u8, min: VERSION, max: VERSION };
+        apis.iter().map(range).collect()
     }
 
     /// The greatest version of `api` that a peer and this build both speak.

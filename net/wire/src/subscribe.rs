@@ -46,6 +46,21 @@ wire_struct! {
     }
 }
 
+impl<'a> SubscribeResponse<'a> {
+    /// An answer without a subscription.
+    #[must_use]
+    pub fn refused(error: ErrorCode, message: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            error,
+            subscription: 0,
+            log_start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            epoch: Epoch::default(),
+            message: message.into(),
+        }
+    }
+}
+
 wire_struct! {
     /// Take more bytes. It has no response; that of an ended subscription is ignored.
     message CreditRequest {
