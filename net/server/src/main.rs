@@ -15,6 +15,7 @@ use std::{
 };
 
 use catena_client::{Durability, Setting};
+use catena_format::{Offset, PartitionIndex};
 use clap::{Parser, Subcommand};
 
 /// Catena: a distributed log engine. An acknowledged record is on the disk.
@@ -104,7 +105,7 @@ enum TopicCommand {
         partitions: u32,
         /// A setting, KEY=VALUE; may be repeated.
         #[arg(long, value_parser = commands::setting)]
-        config: Vec<Setting>,
+        config: Vec<Setting<'static>>,
     },
     /// List all topics.
     List,
@@ -119,7 +120,7 @@ enum TopicCommand {
         name: String,
         /// A setting to make, KEY=VALUE; may be repeated.
         #[arg(long, value_parser = commands::setting)]
-        set: Vec<Setting>,
+        set: Vec<Setting<'static>>,
         /// A setting to take back; may be repeated.
         #[arg(long, value_name = "KEY")]
         remove: Vec<String>,
@@ -201,7 +202,7 @@ fn topic(client: &mut catena_client::Client, command: TopicCommand) -> anyhow::R
         TopicCommand::Delete { name } => client.delete_topic(&name)?,
         TopicCommand::Trim { name, partition, to } => {
             let id = client.topic(&name)?.id;
-            let log_start = client.trim(id, partition, to)?;
+            let log_start = client.trim(id, PartitionIndex::new(partition), Offset::new(to))?;
             println!("partition {partition} of {name} starts at {log_start}");
         }
     }
