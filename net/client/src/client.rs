@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Codec, Millis, records::Records};
+use catena_format::{
+    BATCH_HEADER_BYTES, BatchHeader, Codec, Millis, Offset, PartitionIndex, ProducerEpoch,
+    ProducerId, TopicId, records::Records,
+};
 use catena_wire::{
     AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest,
@@ -44,11 +47,11 @@ pub struct Fetched {
     /// Record batches, back to back.
     pub batches: Vec<u8>,
     /// The offset to go on at.
-    pub next_offset: u64,
+    pub next_offset: Offset,
     /// The end of what can be read by now.
-    pub high_watermark: u64,
+    pub high_watermark: Offset,
     /// The first readable offset.
-    pub log_start: u64,
+    pub log_start: Offset,
 }
 
 impl Client {
@@ -76,7 +79,7 @@ impl Client {
         Ok(self.connection.as_mut().expect("a connection was just opened"))
     }
 
-    fn call<Q: Message, R: Message>(
+    fn call<'q, Q: Message<'q>, R: Message<'static, Owned = R>>(
         &mut self,
         api: Api,
         request: &Q,
@@ -110,9 +113,9 @@ impl Client {
         }
     }
 
-    fn status<Q: Message>(&mut self, api: Api, request: &Q) -> Result<(), Error> {
-        let (status, _) = self.call::<_, StatusResponse>(api, request)?;
-        Error::check(status.error, status.message)
+    fn status<'q, Q: Message<'q>>(&mut self, api: Api, request: &Q) -> Result<(), Error> {
+        let (status, _) = self.call::<_, StatusResponse<'_>>(api, request)?;
+        Error::check(status.error, &status.message)
     }
 
     /// Creates a topic.
@@ -123,10 +126,10 @@ impl Client {
         &mut self,
         name: &str,
         partitions: u32,
-        config: Vec<Setting>,
+        config: Vec<Setting<'_>>,
     ) -> Result<(), Error> {
-        let name = name.to_owned();
-        let request = CreateTopicRequest { name, partitions, replicas: 0, config };
+        let (name, validate_only) = (name.into(), false);
+        let request = CreateTopicRequest { name, partitions, replicas: 0, config, validate_only };
         self.status(Api::CreateTopic, &request)
     }
 
@@ -137,10 +140,12 @@ impl Client {
     pub fn alter_topic(
         &mut self,
         name: &str,
-        set: Vec<Setting>,
+        set: Vec<Setting<'_>>,
         remove: Vec<String>,
     ) -> Result<(), Error> {
-        let request = AlterTopicRequest { name: name.to_owned(), set, remove };
+        let remove = remove.into_iter().map(Into::into).collect();
+        let (name, partitions, new_name) = (name.into(), 0, "".into());
+        let request = AlterTopicRequest { name, set, remove, partitions, new_name };
         self.status(Api::AlterTopic, &request)
     }
 
@@ -149,17 +154,17 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn delete_topic(&mut self, name: &str) -> Result<(), Error> {
-        self.status(Api::DeleteTopic, &DeleteTopicRequest { name: name.to_owned() })
+        self.status(Api::DeleteTopic, &DeleteTopicRequest { name: name.into() })
     }
 
     /// All topics.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn topics(&mut self) -> Result<Vec<TopicMetadata>, Error> {
+    pub fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
         let request = MetadataRequest { names: Vec::new() };
-        let (response, _) = self.call::<_, MetadataResponse>(Api::Metadata, &request)?;
-        Error::check(response.error, String::new())?;
+        let (response, _) = self.call::<_, MetadataResponse<'_>>(Api::Metadata, &request)?;
+        Error::check(response.error, &response.message)?;
         Ok(response.topics)
     }
 
@@ -167,14 +172,14 @@ impl Client {
     ///
     /// # Errors
     /// [`ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
-    pub fn topic(&mut self, name: &str) -> Result<TopicMetadata, Error> {
-        let request = MetadataRequest { names: vec![name.to_owned()] };
+    pub fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
+        let request = MetadataRequest { names: vec![name.into()] };
         self.patiently(|client| {
-            let (response, _) = client.call::<_, MetadataResponse>(Api::Metadata, &request)?;
-            Error::check(response.error, String::new())?;
+            let (response, _) = client.call::<_, MetadataResponse<'_>>(Api::Metadata, &request)?;
+            Error::check(response.error, &response.message)?;
             let topic = response.topics.into_iter().next();
             let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
-            Error::check(topic.error, format!("(topic `{name}`)"))?;
+            Error::check(topic.error, &format!("(topic `{name}`)"))?;
             Ok(topic)
         })
     }
@@ -183,10 +188,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn describe_topic(&mut self, name: &str) -> Result<DescribeTopicResponse, Error> {
-        let request = DescribeTopicRequest { name: name.to_owned() };
-        let (response, _) = self.call::<_, DescribeTopicResponse>(Api::DescribeTopic, &request)?;
-        Error::check(response.error, response.message.clone())?;
+    pub fn describe_topic(&mut self, name: &str) -> Result<DescribeTopicResponse<'static>, Error> {
+        let request = DescribeTopicRequest { name: name.into() };
+        let (response, _) =
+            self.call::<_, DescribeTopicResponse<'_>>(Api::DescribeTopic, &request)?;
+        Error::check(response.error, &response.message)?;
         Ok(response)
     }
 
@@ -196,15 +202,15 @@ impl Client {
     /// See [`Error`].
     pub fn offset(
         &mut self,
-        topic: u128,
-        partition: u32,
+        topic: TopicId,
+        partition: PartitionIndex,
         query: OffsetQuery,
-    ) -> Result<Option<u64>, Error> {
+    ) -> Result<Option<Offset>, Error> {
         let request = ListOffsetsRequest { topic, partition, query };
         self.patiently(|client| {
             let (response, _) =
-                client.call::<_, ListOffsetsResponse>(Api::ListOffsets, &request)?;
-            Error::check(response.error, response.message)?;
+                client.call::<_, ListOffsetsResponse<'_>>(Api::ListOffsets, &request)?;
+            Error::check(response.error, &response.message)?;
             Ok(response.found.then_some(response.offset))
         })
     }
@@ -213,10 +219,15 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn trim(&mut self, topic: u128, partition: u32, to: u64) -> Result<u64, Error> {
+    pub fn trim(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        to: Offset,
+    ) -> Result<Offset, Error> {
         let request = TrimRequest { topic, partition, to };
-        let (response, _) = self.call::<_, TrimResponse>(Api::Trim, &request)?;
-        Error::check(response.error, response.message)?;
+        let (response, _) = self.call::<_, TrimResponse<'_>>(Api::Trim, &request)?;
+        Error::check(response.error, &response.message)?;
         Ok(response.log_start)
     }
 
@@ -224,10 +235,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn producer_id(&mut self) -> Result<(i64, i16), Error> {
-        let request = ProducerIdRequest { reserved: 0 };
-        let (response, _) = self.call::<_, ProducerIdResponse>(Api::ProducerId, &request)?;
-        Error::check(response.error, String::new())?;
+    pub fn producer_id(&mut self) -> Result<(ProducerId, ProducerEpoch), Error> {
+        let request = ProducerIdRequest::fresh();
+        let (response, _) = self.call::<_, ProducerIdResponse<'_>>(Api::ProducerId, &request)?;
+        Error::check(response.error, &response.message)?;
         Ok((response.id, response.epoch))
     }
 
@@ -238,9 +249,9 @@ impl Client {
     /// [`Error`].
     pub fn fetch(
         &mut self,
-        topic: u128,
-        partition: u32,
-        offset: u64,
+        topic: TopicId,
+        partition: PartitionIndex,
+        offset: Offset,
         options: FetchOptions,
     ) -> Result<Fetched, Error> {
         self.patiently(|client| client.fetch_once(topic, partition, offset, options))
@@ -248,9 +259,9 @@ impl Client {
 
     fn fetch_once(
         &mut self,
-        topic: u128,
-        partition: u32,
-        offset: u64,
+        topic: TopicId,
+        partition: PartitionIndex,
+        offset: Offset,
         options: FetchOptions,
     ) -> Result<Fetched, Error> {
         let max_wait_ms = u32::try_from(options.max_wait.as_millis()).unwrap_or(u32::MAX);
@@ -259,12 +270,12 @@ impl Client {
         let max_bytes = options.max_bytes;
         let request =
             FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
-        let (response, batches) = self.call::<_, FetchResponse>(Api::Fetch, &request)?;
+        let (response, batches) = self.call::<_, FetchResponse<'_>>(Api::Fetch, &request)?;
         if response.error == ErrorCode::Damaged {
             let message = format!("{} (go on at {})", response.message, response.next_offset);
             return Err(Error::Server { code: response.error, message });
         }
-        Error::check(response.error, response.message)?;
+        Error::check(response.error, &response.message)?;
         for batch in split(&batches) {
             let batch = batch?;
             BatchHeader::parse(batch)?.verify(batch)?;
@@ -310,15 +321,15 @@ impl Fetched {
     /// The first of the batches', the records', or `each`'s own.
     pub fn each_record<E: From<Error>>(
         &self,
-        from: u64,
-        mut each: impl FnMut(u64, &catena_format::records::Record<'_>) -> Result<(), E>,
+        from: Offset,
+        mut each: impl FnMut(Offset, &catena_format::records::Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         for batch in self.batches() {
             let (header, bytes) = batch?;
             let base = header.stored_offset().map_err(Error::Batch)?.get();
             for record in records(&header, bytes)? {
                 let record = record.map_err(Error::Record)?;
-                let offset = base + u64::from(record.offset_delta);
+                let offset = Offset::new(base + u64::from(record.offset_delta));
                 // A fetch within a batch brings the whole of it.
                 if offset >= from {
                     each(offset, &record)?;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use catena_wire::{
-    Api, ApiRange, HEADER_BYTES, HandshakeRequest, HandshakeResponse, Header, Message, Preface,
-    encode_message,
+    Api, ApiRange, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest,
+    HandshakeResponse, Message, Preface, Refusal, encode_message,
 };
 
 use crate::error::Error;
@@ -19,7 +19,7 @@ pub struct Connection {
     address: String,
     reader: BufReader<TcpStream>,
     next_correlation: u32,
-    greeting: HandshakeResponse,
+    greeting: Option<HandshakeResponse<'static>>,
 }
 
 /// A response, not yet read.
@@ -45,28 +45,31 @@ impl Connection {
             address: address.to_owned(),
             reader: BufReader::with_capacity(64 << 10, stream),
             next_correlation: 0,
-            greeting: nobody(),
+            greeting: None,
         };
         connection.write(&Preface { core: None }.encode())?;
         let request = HandshakeRequest {
-            client: "catena-rust".to_owned(),
-            client_version: env!("CARGO_PKG_VERSION").to_owned(),
-            apis: ApiRange::spoken(),
+            client: "catena-rust".into(),
+            client_version: env!("CARGO_PKG_VERSION").into(),
+            apis: ApiRange::spoken(&Api::ALL),
             features: 0,
-            mechanism: String::new(),
-            authentication: Vec::new(),
+            mechanism: "".into(),
+            authentication: Vec::new().into(),
         };
         let (greeting, _) =
-            connection.call::<_, HandshakeResponse>(Api::Handshake, &request, &[])?;
-        Error::check(greeting.error, greeting.message.clone())?;
-        connection.greeting = greeting;
+            connection.call::<_, HandshakeResponse<'_>>(Api::Handshake, &request, &[])?;
+        Error::check(greeting.error, &greeting.message)?;
+        connection.greeting = Some(greeting);
         Ok(connection)
     }
 
     /// What the server said of itself.
+    ///
+    /// # Panics
+    /// Never: an open connection has shaken hands.
     #[must_use]
-    pub fn greeting(&self) -> &HandshakeResponse {
-        &self.greeting
+    pub fn greeting(&self) -> &HandshakeResponse<'static> {
+        self.greeting.as_ref().expect("an open connection has shaken hands")
     }
 
     /// Waits for answers for so long from now on.
@@ -76,7 +79,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for its response: its head and payload.
-    pub(crate) fn call<Q: Message, R: Message>(
+    pub(crate) fn call<'q, Q: Message<'q>, R: Message<'static, Owned = R>>(
         &mut self,
         api: Api,
         request: &Q,
@@ -86,13 +89,13 @@ impl Connection {
         loop {
             let response = self.receive()?;
             if response.correlation == correlation {
-                return Ok((R::decode(&response.head)?, response.payload));
+                return Ok((R::decode_owned(&response.head)?, response.payload));
             }
         }
     }
 
     /// Sends a request; tells its correlation id.
-    pub(crate) fn send<Q: Message>(
+    pub(crate) fn send<'q, Q: Message<'q>>(
         &mut self,
         api: Api,
         request: &Q,
@@ -100,10 +103,8 @@ impl Connection {
     ) -> Result<u32, Error> {
         let correlation = self.next_correlation;
         self.next_correlation = correlation.wrapping_add(1);
-        let length = u32::try_from(payload.len())
-            .map_err(|_| Error::Protocol("the payload is too large".to_owned()))?;
         let mut bytes = Vec::with_capacity(128 + payload.len());
-        encode_message(api, correlation, request, length, &mut bytes);
+        encode_message(api, correlation, request, payload.len(), &mut bytes)?;
         bytes.extend_from_slice(payload);
         self.write(&bytes)?;
         Ok(correlation)
@@ -115,11 +116,16 @@ impl Connection {
 
     /// The next response, whichever request it answers.
     pub(crate) fn receive(&mut self) -> Result<Response, Error> {
-        let mut header = [0; HEADER_BYTES];
+        let mut header = [0; FRAME_HEADER_BYTES];
         self.reader.read_exact(&mut header).map_err(|source| self.failed(source))?;
-        let header = Header::decode(&header)?;
+        let header = FrameHeader::parse(&header, FrameLimits::RESPONSE)?;
         let head = self.read(header.head_bytes)?;
         let payload = self.read(header.payload_bytes)?;
+        if header.is_refusal() {
+            let refusal = Refusal::decode(&head)?;
+            let (code, message) = (refusal.error, refusal.message.into_owned());
+            return Err(Error::Server { code, message });
+        }
         Ok(Response { correlation: header.correlation, head, payload })
     }
 
@@ -162,23 +168,4 @@ fn dial(address: &str, wait: Duration) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-fn nobody() -> HandshakeResponse {
-    HandshakeResponse {
-        error: catena_wire::ErrorCode::HandshakeRequired,
-        message: String::new(),
-        server_version: String::new(),
-        apis: Vec::new(),
-        features: 0,
-        cluster: 0,
-        node: 0,
-        incarnation: 0,
-        payload_bytes_max: 0,
-        in_flight_bytes_max: 0,
-        in_flight_max: 0,
-        dedup_window: 1,
-        core: 0,
-        cores: Vec::new(),
-    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use catena_format::{BatchError, records::RecordError};
-use catena_wire::{Class, ErrorCode, HeaderError, WireError};
+use catena_wire::{Class, ErrorCode, FrameError, WireError};
 
 /// An error of the client.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,14 @@ impl Error {
         self.class() == Class::Retriable
     }
 
-    pub(crate) fn check(code: ErrorCode, message: String) -> Result<(), Self> {
+    pub(crate) fn check(code: ErrorCode, message: &str) -> Result<(), Self> {
+        let message = message.to_owned();
         if code == ErrorCode::None { Ok(()) } else { Err(Self::Server { code, message }) }
     }
 }
 
-impl From<HeaderError> for Error {
-    fn from(error: HeaderError) -> Self {
+impl From<FrameError> for Error {
+    fn from(error: FrameError) -> Self {
         Self::Protocol(error.to_string())
     }
 }

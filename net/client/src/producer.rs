@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_format::{
-    Millis, ProducerEpoch, ProducerId, Sequence,
+    Epoch, Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
     records::{BatchBuilder, Header, Producer as ProducerStamp},
 };
 use catena_wire::{Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse};
@@ -44,13 +44,13 @@ impl Default for ProducerOptions {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Receipt {
     /// The partition.
-    pub partition: u32,
+    pub partition: PartitionIndex,
     /// The first record's offset.
-    pub first_offset: u64,
+    pub first_offset: Offset,
     /// The offset after the last record.
-    pub next_offset: u64,
+    pub next_offset: Offset,
     /// The epoch of the chain.
-    pub epoch: u32,
+    pub epoch: Epoch,
     /// The level reached.
     pub level: Durability,
     /// Copies on disks.
@@ -70,7 +70,7 @@ struct Batch {
 pub struct Producer<'a> {
     client: &'a mut Client,
     connection: Option<Connection>,
-    topic: u128,
+    topic: TopicId,
     options: ProducerOptions,
     stamp: (ProducerId, ProducerEpoch),
     sequences: Vec<i32>,
@@ -100,7 +100,7 @@ impl<'a> Producer<'a> {
             connection: None,
             topic: metadata.id,
             options,
-            stamp: (ProducerId::new(id), ProducerEpoch::new(epoch)),
+            stamp: (id, epoch),
             sequences: vec![0; partitions],
             open: vec![BatchBuilder::new(); partitions],
             sent: VecDeque::new(),
@@ -213,10 +213,9 @@ impl<'a> Producer<'a> {
         for batch in self.sent.iter_mut().filter(|batch| batch.correlation.is_none()) {
             let request = ProduceRequest {
                 topic: self.topic,
-                partition: batch.partition,
+                partition: PartitionIndex::new(batch.partition),
                 durability: self.options.durability,
-                flags: 0,
-                expect_next_offset: 0,
+                expect_next_offset: None,
                 deadline_ms: 0,
             };
             let correlation = connection.send(Api::Produce, &request, &batch.bytes)?;
@@ -251,7 +250,7 @@ impl<'a> Producer<'a> {
                 self.sent.remove(at);
                 Ok(())
             }
-            code => Err(Error::Server { code, message: produced.message }),
+            code => Err(Error::Server { code, message: produced.message.into_owned() }),
         }
     }
 
@@ -282,7 +281,7 @@ impl<'a> Producer<'a> {
     }
 }
 
-fn receipt(response: &ProduceResponse, latency: Duration) -> Receipt {
+fn receipt(response: &ProduceResponse<'_>, latency: Duration) -> Receipt {
     Receipt {
         partition: response.partition,
         first_offset: response.first_offset,

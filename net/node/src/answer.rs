@@ -1,71 +1,122 @@
 //! Answers: how each response is put together.
 
-use catena_format::Offset;
+use catena_format::{Epoch, Offset, PartitionIndex, ProducerEpoch, ProducerId};
 use catena_log::io::Memory;
 use catena_replication::{Durability as Level, Receipt};
 use catena_wire::{
-    Api, ApiRange, CoreAddress, Durability, ErrorCode, FetchResponse, HandshakeRequest,
-    HandshakeResponse, ListOffsetsResponse, Message, MetadataResponse, PAYLOAD_BYTES_MAX,
-    ProduceResponse, ProducerIdResponse, StatusResponse, TrimResponse, WireError, encode_message,
-    flags,
+    Api, ApiRange, ConnectionLimits, CoreAddress, DescribeTopicResponse, Durability, ErrorCode,
+    FetchResponse, FrameHeader, FrameLimits, HandshakeRequest, HandshakeResponse,
+    ListOffsetsResponse, Message, MetadataResponse, ProduceResponse, ProducerIdResponse,
+    ReceiptFlags, Refusal, StatusResponse, SubscribeResponse, TrimResponse, WireError,
+    encode_message, encode_refusal, limits::CREDIT_BYTES_MAX,
 };
 
-use crate::node::{Caller, Node, Send};
+use crate::node::{Caller, Node, Send, SessionId};
+
+/// What is answered with more than an error.
+const SERVED: [Api; 12] = [
+    Api::Handshake,
+    Api::Produce,
+    Api::Fetch,
+    Api::ListOffsets,
+    Api::Metadata,
+    Api::CreateTopic,
+    Api::AlterTopic,
+    Api::DeleteTopic,
+    Api::DescribeTopic,
+    Api::Trim,
+    Api::ProducerId,
+    Api::Ping,
+];
 
 impl<M: Memory + Clone> Node<M> {
-    pub(crate) fn answer<R: Message>(&mut self, caller: Caller, response: &R) {
+    pub(crate) fn answer<'r, R: Message<'r>>(&mut self, caller: Caller, response: &R) {
         self.answer_with(caller, response, Vec::new());
     }
 
-    pub(crate) fn answer_with<R: Message>(
+    pub(crate) fn answer_with<'r, R: Message<'r>>(
         &mut self,
         caller: Caller,
         response: &R,
-        shares: Vec<M::Share>,
+        mut shares: Vec<M::Share>,
     ) {
         let Some(session) = self.sessions.get_mut(&caller.session) else { return };
         session.requests = session.requests.saturating_sub(1);
         session.bytes = session.bytes.saturating_sub(caller.bytes);
         let payload: usize = shares.iter().map(|share| share.as_ref().len()).sum();
-        let payload = u32::try_from(payload).expect("a fetch is bounded");
-        assert!(payload <= PAYLOAD_BYTES_MAX, "a fetch is bounded");
         let mut bytes = Vec::with_capacity(128);
-        encode_message(caller.api, caller.correlation, response, payload, &mut bytes);
+        let Caller { api, correlation, .. } = caller;
+        if let Err(error) = encode_message(api, correlation, response, payload, &mut bytes) {
+            // Whoever asks for more than fits a response is told so.
+            let message = error.to_string().into();
+            let refusal = Refusal { error: ErrorCode::FrameTooLarge, message };
+            encode_refusal(api as u8, correlation, &refusal, &mut bytes).expect("it is short");
+            shares.clear();
+        }
         self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
     }
 
     pub(crate) fn answer_status(&mut self, caller: Caller, error: ErrorCode, message: &str) {
-        self.answer(caller, &StatusResponse { error, message: message.to_owned() });
+        self.answer(caller, &StatusResponse { error, message: message.into() });
     }
 
     /// Answers a request of any kind with an error.
     pub(crate) fn refuse(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.stats.errors += 1;
-        let message = message.to_owned();
+        let message = message.into();
         match caller.api {
-            Api::Produce => self.answer(caller, &no_receipt(error, message)),
-            Api::Fetch => self.answer(caller, &no_batches(error, message)),
+            Api::Produce => self.answer(caller, &ProduceResponse::refused(error, message)),
+            Api::Fetch => self.answer(caller, &FetchResponse::refused(error, message)),
             Api::ListOffsets => {
-                let (found, offset, epoch) = (false, 0, 0);
+                let (found, offset, epoch) = (false, Offset::ZERO, Epoch::default());
                 let response = ListOffsetsResponse { error, found, offset, epoch, message };
                 self.answer(caller, &response);
             }
             Api::Metadata => {
-                self.answer(caller, &MetadataResponse { error, version: 0, topics: Vec::new() });
-            }
-            Api::DescribeTopic => self.refuse_description(caller, error, message),
-            Api::Trim => self.answer(caller, &TrimResponse { error, log_start: 0, message }),
-            Api::ProducerId => {
-                self.answer(caller, &ProducerIdResponse { error, id: -1, epoch: -1 });
-            }
-            Api::Handshake => {
-                let response = self.greeting(error, message);
+                let (nodes, topics) = (Vec::new(), Vec::new());
+                let response = MetadataResponse { error, version: 0, nodes, topics, message };
                 self.answer(caller, &response);
             }
-            Api::CreateTopic | Api::AlterTopic | Api::DeleteTopic | Api::Ping => {
+            Api::DescribeTopic => {
+                self.answer(caller, &DescribeTopicResponse::refused(error, message));
+            }
+            Api::Trim => {
+                let log_start = Offset::ZERO;
+                self.answer(caller, &TrimResponse { error, log_start, message });
+            }
+            Api::ProducerId => {
+                let (id, epoch) = (ProducerId::NONE, ProducerEpoch::new(-1));
+                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
+            }
+            Api::Subscribe => self.answer(caller, &SubscribeResponse::refused(error, message)),
+            Api::Handshake => {
+                let response = self.greeting(error, message.into_owned());
+                self.answer(caller, &response);
+            }
+            Api::Unsubscribe
+            | Api::Credit
+            | Api::Push
+            | Api::CreateTopic
+            | Api::AlterTopic
+            | Api::DeleteTopic
+            | Api::Ping => {
                 self.answer(caller, &StatusResponse { error, message });
             }
         }
+    }
+
+    /// Answers a request of an API or version that is not known here.
+    pub(crate) fn refuse_unknown(
+        &mut self,
+        session: SessionId,
+        header: &FrameHeader,
+        error: ErrorCode,
+    ) {
+        self.stats.errors += 1;
+        let refusal = Refusal { error, message: error.to_string().into() };
+        let mut bytes = Vec::with_capacity(128);
+        encode_refusal(header.api, header.correlation, &refusal, &mut bytes).expect("it is short");
+        self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: false });
     }
 
     /// Answers with an error and ends the connection behind it.
@@ -91,41 +142,51 @@ impl<M: Memory + Clone> Node<M> {
         Ok(())
     }
 
-    fn greeting(&self, error: ErrorCode, message: String) -> HandshakeResponse {
+    fn greeting(&self, error: ErrorCode, message: String) -> HandshakeResponse<'static> {
         let incarnation = self.orderer.catalog().incarnation(self.identity.node);
         let in_flight_bytes_max = u32::try_from(self.limits.bytes_in_flight_max);
         HandshakeResponse {
             error,
-            message,
-            server_version: env!("CARGO_PKG_VERSION").to_owned(),
-            apis: ApiRange::spoken(),
+            server_version: env!("CARGO_PKG_VERSION").into(),
+            apis: ApiRange::spoken(&SERVED),
             features: 0,
-            cluster: self.identity.cluster.get(),
-            node: self.identity.node.get(),
-            incarnation: incarnation.get(),
-            payload_bytes_max: PAYLOAD_BYTES_MAX,
-            in_flight_bytes_max: in_flight_bytes_max.unwrap_or(u32::MAX),
-            in_flight_max: self.limits.requests_in_flight_max,
-            dedup_window: catena_replication::dedup::DEDUP_WINDOW,
+            limits: ConnectionLimits {
+                head_bytes_max: FrameLimits::REQUEST.head_bytes_max,
+                payload_bytes_max: FrameLimits::REQUEST.payload_bytes_max,
+                in_flight_bytes_max: in_flight_bytes_max.unwrap_or(u32::MAX),
+                in_flight_max: self.limits.requests_in_flight_max,
+                dedup_window: catena_replication::dedup::DEDUP_WINDOW,
+                credit_bytes_max: CREDIT_BYTES_MAX,
+            },
+            cluster: self.identity.cluster,
+            node: self.identity.node,
+            incarnation,
             core: 0,
-            cores: vec![CoreAddress { core: 0, address: String::new() }],
+            cores: vec![CoreAddress { core: 0, address: "".into() }],
+            mechanisms: "".into(),
+            authentication: Vec::new().into(),
+            message: message.into(),
         }
     }
 
-    pub(crate) fn answer_receipt(&mut self, caller: Caller, partition: u32, receipt: &Receipt) {
-        let tentative = if receipt.copies == 0 { flags::TENTATIVE } else { 0 };
-        let duplicate = if receipt.duplicate { flags::DUPLICATE } else { 0 };
+    pub(crate) fn answer_receipt(
+        &mut self,
+        caller: Caller,
+        partition: PartitionIndex,
+        receipt: &Receipt,
+    ) {
         let response = ProduceResponse {
             error: ErrorCode::None,
             level: wire_level(receipt.level),
-            flags: tentative | duplicate,
+            flags: ReceiptFlags { duplicate: receipt.duplicate, tentative: receipt.copies == 0 },
             copies: receipt.copies,
             partition,
-            first_offset: receipt.base.get(),
-            next_offset: receipt.next.get(),
-            epoch: receipt.epoch.get(),
-            append_time: receipt.append_time.get(),
-            message: String::new(),
+            first_offset: receipt.base,
+            next_offset: receipt.next,
+            epoch: receipt.epoch,
+            append_time: receipt.append_time,
+            retry_after_ms: 0,
+            message: "".into(),
         };
         self.answer(caller, &response);
     }
@@ -133,37 +194,10 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn answer_condition(&mut self, caller: Caller, log_end: Offset) {
         let message = format!("the next offset is {log_end}");
         let response = ProduceResponse {
-            next_offset: log_end.get(),
-            ..no_receipt(ErrorCode::OffsetCondition, message)
+            next_offset: log_end,
+            ..ProduceResponse::refused(ErrorCode::OffsetConditionFailed, message)
         };
         self.answer(caller, &response);
-    }
-}
-
-pub(crate) fn no_receipt(error: ErrorCode, message: String) -> ProduceResponse {
-    ProduceResponse {
-        error,
-        level: Durability::None,
-        flags: 0,
-        copies: 0,
-        partition: 0,
-        first_offset: 0,
-        next_offset: 0,
-        epoch: 0,
-        append_time: -1,
-        message,
-    }
-}
-
-pub(crate) fn no_batches(error: ErrorCode, message: String) -> FetchResponse {
-    FetchResponse {
-        error,
-        partition: 0,
-        next_offset: 0,
-        log_start: 0,
-        high_watermark: 0,
-        epoch: 0,
-        message,
     }
 }
 

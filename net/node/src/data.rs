@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catena_format::{BatchError, Millis, Offset, PartitionUid};
+use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
     AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory,
 };
@@ -11,11 +11,11 @@ use catena_replication::{
 };
 use catena_wire::{
     ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
-    OffsetQuery, ProduceRequest, TrimRequest, TrimResponse, WireError, flags,
+    OffsetQuery, ProduceRequest, TrimRequest, TrimResponse, WireError,
 };
 
 use crate::{
-    answer::{no_batches, replica_level},
+    answer::replica_level,
     node::{Caller, Directory, Node, Pending, Reader, Status, Waiter},
 };
 
@@ -42,11 +42,10 @@ impl<M: Memory + Clone> Node<M> {
             }
         };
         let ticket = Ticket(self.number());
-        let conditional = request.flags & flags::CONDITIONAL != 0;
         let produce = Produce {
             batch: payload,
             durability: replica_level(request.durability),
-            expect_next_offset: conditional.then_some(Offset::new(request.expect_next_offset)),
+            expect_next_offset: request.expect_next_offset,
             ticket,
         };
         let held = self.held.get_mut(&uid).expect("the partition was located");
@@ -70,7 +69,11 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// A partition that can be used now.
-    fn serving(&self, topic: u128, partition: u32) -> Result<PartitionUid, (ErrorCode, String)> {
+    fn serving(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+    ) -> Result<PartitionUid, (ErrorCode, String)> {
         let uid = self.locate(topic, partition).map_err(|code| (code, code.to_string()))?;
         match self.held[&uid].replica.phase() {
             Phase::Open => Ok(uid),
@@ -106,10 +109,10 @@ impl<M: Memory + Clone> Node<M> {
         self.deadlines.remove(&(deadline, reply.ticket));
         match &reply.result {
             Ok(receipt) => {
-                let partition = self.held[&uid].replica.identity().partition.get();
+                let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
-            Err(error) => self.refuse(caller, ErrorCode::StorageFailed, &error.to_string()),
+            Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
         }
     }
 
@@ -135,7 +138,7 @@ impl<M: Memory + Clone> Node<M> {
     /// Serves a fetch, or parks it until something comes or its time is up.
     fn read(&mut self, uid: PartitionUid, waiter: Waiter, now: Now) {
         let held = self.held.get_mut(&uid).expect("the partition was located");
-        let from = Offset::new(waiter.request.offset);
+        let from = waiter.request.offset;
         let high_watermark = held.replica.high_watermark();
         let ahead = from >= high_watermark && waiter.deadline > now.monotonic;
         let within = held.replica.log().is_some_and(|log| from <= log.log_end());
@@ -164,7 +167,7 @@ impl<M: Memory + Clone> Node<M> {
         let high_watermark = held.replica.high_watermark();
         let waiters = std::mem::take(&mut held.waiters);
         let (ready, rest): (Vec<_>, Vec<_>) =
-            waiters.into_iter().partition(|w| Offset::new(w.request.offset) < high_watermark);
+            waiters.into_iter().partition(|w| w.request.offset < high_watermark);
         held.waiters = rest;
         for waiter in ready {
             self.waits.remove(&(waiter.deadline, uid));
@@ -195,8 +198,8 @@ impl<M: Memory + Clone> Node<M> {
         match (held.readers.remove(&id), answer) {
             (Some(Reader::Fetch(caller, request)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
-                if batches.is_empty() && batches.next.get() > request.offset {
-                    let request = FetchRequest { offset: batches.next.get(), ..request };
+                if batches.is_empty() && batches.next > request.offset {
+                    let request = FetchRequest { offset: batches.next, ..request };
                     self.read(uid, Waiter { caller, request, deadline: now.monotonic }, now);
                 } else {
                     self.answer_fetch(uid, caller, Ok(batches));
@@ -224,23 +227,23 @@ impl<M: Memory + Clone> Node<M> {
         let held = &self.held[&uid];
         let log_start = held.replica.log().map_or(Offset::ZERO, |log| log.log_start());
         let mut response = FetchResponse {
-            partition: held.replica.identity().partition.get(),
-            log_start: log_start.get(),
-            high_watermark: held.replica.high_watermark().get(),
-            epoch: held.replica.epoch().get(),
-            ..no_batches(ErrorCode::None, String::new())
+            partition: held.replica.identity().partition,
+            log_start,
+            high_watermark: held.replica.high_watermark(),
+            epoch: held.replica.epoch(),
+            ..FetchResponse::refused(ErrorCode::None, "")
         };
         match result {
             Ok(batches) => {
-                response.next_offset = batches.next.get();
+                response.next_offset = batches.next;
                 self.stats.fetched_bytes += batches.bytes as u64;
                 self.answer_with(caller, &response, batches.shares);
             }
             Err(error) => {
                 response.error = read_code(&error);
-                response.message = error.to_string();
+                response.message = error.to_string().into();
                 if let ReadError::Damaged { next_readable } = error {
-                    response.next_offset = next_readable.get();
+                    response.next_offset = next_readable;
                 }
                 self.stats.errors += 1;
                 self.answer(caller, &response);
@@ -262,9 +265,14 @@ impl<M: Memory + Clone> Node<M> {
         let found = match request.query {
             OffsetQuery::Earliest => log_start,
             OffsetQuery::Latest => Some(held.replica.high_watermark()),
+            OffsetQuery::LogEnd => held.replica.log().map(|log| log.log_end()),
+            OffsetQuery::AtOffset(_) => {
+                self.refuse(caller, ErrorCode::InvalidRequest, "this query is not answered yet");
+                return Ok(());
+            }
             OffsetQuery::AtTime(time) => {
                 self.dirty.insert(Directory::Partition(uid));
-                match held.replica.offset_for_time(Millis::new(time)) {
+                match held.replica.offset_for_time(time) {
                     Ok(ReadOutcome::Ready(found)) => found,
                     Ok(ReadOutcome::Pending(id)) => {
                         held.readers.insert(id, Reader::List(caller));
@@ -283,9 +291,9 @@ impl<M: Memory + Clone> Node<M> {
         let response = ListOffsetsResponse {
             error: ErrorCode::None,
             found: found.is_some(),
-            offset: found.unwrap_or(replica.high_watermark()).get(),
-            epoch: replica.epoch().get(),
-            message: String::new(),
+            offset: found.unwrap_or(replica.high_watermark()),
+            epoch: replica.epoch(),
+            message: "".into(),
         };
         self.answer(caller, &response);
     }
@@ -301,7 +309,7 @@ impl<M: Memory + Clone> Node<M> {
         };
         let ticket = Ticket(self.number());
         let held = self.held.get_mut(&uid).expect("the partition was located");
-        match held.replica.trim(Offset::new(request.to)) {
+        match held.replica.trim(request.to) {
             Ok(()) => {
                 held.trims.push_back(ticket);
                 self.pending.insert(ticket, Pending::Trim { caller, uid });
@@ -316,8 +324,8 @@ impl<M: Memory + Clone> Node<M> {
         let held = self.held.get_mut(&uid).expect("its replica spoke");
         let Some(ticket) = held.trims.pop_front() else { return };
         if let Some(Pending::Trim { caller, .. }) = self.pending.remove(&ticket) {
-            let (error, log_start) = (ErrorCode::None, log_start.get());
-            self.answer(caller, &TrimResponse { error, log_start, message: String::new() });
+            let (error, message) = (ErrorCode::None, "".into());
+            self.answer(caller, &TrimResponse { error, log_start, message });
         }
     }
 }
@@ -335,7 +343,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
             AppendError::Closed => ErrorCode::ShuttingDown,
             _ => ErrorCode::Internal,
         },
-        Refusal::OffsetCondition { .. } => ErrorCode::OffsetCondition,
+        Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,
         Refusal::UnknownProducer => ErrorCode::UnknownProducer,
@@ -348,12 +356,15 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
 
 fn invalid_code(invalid: &InvalidBatch) -> ErrorCode {
     match invalid {
-        InvalidBatch::Header(BatchError::Magic(_)) => ErrorCode::BatchMagic,
-        InvalidBatch::Header(BatchError::Checksum { .. }) => ErrorCode::BatchChecksum,
-        InvalidBatch::Header(BatchError::Codec(_)) => ErrorCode::UnknownCodec,
+        InvalidBatch::Header(BatchError::Magic(_)) => ErrorCode::BadMagic,
+        InvalidBatch::Header(BatchError::Checksum { .. }) => ErrorCode::BadChecksum,
+        InvalidBatch::Header(BatchError::Codec(_)) => ErrorCode::UnsupportedCodec,
         InvalidBatch::TooLarge { .. } => ErrorCode::BatchTooLarge,
-        InvalidBatch::Timestamp { .. } => ErrorCode::Timestamp,
-        _ => ErrorCode::InvalidBatch,
+        InvalidBatch::Timestamp { .. } => ErrorCode::TimestampOutOfRange,
+        InvalidBatch::Transactional => ErrorCode::TransactionalUnsupported,
+        InvalidBatch::Control => ErrorCode::ControlBatch,
+        InvalidBatch::LogAppendTime => ErrorCode::LogAppendTime,
+        _ => ErrorCode::BadBatch,
     }
 }
 

@@ -16,7 +16,7 @@ use catena_replication::{
     Replica, Ticket,
     control::{Orderer, OrdererEvent, ProposalId},
 };
-use catena_wire::{Api, ErrorCode, FetchRequest, Header, VERSION};
+use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 /// A client's connection, named by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -240,24 +240,23 @@ impl<M: Memory + Clone> Node<M> {
     pub fn on_message(
         &mut self,
         session: SessionId,
-        header: &Header,
+        header: &FrameHeader,
         head: &[u8],
         payload: &[u8],
         now: Now,
     ) {
+        self.stats.requests += 1;
+        let api = match Api::of_request(header.api, header.version) {
+            Ok(api) => api,
+            Err(error) => return self.refuse_unknown(session, header, error),
+        };
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let bytes = (head.len() + payload.len()) as u64;
         state.requests += 1;
         state.bytes += bytes;
-        self.stats.requests += 1;
         let greeted = state.greeted;
         let correlation = header.correlation;
-        let api = Api::from_number(header.api);
-        let caller = Caller { session, correlation, api: api.unwrap_or(Api::Ping), bytes };
-        let Some(api) = api else { return self.refuse(caller, ErrorCode::UnknownApi, "") };
-        if header.version != VERSION {
-            return self.refuse(caller, ErrorCode::UnsupportedVersion, "only version 1 is known");
-        }
+        let caller = Caller { session, correlation, api, bytes };
         if !greeted && api != Api::Handshake {
             let text = "the first message must be a handshake";
             return self.hang_up(caller, ErrorCode::HandshakeRequired, text);
@@ -283,6 +282,10 @@ impl<M: Memory + Clone> Node<M> {
             Api::ProducerId => self.producer_id(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
+                Ok(())
+            }
+            Api::Subscribe | Api::Credit | Api::Unsubscribe | Api::Push => {
+                self.refuse(caller, ErrorCode::UnknownApi, "subscriptions are not served yet");
                 Ok(())
             }
         };
@@ -461,8 +464,12 @@ impl<M: Memory + Clone> Node<M> {
         self.next_number
     }
 
-    pub(crate) fn locate(&self, topic: u128, partition: u32) -> Result<PartitionUid, ErrorCode> {
-        let key = (TopicId::new(topic), PartitionIndex::new(partition));
+    pub(crate) fn locate(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+    ) -> Result<PartitionUid, ErrorCode> {
+        let key = (topic, partition);
         match self.places.get(&key) {
             Some(uid) => Ok(*uid),
             None if self.orderer.catalog().topic(key.0).is_some() => {

@@ -1,8 +1,11 @@
 //! Topics: what the catalog says, and the replicas that follow from it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
-use catena_format::{PartitionUid, TopicId};
+use catena_format::{Offset, PartitionUid, ProducerEpoch, ProducerId, TopicId};
 use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
 use catena_replication::{
     Phase, Replica, ReplicaConfig,
@@ -12,9 +15,10 @@ use catena_replication::{
     validate::BatchLimits,
 };
 use catena_wire::{
-    AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, ErrorCode, Message, MetadataRequest, MetadataResponse, PartitionDetail,
-    PartitionMetadata, ProducerIdRequest, ProducerIdResponse, Setting, TopicMetadata, WireError,
+    AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress,
+    OffsetRange, PartitionDetail, PartitionMetadata, ProducerIdRequest, ProducerIdResponse,
+    Setting, SettingInForce, TopicMetadata, WireError,
 };
 
 use crate::node::{Caller, Directory, Held, Node, Status};
@@ -116,10 +120,15 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::NotEnoughReplicas, &text);
             return Ok(());
         }
+        if request.validate_only {
+            let text = "validation alone is not served yet";
+            self.refuse(caller, ErrorCode::InvalidRequest, text);
+            return Ok(());
+        }
         let id = self.fresh_topic_id(now);
         let entry = Entry::CreateTopic {
             id: id.get(),
-            name: request.name,
+            name: request.name.into_owned(),
             partitions: request.partitions,
             config: pairs(request.config),
             node: self.identity.node.get(),
@@ -141,7 +150,13 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn alter_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = AlterTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
-        let (set, remove) = (pairs(request.set), request.remove);
+        if request.partitions != 0 || !request.new_name.is_empty() {
+            let text = "only settings can be altered yet";
+            self.refuse(caller, ErrorCode::InvalidRequest, text);
+            return Ok(());
+        }
+        let set = pairs(request.set);
+        let remove = request.remove.into_iter().map(Cow::into_owned).collect();
         let entry = Entry::AlterTopic { id: id.get(), set, remove };
         self.propose(caller, Proposal::Alter(caller, id), &entry, now);
         Ok(())
@@ -166,7 +181,11 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
-        ProducerIdRequest::decode(head)?;
+        if ProducerIdRequest::decode(head)? != ProducerIdRequest::fresh() {
+            let text = "epochs are not raised yet: ask for a new producer id";
+            self.refuse(caller, ErrorCode::InvalidRequest, text);
+            return Ok(());
+        }
         let entry = Entry::ProducerIds { count: 1 };
         self.propose(caller, Proposal::ProducerId(caller), &entry, now);
         Ok(())
@@ -201,8 +220,9 @@ impl<M: Memory + Clone> Node<M> {
                 self.answer_status(caller, ErrorCode::None, "");
             }
             (Proposal::ProducerId(caller), Ok(Applied::ProducerIds(first))) => {
-                let (error, epoch) = (ErrorCode::None, 0);
-                self.answer(caller, &ProducerIdResponse { error, id: first, epoch });
+                let (error, message) = (ErrorCode::None, "".into());
+                let (id, epoch) = (ProducerId::new(first), ProducerEpoch::new(0));
+                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
             }
             (
                 Proposal::Create(caller, _)
@@ -282,7 +302,7 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn metadata(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = MetadataRequest::decode(head)?;
         let catalog = self.orderer.catalog();
-        let topics: Vec<TopicMetadata> = if request.names.is_empty() {
+        let topics: Vec<TopicMetadata<'_>> = if request.names.is_empty() {
             let mut all: Vec<_> = catalog.topics().map(|t| self.topic_metadata(t)).collect();
             all.sort_by(|a, b| a.name.cmp(&b.name));
             all
@@ -290,30 +310,35 @@ impl<M: Memory + Clone> Node<M> {
             request.names.iter().map(|name| self.named_metadata(name)).collect()
         };
         let version = catalog.version();
-        self.answer(caller, &MetadataResponse { error: ErrorCode::None, version, topics });
+        let nodes = vec![NodeAddress { node: self.identity.node, address: "".into() }];
+        let (error, message) = (ErrorCode::None, "".into());
+        let response = MetadataResponse { error, version, nodes, topics, message };
+        self.answer(caller, &response);
         Ok(())
     }
 
-    fn named_metadata(&self, name: &str) -> TopicMetadata {
+    fn named_metadata<'n>(&self, name: &'n str) -> TopicMetadata<'n> {
         match self.orderer.catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
                 error: ErrorCode::UnknownTopic,
-                name: name.to_owned(),
-                id: 0,
+                name: name.into(),
+                id: TopicId::default(),
+                config_version: 0,
                 batch_bytes_max: 0,
                 partitions: Vec::new(),
             },
         }
     }
 
-    fn topic_metadata(&self, topic: &Topic) -> TopicMetadata {
+    fn topic_metadata(&self, topic: &Topic) -> TopicMetadata<'static> {
         let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
         let ready = topic.state == TopicState::Ready;
         TopicMetadata {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
-            name: topic.name.clone(),
-            id: topic.id.get(),
+            name: topic.name.clone().into(),
+            id: topic.id,
+            config_version: self.orderer.catalog().version(),
             batch_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
             partitions: topic.partitions.iter().map(|p| self.place(p)).collect(),
         }
@@ -322,10 +347,11 @@ impl<M: Memory + Clone> Node<M> {
     fn place(&self, partition: &Partition) -> PartitionMetadata {
         let phase = self.held.get(&partition.uid).map(|held| held.replica.phase());
         PartitionMetadata {
-            index: partition.index.get(),
-            epoch: partition.epoch.get(),
+            index: partition.index,
+            uid: partition.uid,
+            epoch: partition.epoch,
             core: 0,
-            chain: partition.chain.iter().map(|node| node.get()).collect(),
+            chain: partition.chain.clone(),
             error: match phase {
                 Some(Phase::Open) => ErrorCode::None,
                 Some(Phase::Failed(_)) => ErrorCode::PartitionFailed,
@@ -338,14 +364,17 @@ impl<M: Memory + Clone> Node<M> {
         let request = DescribeTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
         let topic = self.orderer.catalog().topic(id).expect("the topic was found");
-        let setting =
-            |(key, value): (&String, &String)| Setting { key: key.clone(), value: value.clone() };
+        let setting = |(key, value): (&String, &String)| {
+            let (key, value) = (key.clone().into(), value.clone().into());
+            SettingInForce { key, value, origin: ConfigOrigin::Topic }
+        };
         let response = DescribeTopicResponse {
             error: ErrorCode::None,
-            message: String::new(),
-            id: id.get(),
+            id,
+            config_version: self.orderer.catalog().version(),
             config: topic.config.iter().map(setting).collect(),
             partitions: topic.partitions.iter().map(|p| self.detail(p)).collect(),
+            message: "".into(),
         };
         self.answer(caller, &response);
         Ok(())
@@ -354,27 +383,22 @@ impl<M: Memory + Clone> Node<M> {
     fn detail(&self, partition: &Partition) -> PartitionDetail {
         let replica = self.held.get(&partition.uid).map(|held| &held.replica);
         let log = replica.and_then(|replica| replica.log());
+        let range = |r: &std::ops::Range<Offset>| OffsetRange { start: r.start, end: r.end };
         PartitionDetail {
             place: self.place(partition),
-            uid: partition.uid.get(),
-            log_start: log.map_or(0, |log| log.log_start().get()),
-            high_watermark: replica.map_or(0, |replica| replica.high_watermark().get()),
-            log_end: log.map_or(0, |log| log.log_end().get()),
+            log_start: log.map_or(Offset::ZERO, |log| log.log_start()),
+            high_watermark: replica.map_or(Offset::ZERO, |replica| replica.high_watermark()),
+            durable_end: log.map_or(Offset::ZERO, |log| log.durable_end()),
+            log_end: log.map_or(Offset::ZERO, |log| log.log_end()),
             bytes: log.map_or(0, |log| log.bytes()),
             segments: log.map_or(0, |log| u32::try_from(log.segments()).unwrap_or(u32::MAX)),
-            damaged_offsets: log
-                .map_or(0, |log| log.damaged().iter().map(|r| r.end.since(r.start)).sum()),
+            damaged: log.map(|log| log.damaged()).unwrap_or_default().iter().map(range).collect(),
         }
-    }
-
-    pub(crate) fn refuse_description(&mut self, caller: Caller, error: ErrorCode, message: String) {
-        let (id, config, partitions) = (0, Vec::new(), Vec::new());
-        self.answer(caller, &DescribeTopicResponse { error, message, id, config, partitions });
     }
 }
 
-fn pairs(settings: Vec<Setting>) -> Vec<(String, String)> {
-    settings.into_iter().map(|setting| (setting.key, setting.value)).collect()
+fn pairs(settings: Vec<Setting<'_>>) -> Vec<(String, String)> {
+    settings.into_iter().map(|s| (s.key.into_owned(), s.value.into_owned())).collect()
 }
 
 fn catalog_code(error: &CatalogError) -> ErrorCode {
@@ -383,8 +407,8 @@ fn catalog_code(error: &CatalogError) -> ErrorCode {
         CatalogError::TopicName(_) => ErrorCode::TopicName,
         CatalogError::UnknownTopic => ErrorCode::UnknownTopic,
         CatalogError::Partitions(_) => ErrorCode::InvalidPartitions,
-        CatalogError::Full => ErrorCode::CatalogFull,
-        CatalogError::Config(_) => ErrorCode::InvalidConfig,
+        CatalogError::Full => ErrorCode::PartitionsLimit,
+        CatalogError::Config(_) => ErrorCode::BadConfig,
         _ => ErrorCode::Internal,
     }
 }

@@ -10,6 +10,7 @@ use catena_client::{
     Client, Durability, Error, FetchOptions, OffsetQuery, Options, Producer, ProducerOptions,
     partition_for_key,
 };
+use catena_format::{Millis, Offset, PartitionIndex, TopicId};
 
 use crate::cli::Exit;
 
@@ -23,7 +24,13 @@ pub(crate) fn list_topics(client: &mut Client) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{:<40} {:>10}  ID", "NAME", "PARTITIONS")?;
     for topic in client.topics()? {
-        writeln!(out, "{:<40} {:>10}  {:032x}", topic.name, topic.partitions.len(), topic.id)?;
+        writeln!(
+            out,
+            "{:<40} {:>10}  {:032x}",
+            topic.name,
+            topic.partitions.len(),
+            topic.id.get()
+        )?;
     }
     Ok(())
 }
@@ -31,7 +38,7 @@ pub(crate) fn list_topics(client: &mut Client) -> anyhow::Result<()> {
 pub(crate) fn describe_topic(client: &mut Client, name: &str) -> anyhow::Result<()> {
     let topic = client.describe_topic(name)?;
     let mut out = io::stdout().lock();
-    writeln!(out, "topic {name}, id {:032x}", topic.id)?;
+    writeln!(out, "topic {name}, id {:032x}", topic.id.get())?;
     for setting in &topic.config {
         writeln!(out, "  {} = {}", setting.key, setting.value)?;
     }
@@ -39,7 +46,8 @@ pub(crate) fn describe_topic(client: &mut Client, name: &str) -> anyhow::Result<
     let (a, b, c, d, e, f, g) = head;
     writeln!(out, "{a:>9} {b:>6} {c:>12} {d:>14} {e:>14} {f:>8}  {g}")?;
     for p in &topic.partitions {
-        let state = match (p.place.error, p.damaged_offsets) {
+        let damaged: u64 = p.damaged.iter().map(|range| range.end.since(range.start)).sum();
+        let state = match (p.place.error, damaged) {
             (catena_client::ErrorCode::None, 0) => "open".to_owned(),
             (catena_client::ErrorCode::None, offsets) => format!("{offsets} offsets damaged"),
             (error, _) => error.to_string(),
@@ -133,8 +141,8 @@ fn now_ms() -> i64 {
 pub(crate) enum From {
     Beginning,
     End,
-    Offset(u64),
-    Time(i64),
+    Offset(Offset),
+    Time(Millis),
 }
 
 impl std::str::FromStr for From {
@@ -144,10 +152,10 @@ impl std::str::FromStr for From {
         match text.split_once(':') {
             None if text == "beginning" => Ok(Self::Beginning),
             None if text == "end" => Ok(Self::End),
-            None => text.parse().map(Self::Offset).map_err(|_| {
+            None => text.parse().map(Offset::new).map(Self::Offset).map_err(|_| {
                 format!("`{text}` is not beginning, end, an offset or time:MILLISECONDS")
             }),
-            Some(("time", time)) => number(time).map(Self::Time),
+            Some(("time", time)) => number(time).map(Millis::new).map(Self::Time),
             Some(_) => Err(format!("`{text}` is no place to begin")),
         }
     }
@@ -165,9 +173,9 @@ pub(crate) struct ConsumeOptions {
 
 /// A partition being read.
 struct Cursor {
-    partition: u32,
-    offset: u64,
-    end: u64,
+    partition: PartitionIndex,
+    offset: Offset,
+    end: Offset,
 }
 
 /// Prints records; tells how many.
@@ -182,7 +190,7 @@ pub(crate) fn consume(client: &mut Client, options: &ConsumeOptions) -> anyhow::
         None => 0..partitions,
     };
     let mut cursors = Vec::new();
-    for partition in chosen {
+    for partition in chosen.map(PartitionIndex::new) {
         cursors.push(begin(client, topic.id, partition, options)?);
     }
     let mut out = io::BufWriter::with_capacity(256 << 10, io::stdout().lock());
@@ -212,14 +220,14 @@ pub(crate) fn consume(client: &mut Client, options: &ConsumeOptions) -> anyhow::
 
 fn begin(
     client: &mut Client,
-    topic: u128,
-    partition: u32,
+    topic: TopicId,
+    partition: PartitionIndex,
     options: &ConsumeOptions,
 ) -> anyhow::Result<Cursor> {
     let mut ask = |query| client.offset(topic, partition, query);
-    let end = ask(OffsetQuery::Latest)?.unwrap_or(0);
+    let end = ask(OffsetQuery::Latest)?.unwrap_or_default();
     let offset = match options.from {
-        From::Beginning => ask(OffsetQuery::Earliest)?.unwrap_or(0),
+        From::Beginning => ask(OffsetQuery::Earliest)?.unwrap_or_default(),
         From::End => end,
         From::Offset(offset) => offset,
         From::Time(time) => ask(OffsetQuery::AtTime(time))?.unwrap_or(end),
@@ -229,7 +237,7 @@ fn begin(
 
 fn step(
     client: &mut Client,
-    topic: u128,
+    topic: TopicId,
     cursor: &mut Cursor,
     max_wait: Duration,
     options: &ConsumeOptions,
@@ -240,11 +248,11 @@ fn step(
     let fetched = client.fetch(topic, cursor.partition, cursor.offset, fetch)?;
     let time = match options.from {
         From::Time(time) => time,
-        _ => i64::MIN,
+        _ => Millis::new(i64::MIN),
     };
     fetched.each_record::<anyhow::Error>(cursor.offset, |offset, record| {
         let wanted = *left > 0 && (!options.until_end || offset < cursor.end);
-        if wanted && record.timestamp.get() >= time {
+        if wanted && record.timestamp >= time {
             options.format.write(out, cursor.partition, offset, record)?;
             *left -= 1;
         }
@@ -314,8 +322,8 @@ impl Format {
     fn write(
         &self,
         out: &mut impl Write,
-        partition: u32,
-        offset: u64,
+        partition: PartitionIndex,
+        offset: Offset,
         record: &catena_format::records::Record<'_>,
     ) -> io::Result<()> {
         for piece in &self.0 {
@@ -356,8 +364,8 @@ mod tests {
     #[test]
     fn places_to_begin_are_parsed() {
         assert_eq!("beginning".parse(), Ok(From::Beginning));
-        assert_eq!("17".parse(), Ok(From::Offset(17)));
-        assert_eq!("time:5".parse(), Ok(From::Time(5)));
+        assert_eq!("17".parse(), Ok(From::Offset(Offset::new(17))));
+        assert_eq!("time:5".parse(), Ok(From::Time(Millis::new(5))));
         assert!("now".parse::<From>().is_err());
     }
 

@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use catena_node::{Send, SessionId};
 use catena_uring::Share;
-use catena_wire::{HEADER_BYTES, Header, PREFACE_BYTES, Preface};
+use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, PREFACE_BYTES, Preface};
 use futures_lite::{
     AsyncReadExt, AsyncWriteExt, StreamExt,
     io::{ReadHalf, WriteHalf, split},
@@ -63,7 +63,7 @@ async fn read(
     timeout(HANDSHAKE_WAIT, async { Ok(reader.read_exact(&mut preface).await) })
         .await
         .map_err(|_| Ended::Closed)??;
-    Preface::decode(&preface).map_err(|_| Ended::NotOurs)?;
+    Preface::parse(&preface).map_err(|_| Ended::NotOurs)?;
     let mut buffer = Received::new();
     loop {
         while !shell.look(|node| node.may_read(session)) {
@@ -85,7 +85,7 @@ async fn read(
 }
 
 /// Header, head and payload.
-type Message<'a> = (Header, &'a [u8], &'a [u8]);
+type Message<'a> = (FrameHeader, &'a [u8], &'a [u8]);
 
 /// Bytes received and not yet handed on.
 struct Received {
@@ -102,7 +102,7 @@ impl Received {
     /// Reads some more: at least what the message at hand lacks, when that is long.
     async fn fill(&mut self, reader: &mut ReadHalf<TcpStream>) -> Result<(), Ended> {
         let have = self.end - self.start;
-        let needed = self.needed()?.max(HEADER_BYTES);
+        let needed = self.needed()?.max(FRAME_HEADER_BYTES);
         if self.start > 0 && self.start + needed.max(READ_BYTES) > self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, have);
@@ -126,10 +126,11 @@ impl Received {
 
     /// Bytes of the message at hand, as far as its header is there.
     fn needed(&self) -> Result<usize, Ended> {
-        let header = self.bytes[self.start..self.end].first_chunk::<HEADER_BYTES>();
+        let header = self.bytes[self.start..self.end].first_chunk::<FRAME_HEADER_BYTES>();
         let Some(header) = header else { return Ok(0) };
-        let header = Header::decode(header).map_err(|_| Ended::NotOurs)?;
-        Ok(HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize)
+        let header =
+            FrameHeader::parse(header, FrameLimits::REQUEST).map_err(|_| Ended::NotOurs)?;
+        Ok(FRAME_HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize)
     }
 
     /// The next whole message, if there is one.
@@ -143,8 +144,10 @@ impl Received {
         }
         let message = &self.bytes[self.start..self.start + needed];
         self.start += needed;
-        let (header, rest) = message.split_first_chunk::<HEADER_BYTES>().ok_or(Ended::NotOurs)?;
-        let header = Header::decode(header).map_err(|_| Ended::NotOurs)?;
+        let (header, rest) =
+            message.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(Ended::NotOurs)?;
+        let header =
+            FrameHeader::parse(header, FrameLimits::REQUEST).map_err(|_| Ended::NotOurs)?;
         let (head, payload) = rest.split_at(header.head_bytes as usize);
         Ok(Some((header, head, payload)))
     }

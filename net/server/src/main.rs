@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use catena_client::{Client, Setting};
+use catena_format::{Offset, PartitionIndex};
 use clap::Parser;
 
 use crate::{
@@ -103,7 +104,8 @@ fn topic(client: &mut Client, command: TopicCommand, output: Output) -> anyhow::
         TopicCommand::Delete(args) => client.delete_topic(&args.name)?,
         TopicCommand::Trim(args) => {
             let id = client.topic(&args.name)?.id;
-            let log_start = client.trim(id, args.partition, args.to)?;
+            let log_start =
+                client.trim(id, PartitionIndex::new(args.partition), Offset::new(args.to))?;
             println!("partition {} of {} starts at {log_start}", args.partition, args.name);
         }
     }
@@ -147,8 +149,9 @@ fn consume(client: &mut Client, args: ConsumeArgs, output: Output) -> anyhow::Re
     Ok(())
 }
 
-fn settings(pairs: Vec<(String, String)>) -> Vec<Setting> {
-    pairs.into_iter().map(|(key, value)| Setting { key, value }).collect()
+fn settings(pairs: Vec<(String, String)>) -> Vec<Setting<'static>> {
+    let setting = |(key, value): (String, String)| Setting { key: key.into(), value: value.into() };
+    pairs.into_iter().map(setting).collect()
 }
 
 /// Fails on what is defined and not done yet, so that nothing is silently left out.

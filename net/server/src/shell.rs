@@ -89,7 +89,7 @@ impl Shell {
     pub(crate) fn message(
         &self,
         session: SessionId,
-        header: &catena_wire::Header,
+        header: &catena_wire::FrameHeader,
         head: &[u8],
         payload: &[u8],
         now: Now,

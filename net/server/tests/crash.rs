@@ -18,6 +18,7 @@ use catena_client::{
     Client, Error, FetchOptions, Fetched, OffsetQuery, Options, Producer, ProducerOptions, Receipt,
     Setting,
 };
+use catena_format::{PartitionIndex, TopicId};
 
 const PARTITIONS: u32 = 4;
 const KILLS: usize = 12;
@@ -104,8 +105,9 @@ fn produce(address: &str, progress: &Progress) -> Result<Vec<Receipt>, Error> {
 }
 
 /// Everything in a partition, by offset.
-fn consume(client: &mut Client, topic: u128, partition: u32) -> BTreeMap<u64, u64> {
+fn consume(client: &mut Client, topic: TopicId, partition: u32) -> BTreeMap<u64, u64> {
     let mut read = BTreeMap::new();
+    let partition = PartitionIndex::new(partition);
     let end = client.offset(topic, partition, OffsetQuery::Latest).unwrap().unwrap();
     let mut at = client.offset(topic, partition, OffsetQuery::Earliest).unwrap().unwrap();
     while at < end {
@@ -115,7 +117,7 @@ fn consume(client: &mut Client, topic: u128, partition: u32) -> BTreeMap<u64, u6
             .each_record::<Error>(at, |offset, record| {
                 let text = std::str::from_utf8(record.value.unwrap()).unwrap();
                 let number = text.split(' ').next().unwrap().parse().unwrap();
-                assert!(read.insert(offset, number).is_none(), "offset {offset} came twice");
+                assert!(read.insert(offset.get(), number).is_none(), "offset {offset} came twice");
                 Ok(())
             })
             .unwrap();
@@ -131,7 +133,7 @@ fn every_record_survives_kills_once_and_in_order() {
     let address = free_address();
     let mut server = Server::start(directory.path(), &address);
     server.wait();
-    let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string() }];
+    let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string().into() }];
     client(&address).create_topic("lines", PARTITIONS, set).unwrap();
 
     let progress = Arc::new(Progress::default());
@@ -184,11 +186,11 @@ fn every_record_survives_kills_once_and_in_order() {
         total += numbers.len();
     }
     assert_eq!(total as u64, sent);
-    let mut ends: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut ends: BTreeMap<PartitionIndex, u64> = BTreeMap::new();
     for receipt in &receipts {
         let end = ends.entry(receipt.partition).or_insert(0);
-        assert_eq!(receipt.first_offset, *end, "receipts follow each other");
-        *end = receipt.next_offset;
+        assert_eq!(receipt.first_offset.get(), *end, "receipts follow each other");
+        *end = receipt.next_offset.get();
     }
     server.kill();
 }

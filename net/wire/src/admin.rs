@@ -1,32 +1,93 @@
 //! Topics, their metadata, producer ids.
 
-use crate::{error::ErrorCode, field::wire_struct};
+use std::borrow::Cow;
+
+use catena_format::{
+    Epoch, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+};
+
+use crate::{
+    codec::{WireError, fields_as, wire_struct},
+    error::ErrorCode,
+};
 
 wire_struct! {
-    /// A setting.
-    part Setting {
-        /// Its key.
-        key: String,
+    /// A setting to make.
+    part Setting<'a> {
+        /// Its key, dotted.
+        key: Cow<'a, str>,
         /// Its value.
-        value: String,
+        value: Cow<'a, str>,
+    }
+}
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum ConfigOrigin {
+    /// Nobody made it: the default.
+    Default = 0,
+    /// The server's configuration.
+    Server = 1,
+    /// The topic's own.
+    Topic = 2,
+}
+
+impl ConfigOrigin {
+    /// Every origin, by number.
+    pub const ALL: [Self; 3] = [Self::Default, Self::Server, Self::Topic];
+}
+
+fields_as! {
+    ConfigOrigin as u8: |origin| origin as u8, |raw| {
+        Self::ALL.get(usize::from(raw)).copied().ok_or(WireError::Value("origin"))
+    };
+}
+
+wire_struct! {
+    /// A setting as it stands.
+    part SettingInForce<'a> {
+        /// Its key, dotted.
+        key: Cow<'a, str>,
+        /// Its value.
+        value: Cow<'a, str>,
+        /// Where the value comes from.
+        origin: ConfigOrigin,
     }
 }
 
 wire_struct! {
     /// The answer of requests that bring nothing else.
-    message StatusResponse {
+    message StatusResponse<'a> {
         /// Why it was not done.
         error: ErrorCode,
-        /// A sentence for a person.
-        message: String,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
     }
 }
 
 wire_struct! {
+    /// Ask for a sign of life. The answer is a [`StatusResponse`].
+    message PingRequest {}
+}
+
+wire_struct! {
     /// Ask for topics.
-    message MetadataRequest {
+    message MetadataRequest<'a> {
         /// Their names; none: all.
-        names: Vec<String>,
+        names: Vec<Cow<'a, str>>,
+    }
+}
+
+wire_struct! {
+    /// Where a node takes connections.
+    part NodeAddress<'a> {
+        /// The node.
+        node: NodeId,
+        /// Host and port; empty: where this connection went.
+        address: Cow<'a, str>,
     }
 }
 
@@ -34,27 +95,31 @@ wire_struct! {
     /// Where a partition is.
     part PartitionMetadata {
         /// The partition.
-        index: u32,
+        index: PartitionIndex,
+        /// Its name on disk.
+        uid: PartitionUid,
         /// The epoch of its chain.
-        epoch: u32,
+        epoch: Epoch,
         /// The core that owns it on its head.
         core: u16,
         /// Its chain, head first.
-        chain: Vec<u64>,
-        /// Whether it serves; otherwise why not.
+        chain: Vec<NodeId>,
+        /// Its state: [`ErrorCode::None`] when it serves, otherwise why not.
         error: ErrorCode,
     }
 }
 
 wire_struct! {
     /// A topic.
-    part TopicMetadata {
+    part TopicMetadata<'a> {
         /// Why there is nothing more.
         error: ErrorCode,
         /// Its name.
-        name: String,
+        name: Cow<'a, str>,
         /// Its id.
-        id: u128,
+        id: TopicId,
+        /// Rises with every change of its settings, maybe with others too.
+        config_version: u64,
         /// The largest batch it takes, in bytes.
         batch_bytes_max: u32,
         /// Its partitions, in order.
@@ -64,55 +129,77 @@ wire_struct! {
 
 wire_struct! {
     /// Topics.
-    message MetadataResponse {
+    message MetadataResponse<'a> {
         /// Why there are none.
         error: ErrorCode,
         /// The version of the catalog.
         version: u64,
+        /// The nodes of the cluster.
+        nodes: Vec<NodeAddress<'a>>,
         /// In the order asked for, or of their names.
-        topics: Vec<TopicMetadata>,
+        topics: Vec<TopicMetadata<'a>>,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
     }
 }
 
 wire_struct! {
-    /// Create a topic.
-    message CreateTopicRequest {
+    /// Create a topic. The answer is a [`StatusResponse`].
+    message CreateTopicRequest<'a> {
         /// Its name.
-        name: String,
+        name: Cow<'a, str>,
         /// How many partitions.
         partitions: u32,
         /// Copies of each; zero: the default.
         replicas: u8,
         /// Settings to make.
-        config: Vec<Setting>,
+        config: Vec<Setting<'a>>,
+        /// Say whether it could be done, and do not.
+        validate_only: bool,
     }
 }
 
 wire_struct! {
-    /// Make and take back settings of a topic.
-    message AlterTopicRequest {
+    /// Change a topic. The answer is a [`StatusResponse`].
+    message AlterTopicRequest<'a> {
         /// Its name.
-        name: String,
+        name: Cow<'a, str>,
         /// Settings to make.
-        set: Vec<Setting>,
-        /// Settings to take back.
-        remove: Vec<String>,
+        set: Vec<Setting<'a>>,
+        /// Keys of settings to take back.
+        remove: Vec<Cow<'a, str>>,
+        /// How many partitions from now on, at least as many as there are; zero: as many.
+        partitions: u32,
+        /// Its name from now on; empty: the same.
+        new_name: Cow<'a, str>,
     }
 }
 
 wire_struct! {
-    /// Delete a topic and all its records.
-    message DeleteTopicRequest {
+    /// Delete a topic and all its records. The answer is a [`StatusResponse`].
+    message DeleteTopicRequest<'a> {
         /// Its name.
-        name: String,
+        name: Cow<'a, str>,
     }
 }
 
 wire_struct! {
     /// Ask for everything about a topic.
-    message DescribeTopicRequest {
+    message DescribeTopicRequest<'a> {
         /// Its name.
-        name: String,
+        name: Cow<'a, str>,
+    }
+}
+
+wire_struct! {
+    /// Some offsets.
+    part OffsetRange {
+        /// The first.
+        start: Offset,
+        /// The one behind the last.
+        end: Offset,
     }
 }
 
@@ -121,36 +208,40 @@ wire_struct! {
     part PartitionDetail {
         /// Where it is.
         place: PartitionMetadata,
-        /// Its name on disk.
-        uid: u64,
         /// The first readable offset.
-        log_start: u64,
+        log_start: Offset,
         /// The end of what is on the disk of every member.
-        high_watermark: u64,
+        high_watermark: Offset,
+        /// The end of what is on the disk of the node that answers.
+        durable_end: Offset,
         /// The next offset to give.
-        log_end: u64,
+        log_end: Offset,
         /// Bytes of segments.
         bytes: u64,
         /// Segments.
         segments: u32,
-        /// Acknowledged offsets that cannot be read any more.
-        damaged_offsets: u64,
+        /// Acknowledged offsets that cannot be read any more, in order.
+        damaged: Vec<OffsetRange>,
     }
 }
 
 wire_struct! {
     /// Everything about a topic.
-    message DescribeTopicResponse {
+    message DescribeTopicResponse<'a> {
         /// Why there is nothing.
         error: ErrorCode,
-        /// A sentence for a person.
-        message: String,
         /// Its id.
-        id: u128,
-        /// The settings made.
-        config: Vec<Setting>,
+        id: TopicId,
+        /// Rises with every change of its settings, maybe with others too.
+        config_version: u64,
+        /// Its settings, by key.
+        config: Vec<SettingInForce<'a>>,
         /// Its partitions, in order.
         partitions: Vec<PartitionDetail>,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
     }
 }
 
@@ -158,42 +249,73 @@ wire_struct! {
     /// Raise the log start of a partition.
     message TrimRequest {
         /// The topic.
-        topic: u128,
+        topic: TopicId,
         /// The partition.
-        partition: u32,
+        partition: PartitionIndex,
         /// The new first readable offset, at most the high watermark.
-        to: u64,
+        to: Offset,
     }
 }
 
 wire_struct! {
     /// The log start reached.
-    message TrimResponse {
+    message TrimResponse<'a> {
         /// Why it was not raised.
         error: ErrorCode,
         /// The first readable offset.
-        log_start: u64,
-        /// A sentence for a person.
-        message: String,
+        log_start: Offset,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
     }
 }
 
 wire_struct! {
-    /// Ask for a producer id of one's own.
+    /// Ask for a producer id of one's own, or for the next epoch of the one at hand.
     message ProducerIdRequest {
-        /// Always zero; kept for transactions.
-        reserved: u64,
+        /// The one at hand; [`ProducerId::NONE`]: a new one is wanted.
+        id: ProducerId,
+        /// Its epoch; −1 with a new one.
+        epoch: ProducerEpoch,
     }
 }
 
 wire_struct! {
     /// The producer id.
-    message ProducerIdResponse {
+    message ProducerIdResponse<'a> {
         /// Why there is none.
         error: ErrorCode,
         /// The producer.
-        id: i64,
+        id: ProducerId,
         /// Its generation.
-        epoch: i16,
+        epoch: ProducerEpoch,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
+    }
+}
+
+impl<'a> DescribeTopicResponse<'a> {
+    /// An answer without a description.
+    #[must_use]
+    pub fn refused(error: ErrorCode, message: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            error,
+            id: TopicId::default(),
+            config_version: 0,
+            config: Vec::new(),
+            partitions: Vec::new(),
+            message: message.into(),
+        }
+    }
+}
+
+impl ProducerIdRequest {
+    /// Asks for a new producer.
+    #[must_use]
+    pub const fn fresh() -> Self {
+        Self { id: ProducerId::NONE, epoch: ProducerEpoch::new(-1) }
     }
 }

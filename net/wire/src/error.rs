@@ -1,11 +1,12 @@
 //! Every error of the protocol, numbered once.
 
-use crate::field::{Field, Reader, WireError};
+use crate::codec::fields_as;
 
 /// What a client may conclude from an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Nothing was done, and nothing will be if it is tried again as it is.
+    /// The outcome is known, and trying again as it is will not change it. Nothing was done; but
+    /// under [`ErrorCode::DuplicateOffsetUnknown`] the batch is stored.
     Definite,
     /// Nothing was done; the same request may succeed later.
     Retriable,
@@ -74,58 +75,69 @@ errors! {
     0 None Definite 0 "No error.";
     1 UnsupportedVersion Definite 35 "This version of the request is not known here.";
     2 UnknownApi Definite 35 "This API is not known here.";
-    3 InvalidRequest Definite 42 "The request is malformed.";
-    4 FrameTooLarge Definite 10 "The message is longer than allowed.";
-    5 HandshakeRequired Definite 42 "The first message must be a handshake.";
-    6 Starting Retriable 5 "The node or partition is being opened.";
-    7 ShuttingDown Retriable 5 "The node is shutting down.";
-    8 UnknownTopic Definite 3 "There is no such topic.";
-    9 UnknownPartition Definite 3 "The topic has no such partition.";
-    10 TopicExists Definite 36 "A topic of that name exists.";
-    11 TopicName Definite 17 "The topic name is not allowed.";
-    12 InvalidPartitions Definite 37 "The number of partitions is not allowed.";
-    13 InvalidConfig Definite 40 "A setting is unknown or its value not allowed.";
-    14 CatalogFull Definite 44 "There are as many topics or partitions as there may be.";
-    20 InvalidBatch Definite 87 "The batch is not acceptable.";
-    21 BatchMagic Definite 43 "Only record format 2 is taken.";
-    22 BatchChecksum Definite 2 "The batch's CRC-32C does not match.";
-    23 BatchTooLarge Definite 10 "The batch is larger than the topic allows.";
-    24 UnknownCodec Definite 76 "The compression codec is unknown.";
-    25 Timestamp Definite 32 "A timestamp is negative or too far in the future.";
-    30 OutOfOrderSequence Definite 45 "Sequences are missing before this batch.";
-    31 ProducerFenced Definite 90 "A newer generation of the producer has written.";
-    32 UnknownProducer Definite 59 "The producer is not known in this partition.";
-    33 TooManyProducers Retriable 44 "The partition has too many producers.";
-    34 DuplicateOffsetUnknown Definite 46 "The batch was stored before; no longer known where.";
-    35 OffsetCondition Definite 87 "The next offset is not the one expected.";
-    36 OffsetsExhausted Definite 56 "The partition has given all its offsets.";
-    40 OffsetOutOfRange Definite 1 "The offset is not in the log.";
-    41 Damaged Definite 2 "The records there are damaged and this is the only copy.";
-    50 DiskFull Retriable 56 "The disk is full.";
-    51 Poisoned Retriable 56 "A write failed: the partition is read-only until it is reopened.";
-    52 StorageFailed Indeterminate 56 "A write failed: the batch may be stored or not.";
-    53 ReadFailed Retriable 56 "The disk could not be read.";
-    54 PartitionFailed Definite 56 "The partition could not be opened; the server's log says why.";
-    60 Throttled Retriable 89 "Too much is on its way to the disk.";
-    61 MemoryBudget Retriable 89 "The node's memory budget is spent.";
-    62 InFlightBudget Retriable 89 "The connection has too many requests or bytes in flight.";
-    63 ConnectionBudget Retriable 89 "The node has as many connections as it takes.";
-    70 WrongCore Retriable 6 "Another core of the node owns the partition.";
-    71 NotHead Retriable 6 "Another node is the head of the partition's chain.";
-    72 NotEnoughReplicas Retriable 19 "The chain has fewer members than it must have.";
-    80 Timeout Indeterminate 7 "The deadline passed before the answer was known.";
-    90 AuthenticationFailed Definite 58 "Authentication failed.";
-    91 NotAuthorized Definite 29 "Not allowed.";
-    99 Internal Indeterminate -1 "An internal error.";
+    3 BadFrame Definite 42 "The bytes are no frame of this protocol: the connection ends.";
+    4 FrameTooLarge Definite 10 "The frame is longer than allowed.";
+    5 InvalidRequest Definite 42 "The request is malformed.";
+    6 HandshakeRequired Definite 42 "The first request must be a handshake.";
+    7 HandshakeTimeout Definite 7 "The handshake did not come in time: the connection ends.";
+    8 IdleTimeout Definite 7 "Nothing came for long: the connection ends.";
+    9 Starting Retriable 5 "The node or partition is being opened.";
+    10 ShuttingDown Retriable 5 "The node is shutting down.";
+    20 UnknownTopic Definite 3 "There is no such topic.";
+    21 UnknownPartition Definite 3 "The topic has no such partition.";
+    22 TopicExists Definite 36 "A topic of that name exists.";
+    23 TopicName Definite 17 "The topic name is not allowed.";
+    24 InvalidPartitions Definite 37 "The number of partitions is not allowed.";
+    25 PartitionsLimit Definite 44 "There are as many topics or partitions as there may be.";
+    26 BadConfig Definite 40 "A setting is unknown or its value not allowed.";
+    27 PartitionFailed Definite 56 "The partition could not be opened; the server's log says why.";
+    40 BadBatch Definite 87 "The payload is not exactly one well-formed batch.";
+    41 BadMagic Definite 43 "Only record format 2 is taken.";
+    42 BadChecksum Definite 2 "The batch's CRC-32C does not match.";
+    43 BatchTooLarge Definite 10 "The batch is larger than the topic allows.";
+    44 UnsupportedCodec Definite 76 "The compression codec is unknown.";
+    45 TransactionalUnsupported Definite 48 "Transactional batches are not taken.";
+    46 ControlBatch Definite 87 "Control batches are not taken from clients.";
+    47 LogAppendTime Definite 32 "Records carry their creator's time, not the log's.";
+    48 TimestampOutOfRange Definite 32 "A timestamp is negative or too far in the future.";
+    60 OutOfOrderSequence Definite 45 "Sequences are missing before this batch.";
+    61 ProducerFenced Definite 90 "A newer generation of the producer has written.";
+    62 UnknownProducer Definite 59 "The producer is not known in this partition.";
+    63 TooManyProducers Retriable 89 "The partition has too many producers.";
+    64 DuplicateOffsetUnknown Definite 46 "The batch was stored before; no longer known where.";
+    65 OffsetConditionFailed Definite 87 "The next offset is not the one expected.";
+    66 OffsetsExhausted Definite 56 "The partition has given all its offsets.";
+    80 OffsetOutOfRange Definite 1 "The offset is not in the log.";
+    81 Damaged Definite 2 "The records there are damaged and this is the only copy.";
+    82 Truncated Definite 74 "The log was cut below that offset in a newer epoch.";
+    100 DiskFull Retriable 56 "The disk is full.";
+    101 Poisoned Retriable 56 "A write failed: the partition is read-only until it is reopened.";
+    102 StorageIo Indeterminate 56 "A write failed: the batch may be stored or not.";
+    103 ReadFailed Retriable 56 "The disk could not be read.";
+    120 Throttled Retriable 89 "Too much is on its way to the disk or along the chain.";
+    121 MemoryBudget Retriable 89 "The core's memory budget is spent.";
+    122 InFlightBudget Retriable 89 "The connection has too many requests or bytes in flight.";
+    123 ConnectionBudget Retriable 89 "The core has as many connections as it takes.";
+    124 DescriptorBudget Retriable 89 "The core has as many files open as it may.";
+    125 SubscriptionBudget Retriable 89 "There are as many subscriptions as there may be.";
+    126 SlowConsumer Retriable 89 "What was sent is not read: the subscription or connection ends.";
+    140 WrongCore Retriable 6 "Another core of the node owns the partition.";
+    141 NotHead Retriable 6 "Another node is the head of the partition's chain.";
+    142 Fenced Retriable 74 "The request is of an older epoch of the chain.";
+    143 NotEnoughReplicas Retriable 19 "The chain has fewer members than it must have.";
+    144 Timeout Indeterminate 7 "The deadline passed before the outcome was known.";
+    160 AuthenticationFailed Definite 58 "Authentication failed.";
+    161 NotAuthorized Definite 29 "Not allowed.";
+    255 Internal Indeterminate -1 "An internal error.";
 }
 
-impl Field for ErrorCode {
-    const BYTES_MIN: usize = 2;
-    fn put(&self, out: &mut Vec<u8>) {
-        self.number().put(out);
-    }
-    fn get(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        u16::get(reader).map(Self::from_number)
+fields_as! {
+    ErrorCode as u16: |code| code.number(), |raw| Ok(Self::from(raw));
+}
+
+impl From<u16> for ErrorCode {
+    fn from(number: u16) -> Self {
+        Self::from_number(number)
     }
 }
 

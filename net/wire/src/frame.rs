@@ -1,80 +1,42 @@
-//! The preface of a connection and the header of a message.
+//! The preface of a connection and the header of a frame.
+//!
+//! ```text
+//! preface  0 magic [8] "CATENA\r\n"  8 version u16  10 wanted core u16 (0xffff: any)  12 zero u32
+//! header   0 magic u16  2 API u8  3 version u8  4 correlation u32  8 head u32  12 payload u32
+//! ```
+//!
+//! The payload (record batches) stands behind the head, so that either end can keep it in buffers
+//! of its own: nothing here ever copies it.
 
-use crate::field::Message;
+use crate::{
+    api::Api,
+    codec::{Message, WireError},
+    limits::{
+        FRAME_HEADER_BYTES, HANDSHAKE_HEAD_BYTES_MAX, PREFACE_BYTES, REQUEST_HEAD_BYTES_MAX,
+        REQUEST_PAYLOAD_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX, RESPONSE_PAYLOAD_BYTES_MAX,
+    },
+};
 
-/// Length of the preface.
-pub const PREFACE_BYTES: usize = 16;
-/// Length of a message header.
-pub const HEADER_BYTES: usize = 16;
-/// The longest head.
-pub const HEAD_BYTES_MAX: u32 = 8 << 20;
-/// The longest payload: the largest batch, or as much as a fetch may bring.
-pub const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
 /// The version of every request and response today.
 pub const VERSION: u8 = 1;
+/// The version of a [`crate::Refusal`], which stands for any response and never changes.
+pub const VERSION_REFUSAL: u8 = 0;
 
 const PREFACE_MAGIC: [u8; 8] = *b"CATENA\r\n";
 const PREFACE_VERSION: u16 = 1;
-const HEADER_MAGIC: u16 = 0xCA7E;
-
-const _: () = assert!(PAYLOAD_BYTES_MAX as usize >= catena_format::limits::BATCH_BYTES_MAX);
-
-/// What a request is about. Numbers are never reused.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-#[allow(missing_docs)]
-pub enum Api {
-    Handshake = 0,
-    Produce = 1,
-    Fetch = 2,
-    ListOffsets = 3,
-    Metadata = 4,
-    CreateTopic = 5,
-    AlterTopic = 6,
-    DeleteTopic = 7,
-    DescribeTopic = 8,
-    Trim = 9,
-    ProducerId = 10,
-    Ping = 11,
-}
-
-impl Api {
-    /// Every API.
-    pub const ALL: [Self; 12] = [
-        Self::Handshake,
-        Self::Produce,
-        Self::Fetch,
-        Self::ListOffsets,
-        Self::Metadata,
-        Self::CreateTopic,
-        Self::AlterTopic,
-        Self::DeleteTopic,
-        Self::DescribeTopic,
-        Self::Trim,
-        Self::ProducerId,
-        Self::Ping,
-    ];
-
-    /// The API of a number.
-    #[must_use]
-    pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|api| *api as u8 == number)
-    }
-}
+const FRAME_MAGIC: u16 = 0xCA7E;
 
 /// The first bytes of a connection: a hint to which core it should go.
-///
-/// `0 magic [8] "CATENA\r\n", 8 version u16, 10 wanted core u16 (0xffff: any), 12 zero u32`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Preface {
     /// The core that owns what the client wants; `None` for any.
     pub core: Option<u16>,
 }
 
-/// Why a connection or a message is not Catena's.
+/// Why a connection or a frame is not Catena's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum HeaderError {
+pub enum FrameError {
     /// Other first bytes: another protocol.
     #[error("this is not Catena's protocol")]
     Magic,
@@ -95,7 +57,7 @@ pub enum HeaderError {
 }
 
 impl Preface {
-    /// The bytes to send.
+    /// The bytes to send. Core 0xffff is no core: it means any.
     #[must_use]
     pub fn encode(self) -> [u8; PREFACE_BYTES] {
         let mut bytes = [0; PREFACE_BYTES];
@@ -108,29 +70,51 @@ impl Preface {
     /// Reads them.
     ///
     /// # Errors
-    /// See [`HeaderError`].
-    pub fn decode(bytes: &[u8; PREFACE_BYTES]) -> Result<Self, HeaderError> {
+    /// See [`FrameError`].
+    pub fn parse(bytes: &[u8; PREFACE_BYTES]) -> Result<Self, FrameError> {
         if bytes[..8] != PREFACE_MAGIC {
-            return Err(HeaderError::Magic);
+            return Err(FrameError::Magic);
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
         if version != PREFACE_VERSION {
-            return Err(HeaderError::Version(version));
+            return Err(FrameError::Version(version));
         }
         if bytes[12..] != [0; 4] {
-            return Err(HeaderError::Reserved);
+            return Err(FrameError::Reserved);
         }
         let core = u16::from_le_bytes([bytes[10], bytes[11]]);
         Ok(Self { core: (core != u16::MAX).then_some(core) })
     }
 }
 
-/// The header of a message.
-///
-/// `0 magic u16, 2 API u8, 3 version u8, 4 correlation u32, 8 head length u32,
-/// 12 payload length u32`
+/// How long a frame may be, asked before anything is allocated for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header {
+pub struct FrameLimits {
+    /// The longest head, in bytes.
+    pub head_bytes_max: u32,
+    /// The longest payload, in bytes.
+    pub payload_bytes_max: u32,
+}
+
+impl FrameLimits {
+    /// What a server takes before the handshake has succeeded.
+    pub const HANDSHAKE: Self =
+        Self { head_bytes_max: HANDSHAKE_HEAD_BYTES_MAX, payload_bytes_max: 0 };
+    /// What a server takes at most.
+    pub const REQUEST: Self = Self {
+        head_bytes_max: REQUEST_HEAD_BYTES_MAX,
+        payload_bytes_max: REQUEST_PAYLOAD_BYTES_MAX,
+    };
+    /// What a client takes at most.
+    pub const RESPONSE: Self = Self {
+        head_bytes_max: RESPONSE_HEAD_BYTES_MAX,
+        payload_bytes_max: RESPONSE_PAYLOAD_BYTES_MAX,
+    };
+}
+
+/// The header of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameHeader {
     /// The number of the API; an unknown one is answered with an error.
     pub api: u8,
     /// The version of the head's layout.
@@ -143,12 +127,12 @@ pub struct Header {
     pub payload_bytes: u32,
 }
 
-impl Header {
+impl FrameHeader {
     /// The bytes to send.
     #[must_use]
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
-        let mut bytes = [0; HEADER_BYTES];
-        bytes[0..2].copy_from_slice(&HEADER_MAGIC.to_le_bytes());
+    pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        bytes[0..2].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
         bytes[2] = self.api;
         bytes[3] = self.version;
         bytes[4..8].copy_from_slice(&self.correlation.to_le_bytes());
@@ -160,74 +144,94 @@ impl Header {
     /// Reads them, before anything is allocated for head or payload.
     ///
     /// # Errors
-    /// See [`HeaderError`]: the connection cannot go on.
-    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, HeaderError> {
+    /// See [`FrameError`]: the connection cannot go on.
+    pub fn parse(
+        bytes: &[u8; FRAME_HEADER_BYTES],
+        limits: FrameLimits,
+    ) -> Result<Self, FrameError> {
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four"));
-        if bytes[0..2] != HEADER_MAGIC.to_le_bytes() {
-            return Err(HeaderError::Magic);
+        if bytes[0..2] != FRAME_MAGIC.to_le_bytes() {
+            return Err(FrameError::Magic);
         }
         let (head_bytes, payload_bytes) = (word(8), word(12));
-        for (bytes, limit) in [(head_bytes, HEAD_BYTES_MAX), (payload_bytes, PAYLOAD_BYTES_MAX)] {
-            if bytes > limit {
-                return Err(HeaderError::TooLarge { bytes, limit });
-            }
-        }
+        within(head_bytes, limits.head_bytes_max)?;
+        within(payload_bytes, limits.payload_bytes_max)?;
         let (api, version) = (bytes[2], bytes[3]);
         Ok(Self { api, version, correlation: word(4), head_bytes, payload_bytes })
     }
+
+    /// Bytes of the whole frame, this header included.
+    #[must_use]
+    pub const fn frame_bytes(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + self.head_bytes as u64 + self.payload_bytes as u64
+    }
+
+    /// Whether the head is a [`crate::Refusal`] in place of a response.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        self.version == VERSION_REFUSAL
+    }
+}
+
+fn within(bytes: u32, limit: u32) -> Result<(), FrameError> {
+    if bytes <= limit { Ok(()) } else { Err(FrameError::TooLarge { bytes, limit }) }
 }
 
 /// Writes header and head of a message behind what `out` holds; the payload follows separately.
 ///
-/// # Panics
-/// When the head is longer than [`HEAD_BYTES_MAX`].
-pub fn encode_message<M: Message>(
+/// # Errors
+/// [`WireError::TextTooLong`] or [`WireError::MessageTooLong`]; `out` is then as it was.
+pub fn encode_message<'m, M: Message<'m>>(
     api: Api,
     correlation: u32,
     message: &M,
-    payload_bytes: u32,
+    payload_bytes: usize,
     out: &mut Vec<u8>,
-) {
-    let start = out.len();
-    out.extend_from_slice(&[0; HEADER_BYTES]);
-    message.encode(out);
-    let head_bytes = u32::try_from(out.len() - start - HEADER_BYTES).expect("a head is small");
-    assert!(head_bytes <= HEAD_BYTES_MAX, "a head is small");
-    let header =
-        Header { api: api as u8, version: VERSION, correlation, head_bytes, payload_bytes };
-    out[start..start + HEADER_BYTES].copy_from_slice(&header.encode());
+) -> Result<(), WireError> {
+    encode_version((api as u8, VERSION), correlation, message, payload_bytes, out)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Writes a refusal in place of the response to a request of any API and version, known or not.
+///
+/// # Errors
+/// None in practice: a refusal is short. `out` would be as it was.
+pub fn encode_refusal(
+    api: u8,
+    correlation: u32,
+    refusal: &crate::Refusal<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    encode_version((api, VERSION_REFUSAL), correlation, refusal, 0, out)
+}
 
-    #[test]
-    fn prefaces_read_back_and_strangers_are_told_apart() {
-        for core in [None, Some(0), Some(7)] {
-            assert_eq!(Preface::decode(&Preface { core }.encode()), Ok(Preface { core }));
+fn encode_version<'m, M: Message<'m>>(
+    (api, version): (u8, u8),
+    correlation: u32,
+    message: &M,
+    payload_bytes: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), WireError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+    let head = message.encode(out).and_then(|()| {
+        let limits = FrameLimits::RESPONSE;
+        let head_bytes = fitting(out.len() - start - FRAME_HEADER_BYTES, limits.head_bytes_max)?;
+        let payload_bytes = fitting(payload_bytes, limits.payload_bytes_max)?;
+        Ok(FrameHeader { api, version, correlation, head_bytes, payload_bytes })
+    });
+    match head {
+        Ok(header) => {
+            out[start..start + FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+            Ok(())
         }
-        assert_eq!(Preface::decode(b"GET / HTTP/1.1\r\n"), Err(HeaderError::Magic));
-        let mut newer = Preface { core: None }.encode();
-        newer[8] = 2;
-        assert_eq!(Preface::decode(&newer), Err(HeaderError::Version(2)));
-    }
-
-    #[test]
-    fn a_header_is_refused_before_its_length_is_believed() {
-        let header =
-            Header { api: 1, version: 1, correlation: 9, head_bytes: 40, payload_bytes: 100 };
-        assert_eq!(Header::decode(&header.encode()), Ok(header));
-        let giant = Header { payload_bytes: u32::MAX, ..header };
-        assert!(matches!(Header::decode(&giant.encode()), Err(HeaderError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn api_numbers_are_distinct() {
-        for (at, api) in Api::ALL.into_iter().enumerate() {
-            assert_eq!(api as usize, at);
-            assert_eq!(Api::from_number(api as u8), Some(api));
+        Err(error) => {
+            out.truncate(start);
+            Err(error)
         }
-        assert_eq!(Api::from_number(200), None);
     }
+}
+
+fn fitting(bytes: usize, limit: u32) -> Result<u32, WireError> {
+    let fits = u32::try_from(bytes).ok().filter(|bytes| *bytes <= limit);
+    fits.ok_or(WireError::MessageTooLong(bytes))
 }

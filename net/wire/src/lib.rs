@@ -1,35 +1,47 @@
 //! Floor 3: bytes to requests and responses and back, for both ends. No sockets here.
 //!
 //! ```text
-//! connection  ┌ preface 16 B ┐ ┌ message ┐ ┌ message ┐ …
-//! message     ┌ header 16 B ─┬ head ─┬ payload (record batches, never decoded here) ┐
+//! connection  ┌ preface 16 B ┐ ┌ frame ┐ ┌ frame ┐ …
+//! frame       ┌ header 16 B ─┬ head ─┬ payload (record batches, never decoded here) ┐
 //! ```
 //!
 //! All numbers are little-endian. Heads end with a tagged tail for additions, which an older reader
-//! skips. `docs/wire-protocol.md` draws every byte.
+//! skips. Every response begins with its error. `docs/wire-protocol.md` draws every byte.
 #![forbid(unsafe_code)]
 
 mod admin;
-mod data;
+mod api;
+mod codec;
 mod error;
-mod field;
+mod fetch;
 mod frame;
 mod handshake;
+pub mod limits;
+mod produce;
+mod subscribe;
+
+#[cfg(test)]
+mod sample;
 
 pub use admin::{
-    AlterTopicRequest, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, MetadataRequest, MetadataResponse, PartitionDetail, PartitionMetadata,
-    ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest,
-    TrimResponse,
+    AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
+    PartitionDetail, PartitionMetadata, PingRequest, ProducerIdRequest, ProducerIdResponse,
+    Setting, SettingInForce, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
 };
-pub use data::{
-    Durability, DurabilityUnknown, FetchRequest, FetchResponse, ListOffsetsRequest,
-    ListOffsetsResponse, OffsetQuery, ProduceRequest, ProduceResponse, flags,
-};
+pub use api::Api;
+pub use codec::{Message, WireError};
 pub use error::{Class, ErrorCode};
-pub use field::{Message, WireError};
-pub use frame::{
-    Api, HEAD_BYTES_MAX, HEADER_BYTES, Header, HeaderError, PAYLOAD_BYTES_MAX, PREFACE_BYTES,
-    Preface, VERSION, encode_message,
+pub use fetch::{
+    FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, OffsetQuery,
 };
-pub use handshake::{ApiRange, CoreAddress, HandshakeRequest, HandshakeResponse};
+pub use frame::{
+    FrameError, FrameHeader, FrameLimits, Preface, VERSION, VERSION_REFUSAL, encode_message,
+    encode_refusal,
+};
+pub use handshake::{
+    ApiRange, ConnectionLimits, CoreAddress, HandshakeRequest, HandshakeResponse, Refusal,
+};
+pub use limits::{FRAME_HEADER_BYTES, PREFACE_BYTES};
+pub use produce::{Durability, DurabilityUnknown, ProduceRequest, ProduceResponse, ReceiptFlags};
+pub use subscribe::{CreditRequest, Push, SubscribeRequest, SubscribeResponse, UnsubscribeRequest};

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::{
-    Millis, ProducerEpoch, ProducerId, Sequence,
+    Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
     Api, ApiRange, CreateTopicRequest, Durability, ErrorCode, FetchRequest, FetchResponse,
-    HandshakeRequest, Header, Message, MetadataRequest, MetadataResponse, ProduceRequest,
+    FrameHeader, HandshakeRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest,
     ProduceResponse, ProducerIdRequest, ProducerIdResponse, Setting, TrimRequest, TrimResponse,
     encode_message,
 };
@@ -55,9 +55,9 @@ pub struct Client {
     random: Random,
     kind: Kind,
     stage: Stage,
-    topic: u128,
+    topic: TopicId,
     partitions: u32,
-    config: Vec<Setting>,
+    config: Vec<Setting<'static>>,
     /// When it acts next by itself.
     pub wake_ns: u64,
     correlation: u32,
@@ -75,7 +75,12 @@ pub struct Client {
 impl Client {
     /// A producer.
     #[must_use]
-    pub fn producer(number: u32, random: Random, partitions: u32, config: Vec<Setting>) -> Self {
+    pub fn producer(
+        number: u32,
+        random: Random,
+        partitions: u32,
+        config: Vec<Setting<'static>>,
+    ) -> Self {
         let partition = number % partitions;
         let mut random = random;
         let window = 1 + random.below(6);
@@ -103,7 +108,7 @@ impl Client {
         random: Random,
         kind: Kind,
         partitions: u32,
-        config: Vec<Setting>,
+        config: Vec<Setting<'static>>,
         trims: bool,
     ) -> Self {
         Self {
@@ -111,7 +116,7 @@ impl Client {
             random,
             kind,
             stage: Stage::Away,
-            topic: 0,
+            topic: TopicId::default(),
             partitions,
             config,
             wake_ns: 0,
@@ -142,12 +147,12 @@ impl Client {
         self.hung_up = false;
         self.stage = Stage::Greeting;
         let request = HandshakeRequest {
-            client: "simulated".to_owned(),
-            client_version: String::new(),
-            apis: ApiRange::spoken(),
+            client: "simulated".into(),
+            client_version: "".into(),
+            apis: ApiRange::spoken(&Api::ALL),
             features: 0,
-            mechanism: String::new(),
-            authentication: Vec::new(),
+            mechanism: "".into(),
+            authentication: (&[][..]).into(),
         };
         self.call(Api::Handshake, &request, &[]);
     }
@@ -177,11 +182,11 @@ impl Client {
         }
     }
 
-    fn call<M: Message>(&mut self, api: Api, message: &M, payload: &[u8]) -> u32 {
+    fn call<'m, M: Message<'m>>(&mut self, api: Api, message: &M, payload: &[u8]) -> u32 {
         self.correlation += 1;
         let mut bytes = Vec::new();
-        let length = u32::try_from(payload.len()).expect("a batch is small");
-        encode_message(api, self.correlation, message, length, &mut bytes);
+        encode_message(api, self.correlation, message, payload.len(), &mut bytes)
+            .expect("requests are small");
         bytes.extend_from_slice(payload);
         self.calls.insert(self.correlation, api);
         self.out.push(bytes);
@@ -234,10 +239,9 @@ impl Client {
         let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return };
         let request = ProduceRequest {
             topic: self.topic,
-            partition: *partition,
+            partition: PartitionIndex::new(*partition),
             durability: Durability::ChainDisk,
-            flags: 0,
-            expect_next_offset: 0,
+            expect_next_offset: None,
             deadline_ms: 0,
         };
         let unsent = unacked.iter().enumerate().filter(|(_, b)| b.correlation.is_none());
@@ -254,9 +258,10 @@ impl Client {
         let max_wait_ms = self.random.below(5) as u32;
         let trim = self.trims && self.random.chance(10_000);
         let Kind::Reader { partition, offset, .. } = &self.kind else { return };
-        let (topic, partition, offset) = (self.topic, *partition, *offset);
+        let topic = self.topic;
+        let (partition, offset) = (PartitionIndex::new(*partition), Offset::new(*offset));
         if trim {
-            let to = offset / 2;
+            let to = Offset::new(offset.get() / 2);
             self.call(Api::Trim, &TrimRequest { topic, partition, to }, &[]);
             return;
         }
@@ -271,7 +276,7 @@ impl Client {
     /// Says what the node broke.
     pub fn on_message(
         &mut self,
-        header: &Header,
+        header: &FrameHeader,
         head: &[u8],
         payload: &[u8],
         now_ns: u64,
@@ -292,7 +297,7 @@ impl Client {
                     return Ok(());
                 }
                 if let Kind::Producer { id, .. } = &mut self.kind {
-                    *id = Some(response.id);
+                    *id = Some(response.id.get());
                 }
                 self.stage = Stage::Running;
             }
@@ -312,11 +317,11 @@ impl Client {
 
     fn locate(&mut self) {
         self.stage = Stage::Locating;
-        let names = vec![TOPIC.to_owned()];
+        let names = vec![TOPIC.into()];
         self.call(Api::Metadata, &MetadataRequest { names }, &[]);
     }
 
-    fn located(&mut self, response: &MetadataResponse, now_ns: u64) {
+    fn located(&mut self, response: &MetadataResponse<'_>, now_ns: u64) {
         let topic = response.topics.first().filter(|_| response.error == ErrorCode::None);
         match topic.map(|topic| (topic.error, topic.id)) {
             Some((ErrorCode::None, id)) => {
@@ -329,14 +334,21 @@ impl Client {
                     self.stage = Stage::Running;
                 } else {
                     self.stage = Stage::Identifying;
-                    self.call(Api::ProducerId, &ProducerIdRequest { reserved: 0 }, &[]);
+                    let request = ProducerIdRequest::fresh();
+                    self.call(Api::ProducerId, &request, &[]);
                 }
             }
             Some((ErrorCode::UnknownTopic, _)) if self.number == 0 => {
                 self.stage = Stage::Creating;
-                let (name, config) = (TOPIC.to_owned(), self.config.clone());
+                let (name, config) = (TOPIC.into(), self.config.clone());
                 let partitions = self.partitions;
-                let request = CreateTopicRequest { name, partitions, replicas: 0, config };
+                let request = CreateTopicRequest {
+                    name,
+                    partitions,
+                    replicas: 0,
+                    config,
+                    validate_only: false,
+                };
                 self.call(Api::CreateTopic, &request, &[]);
             }
             _ => self.on_disconnect(now_ns),
@@ -346,7 +358,7 @@ impl Client {
     fn produced(
         &mut self,
         correlation: u32,
-        response: &ProduceResponse,
+        response: &ProduceResponse<'_>,
         now_ns: u64,
         oracle: &mut Oracle,
     ) -> Result<(), String> {
@@ -361,10 +373,11 @@ impl Client {
                 }
                 let batch = unacked.pop_front().expect("the batch was found");
                 let count = u64::from(batch.count);
-                if response.next_offset - response.first_offset != count {
+                if response.next_offset.since(response.first_offset) != count {
                     return Err(format!("client {number}: a receipt of another length"));
                 }
-                oracle.acked(*partition, number, batch.first, count, response.first_offset)
+                let offset = response.first_offset.get();
+                oracle.acked(*partition, number, batch.first, count, offset)
             }
             // Behind another one that was refused this is to be expected; alone it says that the
             // node forgot what it had acknowledged.
@@ -394,27 +407,24 @@ impl Client {
 
     fn fetched(
         &mut self,
-        response: &FetchResponse,
+        response: &FetchResponse<'_>,
         payload: &[u8],
         now_ns: u64,
         oracle: &mut Oracle,
     ) -> Result<(), String> {
         let jump = self.random.chance(50_000);
-        let spot = self.random.below(response.high_watermark.max(1));
+        let high = response.high_watermark.get();
+        let log_start = response.log_start.get();
+        let spot = self.random.below(high.max(1));
         let Kind::Reader { partition, offset, full } = &mut self.kind else { return Ok(()) };
         match response.error {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
-                oracle.bounds(
-                    *partition,
-                    self.told,
-                    response.log_start,
-                    response.high_watermark,
-                )?;
-                if *offset > response.high_watermark {
+                oracle.bounds(*partition, self.told, log_start, high)?;
+                if *offset > high {
                     return Err(format!("offset {offset}, read before, is out of range"));
                 }
-                *offset = response.log_start;
+                *offset = log_start;
                 return Ok(());
             }
             ErrorCode::Damaged => {
@@ -425,15 +435,15 @@ impl Client {
                 return Ok(());
             }
         }
-        oracle.bounds(*partition, self.told, response.log_start, response.high_watermark)?;
+        oracle.bounds(*partition, self.told, log_start, high)?;
         let next = oracle.fetched(*partition, payload)?;
-        if next > response.high_watermark {
+        if next > high {
             return Err(format!("offset {next} was served above the high watermark"));
         }
-        if next != 0 && response.next_offset != next {
+        if next != 0 && response.next_offset.get() != next {
             return Err(format!("a fetch ends at {next} and says {}", response.next_offset));
         }
-        *offset = response.next_offset.max(*offset);
+        *offset = response.next_offset.get().max(*offset);
         if let Some(read) = full {
             let known = oracle.known(*partition);
             read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));

@@ -6,7 +6,7 @@ use catena_format::{ClusterId, Millis, NodeId};
 use catena_log::{Now, OpenError, io::Heap};
 use catena_node::{Directory, Limits, Node, NodeIdentity, SessionId, Status};
 use catena_replication::Phase;
-use catena_wire::{HEADER_BYTES, Header, Setting};
+use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
 
 use super::{
     client::Client,
@@ -94,7 +94,7 @@ fn disk_options(random: &mut Random) -> DiskOptions {
     options
 }
 
-fn topic_config(random: &mut Random) -> Vec<Setting> {
+fn topic_config(random: &mut Random) -> Vec<Setting<'static>> {
     let mut config = vec![Setting { key: "segment.bytes".into(), value: "65536".into() }];
     if random.chance(250_000) {
         config.push(Setting { key: "retention.bytes".into(), value: "300000".into() });
@@ -357,13 +357,13 @@ impl World {
             }
             match entry.remove() {
                 Delivery::ToNode { session, bytes } => {
-                    let (header, head, payload) = parts(&bytes)?;
+                    let (header, head, payload) = parts(&bytes, FrameLimits::REQUEST)?;
                     let now = self.now();
                     self.node.on_message(session, &header, head, payload, now);
                 }
                 Delivery::ToClient { session, bytes } => {
                     let Some(at) = self.sessions.get(&session).copied() else { continue };
-                    let (header, head, payload) = parts(&bytes)?;
+                    let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
                     let client = &mut self.clients[at];
                     client.on_message(&header, head, payload, self.now_ns, &mut self.oracle)?;
                     self.drop_session_of(at);
@@ -448,9 +448,10 @@ fn directory_of(key: u64) -> Directory {
     }
 }
 
-fn parts(bytes: &[u8]) -> Result<(Header, &[u8], &[u8]), String> {
-    let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or("a message is short")?;
-    let header = Header::decode(header).map_err(|e| e.to_string())?;
+fn parts(bytes: &[u8], limits: FrameLimits) -> Result<(FrameHeader, &[u8], &[u8]), String> {
+    let (header, rest) =
+        bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or("a message is short")?;
+    let header = FrameHeader::parse(header, limits).map_err(|e| e.to_string())?;
     let (head, payload) = rest.split_at(header.head_bytes as usize);
     Ok((header, head, payload))
 }

@@ -1,0 +1,87 @@
+//! What can be asked, by number.
+
+use crate::{error::ErrorCode, frame::VERSION};
+
+/// What a request is about. Numbers are never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum Api {
+    /// Who is there, what is spoken, and the limits: the first request of a connection.
+    Handshake = 0,
+    /// Append a batch.
+    Produce = 1,
+    /// Read batches, waiting for them if need be.
+    Fetch = 2,
+    /// Be sent batches as they are committed.
+    Subscribe = 3,
+    /// Take more bytes of a subscription. It has no response.
+    Credit = 4,
+    /// End a subscription.
+    Unsubscribe = 5,
+    /// Ask for an offset.
+    ListOffsets = 6,
+    /// Ask for topics and where their partitions are.
+    Metadata = 7,
+    /// Create a topic.
+    CreateTopic = 8,
+    /// Change a topic's settings, partitions or name.
+    AlterTopic = 9,
+    /// Delete a topic and its records.
+    DeleteTopic = 10,
+    /// Ask for everything about a topic.
+    DescribeTopic = 11,
+    /// Raise the log start of a partition.
+    Trim = 12,
+    /// Ask for a producer id, or for the next epoch of one.
+    ProducerId = 13,
+    /// Ask for a sign of life.
+    Ping = 14,
+    /// Batches for a subscription, from server to client. It has no response.
+    Push = 15,
+}
+
+impl Api {
+    /// Every API, by number.
+    pub const ALL: [Self; 16] = [
+        Self::Handshake,
+        Self::Produce,
+        Self::Fetch,
+        Self::Subscribe,
+        Self::Credit,
+        Self::Unsubscribe,
+        Self::ListOffsets,
+        Self::Metadata,
+        Self::CreateTopic,
+        Self::AlterTopic,
+        Self::DeleteTopic,
+        Self::DescribeTopic,
+        Self::Trim,
+        Self::ProducerId,
+        Self::Ping,
+        Self::Push,
+    ];
+
+    /// The API of a number.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The API of a request, when this build takes it in that version.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownApi`] or [`ErrorCode::UnsupportedVersion`], for a refusal.
+    pub fn of_request(number: u8, version: u8) -> Result<Self, ErrorCode> {
+        match Self::from_number(number) {
+            None | Some(Self::Push) => Err(ErrorCode::UnknownApi),
+            Some(_) if version != VERSION => Err(ErrorCode::UnsupportedVersion),
+            Some(api) => Ok(api),
+        }
+    }
+
+    /// Whether a request is answered.
+    #[must_use]
+    pub const fn has_response(self) -> bool {
+        !matches!(self, Self::Credit | Self::Push)
+    }
+}
