@@ -191,7 +191,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) now: Now,
 
     pub(crate) log_start: Offset,
-    /// The log start that the next manifest will say; what lies below is dropped once it is durable.
+    /// The log start that the next manifest will say; what lies below is dropped once that is
+    /// durable.
     pub(crate) wanted_start: Offset,
     pub(crate) log_end: Offset,
     pub(crate) durable_end: Offset,
@@ -241,15 +242,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         now: Now,
     ) -> Self {
         let manifest = opened.manifest;
-        let (mut indexes, files) = (opened.indexes, opened.index_file_bytes);
-        let mut before = NO_TIME;
-        let segments = manifest.segments.iter().map(|entry| {
-            let on_disk = || SegmentIndex::OnDisk(files.get(&entry.file).copied().unwrap_or(0));
-            let index = indexes.remove(&entry.file).map_or_else(on_disk, SegmentIndex::Resident);
-            let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
-            Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0 }
-        });
-        let segments: VecDeque<_> = segments.collect();
+        let segments =
+            sealed_segments(&manifest.segments, opened.indexes, &opened.index_file_bytes);
         let last = segments.back().map(|s| s.entry);
         Self {
             identity,
@@ -639,4 +633,21 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     pub(crate) fn segment_of(&self, file: FileNumber) -> Option<usize> {
         self.segments.iter().rposition(|s| s.entry.file == file)
     }
+}
+
+/// The segments that a manifest names, each with its index where that is in memory.
+fn sealed_segments(
+    entries: &[SegmentEntry],
+    mut indexes: BTreeMap<FileNumber, Index>,
+    index_file_bytes: &BTreeMap<FileNumber, u64>,
+) -> VecDeque<Segment> {
+    let mut before = NO_TIME;
+    let segments = entries.iter().map(|entry| {
+        let bytes = index_file_bytes.get(&entry.file).copied().unwrap_or(0);
+        let index = indexes.remove(&entry.file);
+        let index = index.map_or(SegmentIndex::OnDisk(bytes), SegmentIndex::Resident);
+        let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
+        Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0 }
+    });
+    segments.collect()
 }

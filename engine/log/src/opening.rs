@@ -5,8 +5,9 @@
 //!      → scan what follows → write index images → write the manifest, twice → remove leftovers
 //! ```
 //!
-//! To settle a file is to claim it and to sync it: what a dead process wrote without hearing that it
-//! was durable can be read, and would be gone with the power; nothing may be concluded from it before.
+//! To settle a file is to claim it and to sync it: what a dead process wrote without hearing that
+//! it was durable can be read, and would be gone with the power; nothing may be concluded from it
+//! before.
 //!
 //! Recovery writes no segment data. It seals every segment at its last good batch, so that the next
 //! append goes to a new file; running it again, or being killed within it, changes nothing.

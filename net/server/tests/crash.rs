@@ -167,30 +167,34 @@ fn every_record_survives_kills_once_and_in_order() {
     server.kill();
     let server = Server::start(directory.path(), &address);
     server.wait();
-    let mut client = client(&address);
+    every_record_is_there_once(&address, progress.sent.load(Ordering::Relaxed));
+    receipts_follow_each_other(&receipts);
+    server.kill();
+}
+
+/// All partitions together hold the numbers below `sent`, each in order.
+fn every_record_is_there_once(address: &str, sent: u64) {
+    let mut client = client(address);
     let topic = client.topic("lines").unwrap().id;
-    let sent = progress.sent.load(Ordering::Relaxed);
     let mut total = 0;
     for partition in 0..PARTITIONS {
         let read = consume(&mut client, topic, partition);
         let numbers: Vec<u64> = read.values().copied().collect();
         let expected: Vec<u64> =
             (0..sent).filter(|n| n % u64::from(PARTITIONS) == u64::from(partition)).collect();
-        assert!(
-            numbers == expected,
-            "partition {partition}: {} of {}",
-            numbers.len(),
-            expected.len()
-        );
+        let (there, sent) = (numbers.len(), expected.len());
+        assert!(numbers == expected, "partition {partition}: {there} of {sent}");
         assert!(read.keys().copied().eq(0..expected.len() as u64), "offsets are dense");
         total += numbers.len();
     }
     assert_eq!(total as u64, sent);
+}
+
+fn receipts_follow_each_other(receipts: &[Receipt]) {
     let mut ends: BTreeMap<PartitionIndex, u64> = BTreeMap::new();
-    for receipt in &receipts {
+    for receipt in receipts {
         let end = ends.entry(receipt.partition).or_insert(0);
         assert_eq!(receipt.first_offset.get(), *end, "receipts follow each other");
         *end = receipt.next_offset.get();
     }
-    server.kill();
 }

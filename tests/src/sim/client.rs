@@ -45,8 +45,19 @@ struct Unacked {
 
 /// What kind of client.
 enum Kind {
-    Producer { id: Option<i64>, partition: u32, next: u64, unacked: VecDeque<Unacked>, window: u64 },
-    Reader { partition: u32, offset: u64, full: Option<BTreeMap<u64, super::oracle::Name>> },
+    Producer {
+        /// Once a server has given it.
+        id: Option<i64>,
+        partition: u32,
+        next: u64,
+        unacked: VecDeque<Unacked>,
+        window: u64,
+    },
+    Reader {
+        partition: u32,
+        offset: u64,
+        full: Option<BTreeMap<u64, super::oracle::Name>>,
+    },
 }
 
 /// A client.
