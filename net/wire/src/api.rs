@@ -85,3 +85,21 @@ impl Api {
         !matches!(self, Self::Credit | Self::Push)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_back_and_only_requests_are_taken() {
+        for (number, api) in (0..).zip(Api::ALL) {
+            assert_eq!(api as u8, number);
+            assert_eq!(Api::from_number(number), Some(api));
+        }
+        assert_eq!(Api::of_request(1, VERSION), Ok(Api::Produce));
+        assert_eq!(Api::of_request(1, VERSION + 1), Err(ErrorCode::UnsupportedVersion));
+        assert_eq!(Api::of_request(1, 0), Err(ErrorCode::UnsupportedVersion));
+        assert_eq!(Api::of_request(15, VERSION), Err(ErrorCode::UnknownApi));
+        assert_eq!(Api::of_request(16, VERSION), Err(ErrorCode::UnknownApi));
+    }
+}

@@ -14,7 +14,7 @@ use catena_format::{
     ProducerEpoch, ProducerId, TopicId,
 };
 
-use crate::limits::{SENTENCE_BYTES_MAX, TEXT_BYTES_MAX};
+use crate::limits::SENTENCE_BYTES_MAX;
 
 /// Why a head cannot be read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum WireError {
     /// A known tag of the tail came twice.
     #[error("tag {0} came twice")]
     TagTwice(u16),
-    /// A text or list of bytes to send is longer than [`TEXT_BYTES_MAX`].
+    /// A text or list of bytes to send is longer than [`crate::limits::TEXT_BYTES_MAX`].
     #[error("a text of {0} bytes is too long to send")]
     TextTooLong(usize),
     /// A head or payload to send is longer than any peer takes.
@@ -370,8 +370,8 @@ macro_rules! wire_struct {
         });
 
         #[cfg(test)]
-        impl<'a> $crate::sample::Sample<'a> for $name $($own)* {
-            fn sample(source: &mut $crate::sample::Source<'a>) -> Self {
+        impl $crate::sample::Sample for $name $($any)* {
+            fn sample(source: &mut $crate::sample::Source<'_>) -> Self {
                 let _ = &source;
                 Self {
                     $($field: $crate::sample::Sample::sample(source),)*
@@ -398,4 +398,55 @@ macro_rules! wire_struct {
 
 pub(crate) use wire_struct;
 
-const _: () = assert!(SENTENCE_BYTES_MAX <= TEXT_BYTES_MAX);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeleteTopicRequest, MetadataRequest, StatusResponse};
+
+    #[test]
+    fn unknown_tags_are_skipped_and_a_known_one_comes_once() {
+        let mut head = vec![20, 0, 9, 0, 2, 0, 1, 2, 9, 0, 0, 0, 1, 0, 2, 0, b'h', b'i'];
+        let status = StatusResponse::decode(&head).unwrap();
+        assert_eq!(status.message, "hi");
+        head.extend_from_slice(&[1, 0, 0, 0]);
+        assert_eq!(StatusResponse::decode(&head), Err(WireError::TagTwice(1)));
+        assert_eq!(StatusResponse::decode(&head[..17]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn counts_are_checked_before_anything_is_allocated() {
+        let head = [255, 255, 255, 255, 0, 0];
+        assert_eq!(MetadataRequest::decode(&head), Err(WireError::Count(u32::MAX)));
+        assert_eq!(MetadataRequest::decode(&head[..3]), Err(WireError::Truncated));
+    }
+
+    #[test]
+    fn texts_are_borrowed_from_the_head() {
+        let mut head = Vec::new();
+        DeleteTopicRequest { name: "orders".into() }.encode(&mut head).unwrap();
+        let request = DeleteTopicRequest::decode(&head).unwrap();
+        assert!(matches!(request.name, Cow::Borrowed("orders")));
+    }
+
+    #[test]
+    fn long_sentences_are_cut_and_long_names_refused() {
+        let status = |message: String| StatusResponse {
+            error: crate::ErrorCode::Internal,
+            message: message.into(),
+        };
+        let (mut cut, mut head) = (Vec::new(), Vec::new());
+        status("ß".repeat(600)).encode(&mut cut).unwrap();
+        status("ß".repeat(512)).encode(&mut head).unwrap();
+        assert_eq!(cut, head);
+        let request = DeleteTopicRequest { name: "n".repeat(65_536).into() };
+        assert_eq!(request.encode(&mut Vec::new()), Err(WireError::TextTooLong(65_536)));
+    }
+
+    #[test]
+    fn offsets_and_epochs_end_where_kafka_s_do() {
+        let offset = u64::to_le_bytes(1 << 63);
+        assert_eq!(Offset::take(&mut Reader(&offset)), Err(WireError::Value("offset")));
+        let epoch = u32::to_le_bytes(1 << 31);
+        assert_eq!(Epoch::take(&mut Reader(&epoch)), Err(WireError::Value("epoch")));
+    }
+}

@@ -235,3 +235,46 @@ fn fitting(bytes: usize, limit: u32) -> Result<u32, WireError> {
     let fits = u32::try_from(bytes).ok().filter(|bytes| *bytes <= limit);
     fits.ok_or(WireError::MessageTooLong(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DeleteTopicRequest, PingRequest};
+
+    const HEADER: FrameHeader =
+        FrameHeader { api: 1, version: 1, correlation: 9, head_bytes: 40, payload_bytes: 100 };
+
+    #[test]
+    fn strangers_are_told_apart_by_their_first_bytes() {
+        assert_eq!(Preface::parse(b"GET / HTTP/1.1\r\n"), Err(FrameError::Magic));
+        let mut newer = Preface { core: None }.encode();
+        newer[8] = 2;
+        assert_eq!(Preface::parse(&newer), Err(FrameError::Version(2)));
+        newer[8..13].copy_from_slice(&[1, 0, 0, 0, 1]);
+        assert_eq!(Preface::parse(&newer), Err(FrameError::Reserved));
+    }
+
+    #[test]
+    fn a_length_is_refused_before_it_is_believed() {
+        let parse = |header: FrameHeader, limits| FrameHeader::parse(&header.encode(), limits);
+        assert_eq!(parse(HEADER, FrameLimits::REQUEST), Ok(HEADER));
+        let giant = FrameHeader { payload_bytes: u32::MAX, ..HEADER };
+        let limit = REQUEST_PAYLOAD_BYTES_MAX;
+        let error = FrameError::TooLarge { bytes: u32::MAX, limit };
+        assert_eq!(parse(giant, FrameLimits::REQUEST), Err(error));
+        let error = FrameError::TooLarge { bytes: 100, limit: 0 };
+        assert_eq!(parse(HEADER, FrameLimits::HANDSHAKE), Err(error));
+    }
+
+    #[test]
+    fn what_cannot_be_sent_leaves_the_buffer_as_it_was() {
+        let mut out = vec![1, 2, 3];
+        let long = DeleteTopicRequest { name: "n".repeat(65_536).into() };
+        let refused = encode_message(Api::DeleteTopic, 1, &long, 0, &mut out);
+        assert_eq!(refused, Err(WireError::TextTooLong(65_536)));
+        let payload = RESPONSE_PAYLOAD_BYTES_MAX as usize + 1;
+        let refused = encode_message(Api::Ping, 1, &PingRequest {}, payload, &mut out);
+        assert_eq!(refused, Err(WireError::MessageTooLong(payload)));
+        assert_eq!(out, [1, 2, 3]);
+    }
+}

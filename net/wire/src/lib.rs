@@ -21,6 +21,10 @@ mod produce;
 mod subscribe;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod sample;
 
 pub use admin::{

@@ -28,8 +28,8 @@ impl Source<'_> {
 }
 
 /// A value of any kind that a message can carry.
-pub(crate) trait Sample<'a>: Sized {
-    fn sample(source: &mut Source<'a>) -> Self;
+pub(crate) trait Sample: Sized {
+    fn sample(source: &mut Source<'_>) -> Self;
     /// The fields of a struct.
     fn fields(&self) -> Option<Vec<(&'static str, String)>> {
         None
@@ -44,8 +44,8 @@ pub(crate) trait Sample<'a>: Sized {
 
 macro_rules! samples {
     ($($type:ty: |$source:ident| $sample:expr, |$value:ident| $text:expr;)*) => {$(
-        impl<'a> Sample<'a> for $type {
-            fn sample($source: &mut Source<'a>) -> Self {
+        impl Sample for $type {
+            fn sample($source: &mut Source<'_>) -> Self {
                 $sample
             }
             fn text(&self) -> String {
@@ -73,7 +73,7 @@ samples! {
     TopicId: |s| Self::new(u128::from_le_bytes(s.array())), |v| v;
     Offset: |s| Self::new(u64::sample(s) >> 1), |v| v;
     Epoch: |s| Self::new(u32::sample(s) >> 1), |v| v;
-    ErrorCode: |s| Self::from(u16::from(s.byte())), |v| v.number();
+    ErrorCode: |s| Self::from(u16::sample(s) % 300), |v| v.number();
     Durability: |s| Self::ALL[usize::from(s.byte()) % 4], |v| *v as u8;
     ConfigOrigin: |s| Self::ALL[usize::from(s.byte()) % 3], |v| *v as u8;
     ReceiptFlags: |s| Self { duplicate: bool::sample(s), tentative: bool::sample(s) },
@@ -93,18 +93,18 @@ samples! {
     };
     Option<Offset>: |s| bool::sample(s).then(|| Sample::sample(s)),
         |v| v.map_or("null".to_owned(), |offset| offset.to_string());
-    Cow<'a, str>: |s| {
+    Cow<'_, str>: |s| {
         let length = s.byte() % 8;
         (0..length).map(|_| LETTERS[usize::from(s.byte()) % LETTERS.len()]).collect()
-    }, |v| format!("{v:?}");
-    Cow<'a, [u8]>: |s| {
+    }, |v| format!("\"{}\"", v.replace('\\', "\\\\").replace('"', "\\\""));
+    Cow<'_, [u8]>: |s| {
         let length = s.byte() % 8;
         (0..length).map(|_| s.byte()).collect()
     }, |v| format!("\"{}\"", v.iter().map(|b| format!("{b:02x}")).collect::<String>());
 }
 
-impl<'a, T: Sample<'a>> Sample<'a> for Vec<T> {
-    fn sample(source: &mut Source<'a>) -> Self {
+impl<T: Sample> Sample for Vec<T> {
+    fn sample(source: &mut Source<'_>) -> Self {
         let length = source.byte() % 4;
         (0..length).map(|_| T::sample(source)).collect()
     }
