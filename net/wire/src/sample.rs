@@ -1,4 +1,3 @@
-#![allow(dead_code, reason = "what the property tests draw from; they follow")]
 //! For the tests: messages from arbitrary bytes, and their fields as text.
 
 use std::borrow::Cow;
