@@ -68,6 +68,10 @@ pub struct Limits {
     pub timestamp_ahead_ms_max: i64,
     /// Recent bytes of each partition kept for readers.
     pub tail_cache_bytes: usize,
+    /// What recovery scans of a partition at most.
+    pub checkpoint_bytes: u64,
+    /// The largest batch that any topic may allow.
+    pub batch_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -79,6 +83,8 @@ impl Default for Limits {
             wait_max: Duration::from_secs(30),
             timestamp_ahead_ms_max: 3_600_000,
             tail_cache_bytes: 4 << 20,
+            checkpoint_bytes: 64 << 20,
+            batch_bytes_max: BATCH_BYTES_MAX,
         }
     }
 }
@@ -161,6 +167,7 @@ pub(crate) struct Held<M: Memory> {
 pub struct Node<M: Memory> {
     pub(crate) identity: NodeIdentity,
     pub(crate) limits: Limits,
+    pub(crate) topic_defaults: BTreeMap<String, String>,
     pub(crate) memory: M,
     pub(crate) status: Status,
     pub(crate) orderer: Orderer<M>,
@@ -193,6 +200,7 @@ impl<M: Memory + Clone> Node<M> {
         Self {
             identity,
             limits,
+            topic_defaults: BTreeMap::new(),
             memory: memory.clone(),
             status: Status::Starting,
             orderer: Orderer::new(catalog, identity.node, create, memory),
@@ -212,6 +220,11 @@ impl<M: Memory + Clone> Node<M> {
             next_number: 0,
             stats: NodeStats::default(),
         }
+    }
+
+    /// What a new topic gets where its creator says nothing: settings by their dotted keys.
+    pub fn set_topic_defaults(&mut self, defaults: BTreeMap<String, String>) {
+        self.topic_defaults = defaults;
     }
 
     /// A client has connected.
@@ -431,6 +444,11 @@ impl<M: Memory + Clone> Node<M> {
     /// Counters.
     pub fn stats(&self) -> NodeStats {
         self.stats
+    }
+
+    /// The limits in force, to change.
+    pub fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
     }
 
     /// The replicas held.

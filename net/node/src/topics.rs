@@ -82,10 +82,11 @@ impl<M: Memory + Clone> Node<M> {
                 retention_bytes: config.retention_bytes,
                 retention_age: config.retention_age,
                 tail_cache_bytes: self.limits.tail_cache_bytes,
+                checkpoint_bytes: self.limits.checkpoint_bytes,
                 ..LogConfig::default()
             },
             batches: BatchLimits {
-                batch_bytes_max: config.batch_bytes_max,
+                batch_bytes_max: config.batch_bytes_max.min(self.limits.batch_bytes_max),
                 timestamp_ahead_ms_max: self.limits.timestamp_ahead_ms_max,
             },
         }
@@ -130,11 +131,18 @@ impl<M: Memory + Clone> Node<M> {
             id: id.get(),
             name: request.name.into_owned(),
             partitions: request.partitions,
-            config: pairs(request.config),
+            config: self.with_defaults(pairs(request.config)),
             node: self.identity.node.get(),
         };
         self.propose(caller, Proposal::Create(caller, id), &entry, now);
         Ok(())
+    }
+
+    /// The settings made, and for the others what the node gives new topics.
+    fn with_defaults(&self, made: Vec<(String, String)>) -> Vec<(String, String)> {
+        let mut config = self.topic_defaults.clone();
+        config.extend(made);
+        config.into_iter().collect()
     }
 
     /// An id that this cluster has never given: the catalog's version is never repeated.

@@ -17,8 +17,6 @@ use glommio::{
 
 use crate::shell::Shell;
 
-/// A client that has not said who it is by then is gone.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// What is read at once when messages are small.
 const READ_BYTES: usize = 64 << 10;
 /// Above this a message is read to its end and not beyond, so that nothing has to be moved.
@@ -36,6 +34,7 @@ pub(crate) async fn run(
 ) {
     // Without it small answers wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
+    let _ = stream.set_read_timeout(Some(shell.waits().idle));
     let (reader, writer) = split(stream);
     let writer = glommio::spawn_local(write(writer, outbox, waiting));
     let _ = read(shell, session, reader).await;
@@ -59,17 +58,15 @@ async fn read(
     session: SessionId,
     mut reader: ReadHalf<TcpStream>,
 ) -> Result<(), Ended> {
-    let mut preface = [0; PREFACE_BYTES];
-    timeout(HANDSHAKE_WAIT, async { Ok(reader.read_exact(&mut preface).await) })
+    let mut buffer = Received::new();
+    // A client that has not said who it is by then is gone.
+    timeout(shell.waits().handshake, async { Ok(greet(&mut reader, &mut buffer).await) })
         .await
         .map_err(|_| Ended::Closed)??;
-    Preface::parse(&preface).map_err(|_| Ended::NotOurs)?;
-    let mut buffer = Received::new();
     loop {
         while !shell.look(|node| node.may_read(session)) {
             sleep(BUDGET_WAIT).await;
         }
-        buffer.fill(&mut reader).await?;
         let mut any = false;
         while let Some((header, head, payload)) = buffer.message()? {
             any = true;
@@ -81,7 +78,19 @@ async fn read(
             shell.carry_out();
             glommio::yield_if_needed().await;
         }
+        buffer.fill(&mut reader).await?;
     }
+}
+
+/// The preface and the whole of the first message, which must be a handshake.
+async fn greet(reader: &mut ReadHalf<TcpStream>, buffer: &mut Received) -> Result<(), Ended> {
+    let mut preface = [0; PREFACE_BYTES];
+    reader.read_exact(&mut preface).await?;
+    Preface::parse(&preface).map_err(|_| Ended::NotOurs)?;
+    while !buffer.has_message()? {
+        buffer.fill(reader).await?;
+    }
+    Ok(())
 }
 
 /// Header, head and payload.
@@ -133,10 +142,15 @@ impl Received {
         Ok(FRAME_HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize)
     }
 
+    fn has_message(&self) -> Result<bool, Ended> {
+        let needed = self.needed()?;
+        Ok(needed > 0 && self.end - self.start >= needed)
+    }
+
     /// The next whole message, if there is one.
     fn message(&mut self) -> Result<Option<Message<'_>>, Ended> {
         let needed = self.needed()?;
-        if needed == 0 || self.end - self.start < needed {
+        if !self.has_message()? {
             if self.start == self.end {
                 (self.start, self.end) = (0, 0);
             }

@@ -1,7 +1,6 @@
 //! Floor 3, the composition root: the `catena` binary, server and command line.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "started by serve once it has something to tell")]
 mod admin;
 mod cli;
 mod commands;
@@ -11,6 +10,7 @@ mod connection;
 mod identity;
 #[allow(dead_code, reason = "its counter and its level wait for metrics and SIGHUP")]
 mod logging;
+mod metrics;
 #[cfg(test)]
 mod reference;
 mod serve;
@@ -78,13 +78,7 @@ fn serve(args: &SettingArgs) -> anyhow::Result<()> {
     let (config, _) = Config::load(&args.sources())?;
     refuse(&[("tls.cert", config.tls.is_some())])?;
     let _logs = logging::Logs::start(&config.logging)?;
-    serve::serve(serve::ServeOptions {
-        data_dir: config.storage.data_dir,
-        listen: config.listen.client,
-        memory_bytes: usize::try_from(config.limits.memory.0)?,
-        disk_reserve_bytes: config.storage.disk_reserve.0,
-        connections_max: usize::try_from(config.limits.connections)?,
-    })
+    serve::serve(config)
 }
 
 fn topic(client: &mut Client, command: TopicCommand, output: Output) -> anyhow::Result<()> {

@@ -1,8 +1,6 @@
 //! `catena serve`: from a directory and an address to a running node.
 
 use std::{
-    net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -13,33 +11,26 @@ use catena_uring::{Findings, Hands, HandsOptions, lock_directory, probe};
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::{
+    admin::Admin,
+    config::{Config, Timeouts},
     identity::Identity,
-    shell::{Shell, ShellOptions, bind},
+    metrics::Metrics,
+    shell::{Shell, ShellOptions, Waits, bind},
 };
 
-/// How long a stopping server waits for what it has taken.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Direct I/O memory that is registered with the kernel, three times over.
 const REGISTERED_BYTES: usize = 1 << 20;
 
-/// What `serve` was told.
-pub(crate) struct ServeOptions {
-    pub(crate) data_dir: PathBuf,
-    pub(crate) listen: SocketAddr,
-    pub(crate) memory_bytes: usize,
-    pub(crate) disk_reserve_bytes: u64,
-    pub(crate) connections_max: usize,
-}
-
 /// Runs the server until it is told to stop.
-pub(crate) fn serve(mut options: ServeOptions) -> anyhow::Result<()> {
+pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let descriptors = raise_descriptor_limit()?;
-    let _lock = lock_directory(&options.data_dir)?;
-    let findings = probe(&options.data_dir)?;
+    let data_dir = config.storage.data_dir;
+    let _lock = lock_directory(&data_dir)?;
+    let findings = probe(&data_dir)?;
     // The runtime opens directories by absolute paths only.
-    options.data_dir = options.data_dir.canonicalize().context("no data directory")?;
-    announce(&options, &findings);
+    config.storage.data_dir = data_dir.canonicalize().context("no data directory")?;
+    announce(&config, &findings);
     // Without it a write beyond a file-size limit would kill the process.
     for signal in [signal_hook::consts::SIGXFSZ, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
@@ -47,10 +38,11 @@ pub(crate) fn serve(mut options: ServeOptions) -> anyhow::Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
+    let wished = usize::try_from(config.limits.descriptors)?;
     let hands = HandsOptions {
-        descriptors: (descriptors / 2).saturating_sub(64).max(16),
-        memory_bytes: options.memory_bytes,
-        disk_reserve_bytes: options.disk_reserve_bytes,
+        descriptors: wished.min((descriptors / 2).saturating_sub(64)).max(16),
+        memory_bytes: usize::try_from(config.limits.memory.0)?,
+        disk_reserve_bytes: config.storage.disk_reserve.0,
     };
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("core-0")
@@ -60,50 +52,80 @@ pub(crate) fn serve(mut options: ServeOptions) -> anyhow::Result<()> {
         .spin_before_park(Duration::from_micros(20))
         .make()
         .map_err(|e| anyhow::anyhow!("cannot start the core's executor: {e}"))?
-        .run(run(options, hands, stop))
+        .run(run(config, hands, stop))
 }
 
 async fn run(
-    options: ServeOptions,
+    config: Config,
     hands_options: HandsOptions,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
-    let listener = bind(options.listen).await?;
-    let mut identity = Identity::open(&options.data_dir)?;
-    let hands = Hands::start(&options.data_dir, hands_options).await?;
+    let data_dir = &config.storage.data_dir;
+    let listener = bind(config.listen.client).await?;
+    let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
+    let mut identity = Identity::open(data_dir)?;
+    let hands = Hands::start(data_dir, hands_options).await?;
     let create = !identity.founded;
-    let node = Node::new(identity.node, Limits::default(), create, hands.memory());
-    let shell_options = ShellOptions {
-        root: options.data_dir.clone(),
-        connections_max: options.connections_max,
-        stop: stop.clone(),
-    };
-    let shell = Shell::new(shell_options, node, hands);
+    let mut node = Node::new(identity.node, limits(&config)?, create, hands.memory());
+    node.set_topic_defaults(config.topic_settings());
+    let metrics = Arc::new(Metrics::default());
+    let admin = Admin::start(config.listen.admin.0, metrics.clone())
+        .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
+    let shell = Shell::new(shell_options(&config, stop, metrics)?, node, hands);
     shell.carry_out();
     wait_for_catalog(&shell).await?;
     if create {
         identity.founded = true;
-        identity.write(&options.data_dir)?;
+        identity.write(data_dir)?;
     }
     let leftovers = shell.remove_leftovers().context("cannot look through the partitions")?;
     let partitions = shell.look(|node| node.replicas().count());
-    let cluster = identity.node.cluster.get();
-    eprintln!(
-        "catena: ready on {} in {} ms: cluster {cluster:032x}, node {}, {partitions} partitions, \
-         {leftovers} leftovers removed",
-        options.listen,
-        began.elapsed().as_millis(),
-        identity.node.node,
+    let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
+    let milliseconds = began.elapsed().as_millis();
+    tracing::info!(
+        "ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
+         node {node}, {partitions} partitions, {leftovers} leftovers removed",
+        admin.address(),
     );
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     glommio::spawn_local(shell.clone().listen(listener)).detach();
     let status = shell.run().await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Status::Failed(_) | Status::Poisoned(_) = status {
         bail!("the catalog's log failed: {status:?}");
     }
-    shell.drain(DRAIN_MAX).await;
-    eprintln!("catena: stopped");
+    shell.drain(config.timeouts.drain).await;
+    admin.stop();
+    tracing::info!("stopped");
     Ok(())
+}
+
+fn limits(config: &Config) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        bytes_in_flight_max: config.limits.in_flight_per_connection.0,
+        wait_max: config.timeouts.request,
+        tail_cache_bytes: usize::try_from(config.storage.tail_cache.0)?,
+        checkpoint_bytes: config.storage.checkpoint.0,
+        batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
+        ..Limits::default()
+    })
+}
+
+fn shell_options(
+    config: &Config,
+    stop: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<ShellOptions> {
+    let Timeouts { handshake, idle, .. } = config.timeouts;
+    Ok(ShellOptions {
+        root: config.storage.data_dir.clone(),
+        connections_max: usize::try_from(config.limits.connections)?,
+        waits: Waits { handshake, idle },
+        stop,
+        metrics,
+    })
 }
 
 async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<()> {
@@ -126,17 +148,13 @@ fn raise_descriptor_limit() -> anyhow::Result<usize> {
     Ok(usize::try_from(limit.maximum.unwrap_or(1 << 20)).unwrap_or(1 << 20))
 }
 
-fn announce(options: &ServeOptions, findings: &Findings) {
-    let free = findings.free_bytes >> 20;
-    eprintln!(
-        "catena: {} on {}, {free} MiB free",
-        options.data_dir.display(),
-        findings.file_system
-    );
+fn announce(config: &Config, findings: &Findings) {
+    let (path, system) = (config.storage.data_dir.display(), findings.file_system);
+    tracing::info!("{path} on {system}, {} MiB free", findings.free_bytes >> 20);
     if findings.copy_on_write {
-        eprintln!(
-            "catena: {} copies on write: commits cost more; ext4 or XFS is faster",
-            findings.file_system
-        );
+        tracing::warn!("{system} copies on write: commits cost more; ext4 or XFS is faster");
+    }
+    if config.node.cores.count().get() > 1 {
+        tracing::info!("this build serves with one core");
     }
 }

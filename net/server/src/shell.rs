@@ -26,11 +26,16 @@ use glommio::{
     timer::sleep,
 };
 
-use crate::connection;
+use crate::{
+    connection,
+    metrics::{Metrics, Numbers},
+};
 
 /// The longest nap of the core's clock.
 const NAP_MAX: Duration = Duration::from_millis(10);
 const NAP_MIN: Duration = Duration::from_micros(200);
+/// How often the numbers for metrics and health are brought up to date.
+const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that may wait for a client that does not read; beyond, its connection is closed.
 const OUTBOX_BYTES_MAX: usize = 128 << 20;
 
@@ -38,7 +43,18 @@ const OUTBOX_BYTES_MAX: usize = 128 << 20;
 pub(crate) struct ShellOptions {
     pub(crate) root: PathBuf,
     pub(crate) connections_max: usize,
+    pub(crate) waits: Waits,
     pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// How long clients are waited for.
+#[derive(Clone, Copy)]
+pub(crate) struct Waits {
+    /// For the end of the handshake.
+    pub(crate) handshake: Duration,
+    /// For the next request.
+    pub(crate) idle: Duration,
 }
 
 /// The way to one client.
@@ -69,6 +85,30 @@ impl Shell {
             next_session: Cell::new(0),
             started: Instant::now(),
         })
+    }
+
+    pub(crate) fn waits(&self) -> Waits {
+        self.options.waits
+    }
+
+    /// Tells the admin thread how this core stands.
+    fn publish(&self) {
+        let node = self.node.borrow();
+        let mut numbers = Numbers {
+            at: Some(Instant::now()),
+            status: Some(node.status()),
+            node: node.stats(),
+            hands: self.hands.stats(),
+            memory_bytes: self.hands.memory().used() as u64,
+            descriptors: self.hands.descriptors() as u64,
+            connections: self.outboxes.borrow().len() as u64,
+            ..Numbers::default()
+        };
+        for replica in node.replicas() {
+            numbers.add(replica);
+        }
+        drop(node);
+        self.options.metrics.publish(numbers);
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -208,12 +248,17 @@ impl Shell {
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
     pub(crate) async fn run(self: &Rc<Self>) -> Status {
+        let mut published = Duration::ZERO;
         loop {
             let next = self.node.borrow().next_tick();
             let now = self.started.elapsed();
             let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
             self.input(Node::on_tick);
+            if now >= published + PUBLISH_EVERY {
+                published = now;
+                self.publish();
+            }
             let status = self.node.borrow().status();
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
             if ended || self.options.stop.load(Ordering::Relaxed) {
