@@ -1,14 +1,27 @@
 #!/usr/bin/env python3
-"""Reads golden vectors of the wire protocol, from docs/wire-protocol.md alone.
+"""Reads golden vectors of the wire protocol by the tables of its documentation.
 
-    wire_decoder.py net/wire/golden/produce-request.hex ...
+    wire_decoder.py docs/wire-protocol.md net/wire/golden/*.hex
 
-It shares no code with the Rust decoder: what both read alike, the tables say.
+It shares no code with the Rust decoder and knows no message by itself: what both read alike, the
+tables say.
 """
 import json
 import pathlib
-import struct
+import re
 import sys
+
+
+def tables(text):
+    """The structs that the document draws: their rows (field, at, type, meaning)."""
+    structs, rows = {}, []
+    for line in text.splitlines():
+        if title := re.fullmatch(r"#### `([\w-]+)`|`(\w+)`:", line):
+            rows = structs.setdefault(title[1] or title[2], [])
+        elif re.match(r"\| `\w+` \|", line):
+            field, at, kind, meaning = (cell.strip() for cell in line.strip("|").split("|"))
+            rows.append((field.strip("`"), at, kind, meaning))
+    return structs
 
 
 class Reader:
@@ -20,125 +33,73 @@ class Reader:
         self.at += count
         return self.data[self.at - count : self.at]
 
-    def number(self, code):
-        return struct.unpack("<" + code, self.take(struct.calcsize(code)))[0]
+    def number(self, kind):
+        raw = self.take(int(kind[1:]) // 8)
+        return int.from_bytes(raw, "little", signed=kind[0] == "i")
 
+    def value(self, kind):
+        """A value of a type, by the table of types."""
+        if re.fullmatch(r"[ui]\d+", kind):
+            return self.number(kind)
+        if kind == "flag":
+            return {0: False, 1: True}[self.number("u8")]
+        if kind == "text":
+            return self.take(self.number("u16")).decode()
+        if kind == "bytes":
+            return self.take(self.number("u16")).hex()
+        if kind == "u8 + u64":
+            there, offset = self.value("flag"), self.number("u64")
+            return offset if there else None
+        if kind == "query":
+            query = self.number("u8")
+            return [query, self.number("i64" if query == 3 else "u64")]
+        if item := re.fullmatch(r"list of (\w+)", kind):
+            return [self.value(item[1]) for _ in range(self.number("u32"))]
+        return dict(self.struct(STRUCTS[kind]))
 
-def number(code):
-    return lambda reader: reader.number(code)
+    def struct(self, rows):
+        start, fields = self.at, []
+        for field, at, kind, _ in rows:
+            if at != "tail":
+                assert at in ("", str(self.at - start)), f"`{field}` is not at {at}"
+                fields.append((field, self.value(kind)))
+        return fields
 
-
-u8, u16, u32, u64, i16, i64 = map(number, ["B", "H", "I", "Q", "h", "q"])
-topic_id = cluster_id = lambda reader: int.from_bytes(reader.take(16), "little")
-flag = lambda reader: {0: False, 1: True}[u8(reader)]
-text = lambda reader: reader.take(u16(reader)).decode()
-data = lambda reader: reader.take(u16(reader)).hex()
-query = lambda reader: [kind := u8(reader), (i64 if kind == 3 else u64)(reader)]
-
-
-def optional_offset(reader):
-    there, offset = flag(reader), u64(reader)
-    return offset if there else None
-
-
-def many(item):
-    return lambda reader: [item(reader) for _ in range(u32(reader))]
-
-
-def fields(line, **own):
-    """A struct from lines of `name:type`."""
-    types = {**globals(), **own}
-    pairs = [pair.split(":") for pair in line.split()]
-    return lambda reader: {name: types[kind](reader) for name, kind in pairs}
-
-
-ranges = many(fields("api:u8 min:u8 max:u8"))
-cores = many(fields("core:u16 address:text"))
-nodes = many(fields("node:u64 address:text"))
-texts = many(text)
-chain = many(u64)
-settings = many(fields("key:text value:text"))
-settings_in_force = many(fields("key:text value:text origin:u8"))
-damage = many(fields("start:u64 end:u64"))
-place = fields("index:u32 uid:u64 epoch:u32 core:u16 chain:chain error:u16")
-places = many(place)
-details = many(fields(
-    "place:place log_start:u64 high_watermark:u64 durable_end:u64 log_end:u64 bytes:u64"
-    " segments:u32 damaged:damage"))
-topics = many(fields(
-    "error:u16 name:text id:topic_id config_version:u64 batch_bytes_max:u32 partitions:places"))
-limits = fields(
-    "head_bytes_max:u32 payload_bytes_max:u32 in_flight_bytes_max:u32 in_flight_max:u32"
-    " dedup_window:u32 credit_bytes_max:u32")
-
-MESSAGES = {
-    "refusal": "error:u16",
-    "handshake-request": "client:text client_version:text apis:ranges features:u64 mechanism:text"
-    " authentication:data",
-    "handshake-response": "error:u16 server_version:text apis:ranges features:u64 limits:limits"
-    " cluster:cluster_id node:u64 incarnation:u64 core:u16 cores:cores mechanisms:text"
-    " authentication:data",
-    "produce-request": "topic:topic_id partition:u32 durability:u8"
-    " expect_next_offset:optional_offset deadline_ms:u32",
-    "produce-response": "error:u16 level:u8 flags:u8 copies:u8 partition:u32 first_offset:u64"
-    " next_offset:u64 epoch:u32 append_time:i64 retry_after_ms:u32",
-    "fetch-request": "topic:topic_id partition:u32 offset:u64 max_bytes:u32 min_bytes:u32"
-    " max_wait_ms:u32",
-    "fetch-response": "error:u16 partition:u32 next_offset:u64 log_start:u64 high_watermark:u64"
-    " epoch:u32",
-    "subscribe-request": "subscription:u32 topic:topic_id partition:u32 offset:u64"
-    " credit_bytes:u32",
-    "subscribe-response": "error:u16 subscription:u32 log_start:u64 high_watermark:u64 epoch:u32",
-    "credit-request": "subscription:u32 bytes:u32",
-    "unsubscribe-request": "subscription:u32",
-    "push": "error:u16 subscription:u32 next_offset:u64 log_start:u64 high_watermark:u64 epoch:u32",
-    "list-offsets-request": "topic:topic_id partition:u32 query:query",
-    "list-offsets-response": "error:u16 found:flag offset:u64 epoch:u32",
-    "metadata-request": "names:texts",
-    "metadata-response": "error:u16 version:u64 nodes:nodes topics:topics",
-    "create-topic-request": "name:text partitions:u32 replicas:u8 config:settings"
-    " validate_only:flag",
-    "alter-topic-request": "name:text set:settings remove:texts partitions:u32 new_name:text",
-    "delete-topic-request": "name:text",
-    "describe-topic-request": "name:text",
-    "describe-topic-response": "error:u16 id:topic_id config_version:u64 config:settings_in_force"
-    " partitions:details",
-    "trim-request": "topic:topic_id partition:u32 to:u64",
-    "trim-response": "error:u16 log_start:u64",
-    "producer-id-request": "id:i64 epoch:i16",
-    "producer-id-response": "error:u16 id:i64 epoch:i16",
-    "ping-request": "",
-    "status-response": "error:u16",
-}
+    def tail(self, rows):
+        """The fields whose meaning begins with their tag; other tags are skipped."""
+        values = {}
+        while self.at < len(self.data):
+            tag, length = self.number("u16"), self.number("u16")
+            values[tag] = self.take(length).decode()
+        tagged = [row for row in rows if row[1] == "tail"]
+        tags = [int(re.match(r"tag (\d+):", row[3])[1]) for row in tagged]
+        return [(row[0], values.get(tag, "")) for row, tag in zip(tagged, tags)]
 
 
 def preface(reader):
     assert reader.take(8) == b"CATENA\r\n"
-    version, core, zero = u16(reader), u16(reader), u32(reader)
-    assert zero == 0
-    return [("version", version), ("core", core)]
+    fields = [("version", reader.number("u16")), ("core", reader.number("u16"))]
+    assert reader.number("u32") == 0
+    return fields
 
 
 def frame(name, reader):
-    assert u16(reader) == 0xCA7E
-    out = [("api", u8(reader)), ("version", u8(reader)), ("correlation", u32(reader))]
-    head_bytes, payload_bytes = u32(reader), u32(reader)
+    assert reader.take(2) == b"\x7e\xca"
+    fields = [(field, reader.number(kind)) for field, kind in
+              [("api", "u8"), ("version", "u8"), ("correlation", "u32")]]
+    head_bytes, payload_bytes = reader.number("u32"), reader.number("u32")
     head, payload = Reader(reader.take(head_bytes)), reader.take(payload_bytes)
-    line = next(MESSAGES[known] for known in MESSAGES if name.startswith(known))
-    out += fields(line)(head).items()
-    tail = {}
-    while head.at < len(head.data):
-        tag, value = u16(head), head.take(u16(head))
-        tail[tag] = value.decode()
-    if line.startswith("error:u16"):
-        out.append(("message", tail.get(1, "")))
-    return [*out, ("payload", payload.decode())]
+    rows = next(STRUCTS[known] for known in STRUCTS if name.startswith(known))
+    fields += head.struct(rows) + head.tail(rows)
+    return fields + [("payload", payload.decode())]
 
 
-for path in map(pathlib.Path, sys.argv[1:]):
-    reader = Reader(bytes.fromhex(path.read_text()))
-    decoded = preface(reader) if path.stem == "preface" else frame(path.stem, reader)
-    assert reader.at == len(reader.data), "bytes are left over"
+STRUCTS = tables(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
+sys.stdout.reconfigure(encoding="utf-8")
+for path in map(pathlib.Path, sys.argv[2:]):
+    vector = Reader(bytes.fromhex(path.read_text()))
+    decoded = preface(vector) if path.stem == "preface" else frame(path.stem, vector)
+    assert vector.at == len(vector.data), "bytes are left over"
     print("#", path.stem)
-    for name, value in decoded:
-        print(name, "=", json.dumps(value, ensure_ascii=False))
+    for field, value in decoded:
+        print(field, "=", json.dumps(value, ensure_ascii=False))

@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use catena_node::{Send, SessionId};
 use catena_uring::Share;
-use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, PREFACE_BYTES, Preface};
+use catena_wire::{Api, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, PREFACE_BYTES, Preface};
 use futures_lite::{
     AsyncReadExt, AsyncWriteExt, StreamExt,
     io::{ReadHalf, WriteHalf, split},
@@ -101,11 +101,12 @@ struct Received {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
+    limits: FrameLimits,
 }
 
 impl Received {
     fn new() -> Self {
-        Self { bytes: vec![0; READ_BYTES], start: 0, end: 0 }
+        Self { bytes: vec![0; READ_BYTES], start: 0, end: 0, limits: FrameLimits::HANDSHAKE }
     }
 
     /// Reads some more: at least what the message at hand lacks, when that is long.
@@ -137,8 +138,7 @@ impl Received {
     fn needed(&self) -> Result<usize, Ended> {
         let header = self.bytes[self.start..self.end].first_chunk::<FRAME_HEADER_BYTES>();
         let Some(header) = header else { return Ok(0) };
-        let header =
-            FrameHeader::parse(header, FrameLimits::REQUEST).map_err(|_| Ended::NotOurs)?;
+        let header = FrameHeader::parse(header, self.limits).map_err(|_| Ended::NotOurs)?;
         Ok(FRAME_HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize)
     }
 
@@ -160,8 +160,11 @@ impl Received {
         self.start += needed;
         let (header, rest) =
             message.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(Ended::NotOurs)?;
-        let header =
-            FrameHeader::parse(header, FrameLimits::REQUEST).map_err(|_| Ended::NotOurs)?;
+        let header = FrameHeader::parse(header, self.limits).map_err(|_| Ended::NotOurs)?;
+        if header.api == Api::Handshake as u8 {
+            // One that fails ends the connection.
+            self.limits = FrameLimits::REQUEST;
+        }
         let (head, payload) = rest.split_at(header.head_bytes as usize);
         Ok(Some((header, head, payload)))
     }

@@ -1,4 +1,5 @@
-//! Golden vectors: one frame of every message, pinned, and read by a second decoder in Python.
+//! Golden vectors: one frame of every message, pinned, and read by a second decoder in Python that
+//! knows the tables of `docs/wire-protocol.md` and nothing else.
 //!
 //! `CATENA_GOLDEN=write cargo test -p catena-wire` writes them anew.
 
@@ -396,8 +397,9 @@ fn every_file_of_the_golden_folder_is_a_vector() {
 fn a_second_decoder_reads_every_golden_vector() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/wire_decoder.py");
     let goldens = goldens();
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire-protocol.md");
     let files = goldens.iter().map(|golden| folder().join(format!("{}.hex", golden.name)));
-    let output = match Command::new("python3").arg(script).args(files).output() {
+    let output = match Command::new("python3").arg(script).arg(document).args(files).output() {
         Ok(output) => output,
         Err(error) => return skipped(&format!("python3 cannot be run: {error}")),
     };

@@ -21,6 +21,8 @@ mod produce;
 mod subscribe;
 
 #[cfg(test)]
+mod document;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod properties;
