@@ -17,10 +17,14 @@ use glommio::{
 
 use crate::shell::Shell;
 
+/// What an idle connection keeps.
+const IDLE_BYTES: usize = 1 << 10;
 /// What is read at once when messages are small.
 const READ_BYTES: usize = 64 << 10;
 /// Above this a message is read to its end and not beyond, so that nothing has to be moved.
 const EXACT_BYTES: usize = 16 << 10;
+/// What a connection keeps of a buffer that a large message needed.
+const KEPT_BYTES_MAX: usize = 2 << 20;
 /// How often a connection that used up its budget looks whether something was answered.
 const BUDGET_WAIT: Duration = Duration::from_micros(200);
 
@@ -102,23 +106,30 @@ struct Received {
     start: usize,
     end: usize,
     limits: FrameLimits,
+    /// The last read brought as much as fitted.
+    filled: bool,
 }
 
 impl Received {
     fn new() -> Self {
-        Self { bytes: vec![0; READ_BYTES], start: 0, end: 0, limits: FrameLimits::HANDSHAKE }
+        Self {
+            bytes: vec![0; IDLE_BYTES],
+            start: 0,
+            end: 0,
+            limits: FrameLimits::HANDSHAKE,
+            filled: false,
+        }
     }
 
     /// Reads some more: at least what the message at hand lacks, when that is long.
     async fn fill(&mut self, reader: &mut ReadHalf<TcpStream>) -> Result<(), Ended> {
         let have = self.end - self.start;
         let needed = self.needed()?.max(FRAME_HEADER_BYTES);
-        if self.start > 0 && self.start + needed.max(READ_BYTES) > self.bytes.len() {
+        if self.start > 0 {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, have);
         }
-        let length = self.bytes.len().max(needed).max(READ_BYTES);
-        self.bytes.resize(length, 0);
+        self.fit(needed);
         let lacking = needed - have.min(needed);
         if lacking > EXACT_BYTES {
             reader.read_exact(&mut self.bytes[self.end..self.end + lacking]).await?;
@@ -129,9 +140,24 @@ impl Received {
             0 => Err(Ended::Closed),
             read => {
                 self.end += read;
+                self.filled = self.end == self.bytes.len();
                 Ok(())
             }
         }
+    }
+
+    /// An idle connection holds little, a busy one what it can use, none for long what one large
+    /// message needed.
+    fn fit(&mut self, needed: usize) {
+        let length = self.bytes.len();
+        if self.end == 0 && length > KEPT_BYTES_MAX && needed <= READ_BYTES {
+            self.bytes = vec![0; READ_BYTES];
+        } else if self.filled && length < READ_BYTES {
+            self.bytes.resize(READ_BYTES.max(needed), 0);
+        } else if length < needed {
+            self.bytes.resize(needed, 0);
+        }
+        self.filled = false;
     }
 
     /// Bytes of the message at hand, as far as its header is there.
