@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use catena_log::io::BLOCK_BYTES;
@@ -150,7 +151,12 @@ pub enum LockError {
     },
 }
 
-/// Locks a data directory against other servers.
+/// How long the lock is waited for: a process that was killed lets go of it only when the kernel
+/// has taken it apart.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Locks a data directory against other servers; waits a little for one that is ending.
 ///
 /// # Errors
 /// Names the process that holds it.
@@ -160,7 +166,12 @@ pub fn lock_directory(root: &Path) -> Result<DirectoryLock, LockError> {
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(root.join("lock")).map_err(io)?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    let began = Instant::now();
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if began.elapsed() < LOCK_WAIT {
+            std::thread::sleep(LOCK_PAUSE);
+            continue;
+        }
         let mut holder = String::new();
         let _ = file.read_to_string(&mut holder);
         let holder = holder.trim().to_owned();
@@ -169,4 +180,34 @@ pub fn lock_directory(root: &Path) -> Result<DirectoryLock, LockError> {
     file.set_len(0).map_err(io)?;
     write!(file, "{}", std::process::id()).map_err(io)?;
     Ok(DirectoryLock { _file: file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_server_and_the_next_waits_for_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = lock_directory(directory.path()).unwrap();
+        let refused = lock_directory(directory.path()).unwrap_err();
+        assert!(matches!(refused, LockError::Held { holder, .. }
+            if holder == std::process::id().to_string()));
+        let path = directory.path().to_owned();
+        let next = std::thread::spawn(move || lock_directory(&path).map(drop));
+        drop(first);
+        next.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_a_file_system_is_called() {
+        assert_eq!(name(0xEF53), ("ext4", false));
+        assert_eq!(name(0x9123_683E), ("btrfs", true));
+        let directory = tempfile::tempdir().unwrap();
+        match probe(directory.path()) {
+            Ok(findings) => assert!(findings.free_bytes > 0),
+            Err(ProbeError::NoDirectIo { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
 }
