@@ -213,9 +213,6 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     fn listed(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
         self.files = result?.into_files().into_iter().collect();
-        if self.create {
-            return self.write_manifest(Slot::First);
-        }
         let manifests = [FileName::Manifest(Slot::First), FileName::Manifest(Slot::Second)];
         self.settle_manifests(manifests.into_iter().flat_map(both).collect())
     }
@@ -225,6 +222,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.ask_settle(step);
             self.state = State::SettlingManifests(rest);
             return Ok(None);
+        }
+        if self.create {
+            // What an interrupted creation left is settled too: its late writes must not come over
+            // those of this one.
+            return self.write_manifest(Slot::First);
         }
         self.read_manifests([Slot::First, Slot::Second].into())
     }

@@ -75,7 +75,12 @@ impl<M: Memory + Clone> Node<M> {
         partition: PartitionIndex,
     ) -> Result<PartitionUid, (ErrorCode, String)> {
         let uid = self.locate(topic, partition).map_err(|code| (code, code.to_string()))?;
-        match self.held[&uid].replica.phase() {
+        let held = &self.held[&uid];
+        // Before it is durable that the topic is ready, a crash would create it once more, empty.
+        if self.creating.contains_key(&held.topic) {
+            return Err((ErrorCode::Starting, "the topic is being created".into()));
+        }
+        match held.replica.phase() {
             Phase::Open => Ok(uid),
             Phase::Opening => Err((ErrorCode::Starting, "the partition is being opened".into())),
             Phase::Failed(error) => Err((ErrorCode::PartitionFailed, error.to_string())),

@@ -341,7 +341,7 @@ impl<M: Memory + Clone> Node<M> {
 
     fn topic_metadata(&self, topic: &Topic) -> TopicMetadata<'static> {
         let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
-        let ready = topic.state == TopicState::Ready;
+        let ready = topic.state == TopicState::Ready && !self.creating.contains_key(&topic.id);
         TopicMetadata {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
             name: topic.name.clone().into(),
