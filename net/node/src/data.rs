@@ -63,8 +63,6 @@ impl<M: Memory + Clone> Node<M> {
             Err(Refusal::OffsetCondition { log_end }) => self.answer_condition(caller, log_end),
             Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
         }
-        self.stats.produced_batches += 1;
-        self.stats.produced_bytes += payload.len() as u64;
         Ok(())
     }
 

@@ -111,8 +111,6 @@ pub enum Status {
 #[allow(missing_docs)]
 pub struct NodeStats {
     pub requests: u64,
-    pub produced_batches: u64,
-    pub produced_bytes: u64,
     pub fetched_bytes: u64,
     pub errors: u64,
     pub sessions: u64,

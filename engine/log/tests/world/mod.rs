@@ -14,16 +14,16 @@ use catena_log::{
     ReadOutcome,
     io::{Done, FileName, Heap, IoError, Op, OpId, Outcome},
 };
-pub type TestLog = Log<Heap, Vec<u64>>;
+pub(crate) type TestLog = Log<Heap, Vec<u64>>;
 
 /// A disk that performs each operation at once and never fails.
 #[derive(Default)]
-pub struct Disk {
-    pub files: BTreeMap<FileName, Vec<u8>>,
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<FileName, Vec<u8>>,
 }
 
 impl Disk {
-    pub fn perform(&mut self, op: Op<Bytes>) -> Result<Outcome<Bytes>, IoError> {
+    pub(crate) fn perform(&mut self, op: Op<Bytes>) -> Result<Outcome<Bytes>, IoError> {
         match op {
             Op::List => {
                 let files = self.files.iter().map(|(name, bytes)| (*name, bytes.len() as u64));
@@ -61,7 +61,7 @@ impl Disk {
     }
 }
 
-pub fn identity() -> LogIdentity {
+pub(crate) fn identity() -> LogIdentity {
     LogIdentity {
         cluster: ClusterId::new(1),
         topic: TopicId::new(2),
@@ -71,7 +71,7 @@ pub fn identity() -> LogIdentity {
 }
 
 /// A batch of `count` records; the log never looks at the records, so they are filler.
-pub fn batch(count: u32, filler: usize, time: i64) -> Vec<u8> {
+pub(crate) fn batch(count: u32, filler: usize, time: i64) -> Vec<u8> {
     let mut batch = vec![0; 61 + filler];
     let length = i32::try_from(batch.len() - 12).unwrap();
     batch[8..12].copy_from_slice(&length.to_be_bytes());
@@ -92,34 +92,34 @@ fn offsets(log: &TestLog) -> &Vec<u64> {
     log.fold()
 }
 
-pub struct World {
-    pub disk: Disk,
-    pub log: TestLog,
-    pub model: Vec<(Offset, Offset, Vec<u8>, i64)>,
-    pub start: Offset,
-    pub clock: u64,
-    pub epoch: Epoch,
-    pub config: LogConfig,
+pub(crate) struct World {
+    pub(crate) disk: Disk,
+    pub(crate) log: TestLog,
+    pub(crate) model: Vec<(Offset, Offset, Vec<u8>, i64)>,
+    pub(crate) start: Offset,
+    pub(crate) clock: u64,
+    pub(crate) epoch: Epoch,
+    pub(crate) config: LogConfig,
     /// Index files were removed, and with them folds of what was trimmed.
-    pub lost: bool,
+    pub(crate) lost: bool,
 }
 
 impl World {
-    pub fn new(config: LogConfig) -> Self {
+    pub(crate) fn new(config: LogConfig) -> Self {
         let mut disk = Disk::default();
         let log = open(&mut disk, config, true, 0).unwrap();
         let (model, start) = (Vec::new(), Offset::ZERO);
         Self { disk, log, model, start, clock: 0, epoch: Epoch::new(1), config, lost: false }
     }
 
-    pub fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now {
             wall: Millis::new(1_000_000 + self.clock as i64),
             monotonic: Duration::from_millis(self.clock),
         }
     }
 
-    pub fn run(&mut self) -> Vec<Event<Bytes>> {
+    pub(crate) fn run(&mut self) -> Vec<Event<Bytes>> {
         while let Some((id, op)) = self.log.poll_op() {
             let result = self.disk.perform(op);
             self.log.on_done(Done { id, result }, self.now());
@@ -127,7 +127,7 @@ impl World {
         std::iter::from_fn(|| self.log.poll_event()).collect()
     }
 
-    pub fn append(&mut self, count: u32, filler: usize, time: i64) {
+    pub(crate) fn append(&mut self, count: u32, filler: usize, time: i64) {
         let mut bytes = batch(count, filler, time);
         let header = BatchHeader::parse(&bytes).unwrap();
         let crc = frame::payload_crc(&bytes);
@@ -138,7 +138,7 @@ impl World {
         self.model.push((appended.base, appended.next, bytes, time));
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.run();
         self.epoch = self.epoch.next();
         self.log = open(&mut self.disk, self.config, false, self.clock).unwrap();
@@ -146,7 +146,7 @@ impl World {
         assert_eq!((report.offsets_damaged, report.resumed_at_mark), (0, false));
     }
 
-    pub fn read(&mut self, from: Offset, max: usize) -> Result<Vec<Bytes>, ReadError> {
+    pub(crate) fn read(&mut self, from: Offset, max: usize) -> Result<Vec<Bytes>, ReadError> {
         let below = self.log.durable_end();
         match self.log.read(from, max, below)? {
             ReadOutcome::Ready(batches) => Ok(batches.shares),
@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    pub fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         self.run();
         let end = self.model.last().map_or(Offset::ZERO, |b| b.1);
         assert_eq!(self.log.log_end(), end);
@@ -189,7 +189,7 @@ impl World {
         assert!(fold.len() >= kept && (self.lost || fold.len() == folded.len()));
     }
 
-    pub fn check_time(&mut self, time: i64) {
+    pub(crate) fn check_time(&mut self, time: i64) {
         let below = self.log.durable_end();
         let start = self.log.log_start();
         let expected = self.model.iter().find(|b| b.1 > start && b.3 >= time).map(|b| b.0);
@@ -204,7 +204,7 @@ impl World {
     }
 }
 
-pub fn open(
+pub(crate) fn open(
     disk: &mut Disk,
     config: LogConfig,
     create: bool,
@@ -221,7 +221,7 @@ pub fn open(
     }
 }
 
-pub fn small() -> LogConfig {
+pub(crate) fn small() -> LogConfig {
     LogConfig {
         segment_bytes: 128 << 10,
         checkpoint_bytes: 64 << 10,
