@@ -105,18 +105,20 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// Answers a request of an API or version that is not known here.
+    /// Answers a request of an API or version that is not known here; before the handshake that
+    /// ends the connection.
     pub(crate) fn refuse_unknown(
         &mut self,
         session: SessionId,
         header: &FrameHeader,
         error: ErrorCode,
     ) {
+        let Some(last) = self.sessions.get(&session).map(|state| !state.greeted) else { return };
         self.stats.errors += 1;
         let refusal = Refusal { error, message: error.to_string().into() };
         let mut bytes = Vec::with_capacity(128);
         encode_refusal(header.api, header.correlation, &refusal, &mut bytes).expect("it is short");
-        self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: false });
+        self.sends.push_back(Send { session, bytes, shares: Vec::new(), last });
     }
 
     /// Answers with an error and ends the connection behind it.
