@@ -74,9 +74,20 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
+/// Settings that this build knows and does not serve: made by anybody, they are refused.
+const UNSERVED: [&str; 6] = [
+    "node.cores",
+    "listen.advertised",
+    "limits.in_flight_per_core",
+    "limits.subscriptions_per_connection",
+    "storage.index_stride",
+    "timeouts.keepalive",
+];
+
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
-    let (config, _) = Config::load(&args.sources())?;
+    let (config, gathered) = Config::load(&args.sources())?;
     refuse(&[("tls.cert", config.tls.is_some())])?;
+    refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
     let _logs = logging::Logs::start(&config.logging)?;
     serve::serve(config)
 }

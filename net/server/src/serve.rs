@@ -154,7 +154,4 @@ fn announce(config: &Config, findings: &Findings) {
     if findings.copy_on_write {
         tracing::warn!("{system} copies on write: commits cost more; ext4 or XFS is faster");
     }
-    if config.node.cores.count().get() > 1 {
-        tracing::info!("this build serves with one core");
-    }
 }

@@ -73,7 +73,7 @@ impl Gathered {
     }
 
     /// What was set, and where; `None` when nobody did.
-    pub(super) fn found(&self, key: &str) -> Option<(&str, &Origin)> {
+    pub(crate) fn found(&self, key: &str) -> Option<(&str, &Origin)> {
         self.values.get(key).map(|(text, origin)| (text.as_str(), origin))
     }
 
