@@ -149,6 +149,7 @@ impl FrameHeader {
         if usize::from(bytes[5]) != FRAME_HEADER_BYTES
             || flags & !FLAG_MARK != 0
             || payload > BATCH_BYTES_MAX
+            || (1..BATCH_PREFIX_BYTES).contains(&payload)
         {
             return Err(FrameError::Field);
         }

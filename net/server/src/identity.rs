@@ -102,6 +102,9 @@ impl Identity {
         if version != VERSION {
             return Err(IdentityError::Version(path.to_owned(), version));
         }
+        if bytes[10] > 1 {
+            return Err(damaged());
+        }
         let cluster = u128::from_le_bytes(bytes[16..32].try_into().map_err(|_| damaged())?);
         let node = u64::from_le_bytes(bytes[32..40].try_into().map_err(|_| damaged())?);
         let node = NodeIdentity { cluster: ClusterId::new(cluster), node: NodeId::new(node) };
