@@ -165,7 +165,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.manifest_first(generation, done.result.err());
             }
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
-            Purpose::Image(file) => self.image_written(file, done.result.err()),
             Purpose::Hint => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }

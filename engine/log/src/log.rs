@@ -151,7 +151,6 @@ pub(crate) enum Purpose {
     NewFileEntry(FileNumber, Position),
     ManifestFirst(u64),
     ManifestSecond,
-    Image(FileNumber),
     Hint,
     Read(ReadId),
     ReadIndex(ReadId),

@@ -34,12 +34,8 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
             return Ok(());
         }
-        let uid = match self.serving(request.topic, request.partition) {
-            Ok(uid) => uid,
-            Err((code, text)) => {
-                self.refuse(caller, code, &text);
-                return Ok(());
-            }
+        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
+            return Ok(());
         };
         let ticket = Ticket(self.number());
         let produce = Produce {
@@ -64,6 +60,22 @@ impl<M: Memory + Clone> Node<M> {
             Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
         }
         Ok(())
+    }
+
+    /// A partition that can be used now; when it cannot, the caller is told why.
+    fn serving_or_refuse(
+        &mut self,
+        caller: Caller,
+        topic: TopicId,
+        partition: PartitionIndex,
+    ) -> Option<PartitionUid> {
+        match self.serving(topic, partition) {
+            Ok(uid) => Some(uid),
+            Err((code, text)) => {
+                self.refuse(caller, code, &text);
+                None
+            }
+        }
     }
 
     /// A partition that can be used now.
@@ -256,12 +268,8 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn list_offsets(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = ListOffsetsRequest::decode(head)?;
-        let uid = match self.serving(request.topic, request.partition) {
-            Ok(uid) => uid,
-            Err((code, text)) => {
-                self.refuse(caller, code, &text);
-                return Ok(());
-            }
+        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
+            return Ok(());
         };
         let held = self.held.get_mut(&uid).expect("the partition was located");
         let log_start = held.replica.log().map(|log| log.log_start());
@@ -303,12 +311,8 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn trim(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = TrimRequest::decode(head)?;
-        let uid = match self.serving(request.topic, request.partition) {
-            Ok(uid) => uid,
-            Err((code, text)) => {
-                self.refuse(caller, code, &text);
-                return Ok(());
-            }
+        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
+            return Ok(());
         };
         let ticket = Ticket(self.number());
         let held = self.held.get_mut(&uid).expect("the partition was located");

@@ -328,7 +328,7 @@ impl<M: Memory + Clone> Node<M> {
         match directory {
             Directory::Catalog => {
                 self.orderer.on_done(done, now);
-                self.orderer_events(now);
+                self.orderer_events();
             }
             Directory::Partition(uid) => {
                 // A deleted partition's operations end after it.
@@ -341,12 +341,12 @@ impl<M: Memory + Clone> Node<M> {
         self.dirty.insert(directory);
     }
 
-    fn orderer_events(&mut self, now: Now) {
+    fn orderer_events(&mut self) {
         while let Some(event) = self.orderer.poll_event() {
             match event {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
-                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),
+                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied),
                 OrdererEvent::Poisoned(error) => self.status = Status::Poisoned(error),
             }
         }

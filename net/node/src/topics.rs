@@ -200,12 +200,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// A change of the catalog is durable.
-    pub(crate) fn applied(
-        &mut self,
-        id: ProposalId,
-        applied: Result<Applied, CatalogError>,
-        now: Now,
-    ) {
+    pub(crate) fn applied(&mut self, id: ProposalId, applied: Result<Applied, CatalogError>) {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
             (Proposal::Create(caller, topic), Ok(_)) => {
@@ -243,7 +238,6 @@ impl<M: Memory + Clone> Node<M> {
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
             (Proposal::ProducerId(_), Ok(Applied::Done)) => {}
         }
-        let _ = now;
     }
 
     fn configure(&mut self, topic: TopicId) {
