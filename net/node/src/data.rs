@@ -185,7 +185,10 @@ impl<M: Memory + Clone> Node<M> {
             waiters.into_iter().partition(|w| w.request.offset < high_watermark);
         held.waiters = rest;
         for waiter in ready {
-            self.waits.remove(&(waiter.deadline, uid));
+            // Another one may wait to the same moment.
+            if !self.held[&uid].waiters.iter().any(|w| w.deadline == waiter.deadline) {
+                self.waits.remove(&(waiter.deadline, uid));
+            }
             self.read(uid, waiter, now);
         }
     }

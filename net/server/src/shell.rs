@@ -19,7 +19,7 @@ use catena_log::{
     io::{Done, OpId},
 };
 use catena_node::{Directory, Node, Send, SessionId, Status};
-use catena_uring::{DmaMemory, Folder, Hands, Share};
+use catena_uring::{DmaMemory, Folder, Hands, Share, create_directory};
 use glommio::{
     channels::local_channel::{LocalSender, new_unbounded},
     net::{TcpListener, TcpStream},
@@ -180,7 +180,7 @@ impl Shell {
         match directory {
             Directory::Catalog => self.options.root.join("meta").join("catalog"),
             Directory::Partition(uid) => {
-                self.options.root.join("p").join(format!("{:016x}", uid.get()))
+                self.options.root.join("p").join(directory_name(uid.get()))
             }
         }
     }
@@ -280,13 +280,12 @@ impl Shell {
     /// Removes directories of partitions that the catalog does not name: of deleted topics.
     pub(crate) fn remove_leftovers(&self) -> std::io::Result<usize> {
         let root = self.options.root.join("p");
-        std::fs::create_dir_all(&root)?;
+        create_directory(&root)?;
         let mut removed = 0;
         for entry in std::fs::read_dir(&root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let uid = name.and_then(|name| u64::from_str_radix(name, 16).ok());
-            let Some(uid) = uid.map(catena_format::PartitionUid::new) else { continue };
+            let Some(uid) = name.and_then(directory_uid) else { continue };
             if !self.look(|node| node.knows(uid)) {
                 remove_log(&path)?;
                 removed += 1;
@@ -294,6 +293,16 @@ impl Shell {
         }
         Ok(removed)
     }
+}
+
+/// The partition that a directory of this name belongs to; nobody else's is touched.
+fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
+    let uid = u64::from_str_radix(name, 16).ok()?;
+    (directory_name(uid) == name).then(|| catena_format::PartitionUid::new(uid))
+}
+
+fn directory_name(uid: u64) -> String {
+    format!("{uid:016x}")
 }
 
 /// Removes a log's directory, the manifests first: what is left of it is no log.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use catena_format::{
-    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, PartitionIndex,
-    PartitionUid, TopicId,
+    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
+    PartitionIndex, PartitionUid, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
     records::Records,
 };
@@ -31,7 +31,7 @@ pub enum Entry {
     },
     /// A topic is begun; it is served once it is ready.
     CreateTopic {
-        /// Its id, chosen at random by the proposer.
+        /// Its id, chosen by the proposer so that no other topic of the cluster ever has it.
         id: u128,
         /// Its name.
         name: String,
@@ -149,6 +149,8 @@ pub struct Catalog {
     next_producer_id: i64,
     partitions: usize,
     last: Option<Result<Applied, CatalogError>>,
+    /// The first batch that means nothing to this build; nothing behind it is carried out.
+    unreadable: Option<Offset>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -188,6 +190,7 @@ impl Default for Catalog {
             next_producer_id: 0,
             partitions: 0,
             last: None,
+            unreadable: None,
         }
     }
 }
@@ -324,6 +327,23 @@ impl Catalog {
         Incarnation::new(self.incarnations.get(&node.get()).copied().unwrap_or(0))
     }
 
+    /// Where an entry stands that this build cannot read, so that the catalog cannot be used.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<Offset> {
+        self.unreadable
+    }
+
+    fn apply_batch(&mut self, batch: &[u8]) -> Option<()> {
+        let header = BatchHeader::parse(batch).ok()?;
+        let records = batch.get(BATCH_HEADER_BYTES..)?;
+        for record in Records::new(records, header.count, header.base_timestamp) {
+            let archive = record.ok()?.value.and_then(archive)?;
+            let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
+            self.last = Some(self.apply(&entry));
+        }
+        Some(())
+    }
+
     /// What the last entry that was folded in brought.
     pub(crate) fn take_last(&mut self) -> Option<Result<Applied, CatalogError>> {
         self.last.take()
@@ -362,20 +382,17 @@ fn archive(bytes: &[u8]) -> Option<AlignedVec<16>> {
 }
 
 impl Fold for Catalog {
-    fn apply(&mut self, _: &FrameHeader, batch: &[u8]) {
-        let Ok(header) = BatchHeader::parse(batch) else { return };
-        let records = &batch[BATCH_HEADER_BYTES..];
-        for record in Records::new(records, header.count, header.base_timestamp).flatten() {
-            let entry = record.value.and_then(archive);
-            let entry = entry.and_then(|a| rkyv::from_bytes::<Entry, rancor::Error>(&a).ok());
-            // The checksums hold: what cannot be read was written by a newer version, which the
-            // feature level keeps from happening.
-            let entry = entry.expect("a catalog entry of a version that this build knows");
-            self.last = Some(self.apply(&entry));
+    fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
+        if self.unreadable.is_none() && self.apply_batch(batch).is_none() {
+            self.unreadable = Some(frame.base_offset);
         }
     }
 
     fn snapshot(&self) -> Vec<u8> {
+        // A catalog that lacks entries must not be taken for one: nothing restores from this.
+        if self.unreadable.is_some() {
+            return Vec::new();
+        }
         let archived = SnapshotV1 {
             version: self.version,
             incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
@@ -443,6 +460,11 @@ impl Topic {
 
 #[cfg(test)]
 mod tests {
+    use catena_format::{
+        Millis,
+        records::{BatchBuilder, Producer},
+    };
+
     use super::*;
 
     fn create(id: u128, name: &str, partitions: u32) -> Entry {
@@ -499,5 +521,35 @@ mod tests {
         assert!(copy.restore(&catalog.snapshot()));
         assert_eq!(copy, catalog);
         assert!(!copy.restore(b"nonsense"));
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_version_stops_the_catalog() {
+        let mut value = encode(&Entry::NodeStarted { node: 1 });
+        let batch = |value: &[u8]| {
+            let mut builder = BatchBuilder::new();
+            builder.push(Millis::new(0), None, Some(value), &[]);
+            builder.build(Producer::NONE).unwrap()
+        };
+        let frame = |base: u64| FrameHeader {
+            mark: false,
+            payload_length: 0,
+            epoch: Epoch::new(1),
+            base_offset: Offset::new(base),
+            last_offset_delta: 0,
+            count: 1,
+            max_timestamp: Millis::new(0),
+            append_time: Millis::new(0),
+            durable_end: Offset::ZERO,
+            payload_crc: 0,
+        };
+        let mut catalog = Catalog::default();
+        Fold::apply(&mut catalog, &frame(0), &batch(&value));
+        assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
+        value[0] = VERSION + 1;
+        Fold::apply(&mut catalog, &frame(1), &batch(&value));
+        Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
+        assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));
+        assert!(!Catalog::default().restore(&catalog.snapshot()));
     }
 }
