@@ -7,6 +7,7 @@ mod commands;
 #[allow(dead_code, unused_imports, reason = "serve reads the more of it the more it can do")]
 mod config;
 mod connection;
+mod cores;
 mod identity;
 #[allow(dead_code, reason = "its counter and its level wait for metrics and SIGHUP")]
 mod logging;
@@ -15,6 +16,7 @@ mod metrics;
 mod reference;
 mod serve;
 mod shell;
+mod socket;
 
 use std::{
     io::{self, BufReader, Write, stdin},
@@ -75,14 +77,8 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Settings that this build knows and does not serve: made by anybody, they are refused.
-const UNSERVED: [&str; 6] = [
-    "node.cores",
-    "listen.advertised",
-    "limits.in_flight_per_core",
-    "limits.subscriptions_per_connection",
-    "storage.index_stride",
-    "timeouts.keepalive",
-];
+const UNSERVED: [&str; 3] =
+    ["listen.advertised", "limits.subscriptions_per_connection", "storage.index_stride"];
 
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
     let (config, gathered) = Config::load(&args.sources())?;
