@@ -52,7 +52,7 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
             return End::Elsewhere;
         }
     }
-    let socket = Socket::new(stream);
+    let Some(socket) = encrypt(shell, stream).await else { return End::Here };
     let mut buffer = Received::new();
     // A client that has not said who it is by then is gone.
     if within_handshake(shell, greet(&socket, &mut buffer)).await.is_none() {
@@ -73,7 +73,7 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
 pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream) {
     let refused = async {
         preface(shell, &mut stream).await?;
-        let socket = Socket::new(stream);
+        let socket = encrypt(shell, stream).await?;
         let mut buffer = Received::new();
         greet(&socket, &mut buffer).await.ok()?;
         let (header, ..) = buffer.message().ok()??;
@@ -85,26 +85,40 @@ pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream) {
         socket.close().await;
         Some(())
     };
-    let _ = timeout(shell.waits().handshake, async { Ok(refused.await) }).await;
+    let _ = timeout(shell.live().handshake, async { Ok(refused.await) }).await;
 }
 
 fn set_options(shell: &Rc<Shell>, stream: &TcpStream) {
-    let waits = shell.waits();
     // Without it small answers wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let _ = stream.set_read_timeout(Some(waits.idle));
+    let _ = stream.set_read_timeout(Some(shell.live().idle));
     let descriptor = stream_descriptor(stream);
     let _ = sockopt::set_socket_keepalive(descriptor, true);
-    let _ = sockopt::set_tcp_keepidle(descriptor, waits.keepalive);
-    let _ = sockopt::set_tcp_keepintvl(descriptor, waits.keepalive);
+    let _ = sockopt::set_tcp_keepidle(descriptor, shell.keepalive());
+    let _ = sockopt::set_tcp_keepintvl(descriptor, shell.keepalive());
     let _ = sockopt::set_tcp_keepcnt(descriptor, KEEPALIVE_PROBES);
+}
+
+/// The socket as both sides speak on it: under TLS, where that is configured.
+async fn encrypt(shell: &Rc<Shell>, stream: TcpStream) -> Option<Socket> {
+    let live = shell.live();
+    let Some(tls) = live.tls.clone() else { return Some(Socket::plain(stream)) };
+    let peer = stream.peer_addr();
+    match timeout(live.handshake, async { Ok(Socket::tls(stream, tls).await) }).await.ok()? {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+            tracing::warn!("no TLS with {peer}: {error}");
+            None
+        }
+    }
 }
 
 async fn within_handshake<T>(
     shell: &Rc<Shell>,
     step: impl Future<Output = Result<T, Ended>>,
 ) -> Option<T> {
-    timeout(shell.waits().handshake, async { Ok(step.await) }).await.ok()?.ok()
+    timeout(shell.live().handshake, async { Ok(step.await) }).await.ok()?.ok()
 }
 
 /// The core that a client asks for, if it speaks our protocol.

@@ -12,7 +12,7 @@ use std::{
 use catena_node::Parcel;
 use glommio::Placement;
 
-use crate::metrics::Metrics;
+use crate::{live::Current, metrics::Metrics};
 
 /// What goes from one core to another.
 pub(crate) enum Cargo {
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<AtomicBool>,
     /// Numbers of all cores.
     pub(crate) metrics: Arc<Metrics>,
+    /// The settings in force that may change.
+    pub(crate) live: Arc<Current>,
     /// Connections open, over all cores.
     pub(crate) connections: AtomicUsize,
     /// Where clients connect, from the moment the first core listens.
@@ -49,11 +51,13 @@ impl Shared {
         address: SocketAddr,
         stop: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
+        live: Arc<Current>,
     ) -> (Arc<Self>, Vec<flume::Receiver<(u16, Cargo)>>) {
         let (ways, arrivals) = (0..cores).map(|_| flume::unbounded()).unzip();
         let shared = Self {
             stop,
             metrics,
+            live,
             connections: AtomicUsize::new(0),
             address,
             listening: AtomicUsize::new(0),

@@ -9,7 +9,7 @@ mod config;
 mod connection;
 mod cores;
 mod identity;
-#[allow(dead_code, reason = "its counter and its level wait for metrics and SIGHUP")]
+mod live;
 mod logging;
 mod metrics;
 #[cfg(test)]
@@ -17,6 +17,7 @@ mod reference;
 mod serve;
 mod shell;
 mod socket;
+mod tls;
 
 use std::{
     io::{self, BufReader, Write, stdin},
@@ -81,11 +82,11 @@ const UNSERVED: [&str; 3] =
     ["listen.advertised", "limits.subscriptions_per_connection", "storage.index_stride"];
 
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
-    let (config, gathered) = Config::load(&args.sources())?;
-    refuse(&[("tls.cert", config.tls.is_some())])?;
+    let sources = args.sources();
+    let (config, gathered) = Config::load(&sources)?;
     refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
-    let _logs = logging::Logs::start(&config.logging)?;
-    serve::serve(config)
+    let logs = std::sync::Arc::new(logging::Logs::start(&config.logging)?);
+    serve::serve(config, sources, gathered, &logs)
 }
 
 fn topic(client: &mut Client, command: TopicCommand, output: Output) -> anyhow::Result<()> {

@@ -1,16 +1,16 @@
 //! The numbers of each core, published twice a second, and how they are told over HTTP.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, Weak},
     time::{Duration, Instant},
 };
 
 use catena_node::{NodeStats, Status};
 use catena_replication::{Phase, Replica};
 use catena_uring::{DmaMemory, HandsStats};
-use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::admin::Snapshot;
+use crate::{admin::Snapshot, logging::Logs};
 
 /// A core that has published nothing for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -102,7 +102,7 @@ impl Numbers {
 }
 
 /// All cores' numbers as Prometheus text, one series a core.
-fn text(cores: &[Numbers]) -> Result<String, prometheus::Error> {
+fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
     let counters: Vec<_> = cores.iter().map(Numbers::counters).collect();
     for at in 0..counters.first().map_or(0, |numbers| numbers.len()) {
@@ -123,32 +123,44 @@ fn text(cores: &[Numbers]) -> Result<String, prometheus::Error> {
         }
         registry.register(Box::new(family))?;
     }
+    let help = "Log lines lost because the output was slower.";
+    let dropped = IntCounter::new("catena_log_lines_dropped_total", help)?;
+    dropped.inc_by(lines_dropped);
+    registry.register(Box::new(dropped))?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Between the cores that publish and the thread that tells.
-pub(crate) struct Metrics(Mutex<Vec<Numbers>>);
+pub(crate) struct Metrics {
+    cores: Mutex<Vec<Numbers>>,
+    logs: Weak<Logs>,
+}
 
 impl Metrics {
-    pub(crate) fn new(cores: usize) -> Self {
-        Self(Mutex::new(vec![Numbers::default(); cores]))
+    pub(crate) fn new(cores: usize, logs: Weak<Logs>) -> Self {
+        Self { cores: Mutex::new(vec![Numbers::default(); cores]), logs }
+    }
+
+    pub(crate) fn cores(&self) -> usize {
+        self.last().len()
     }
 
     pub(crate) fn publish(&self, core: u16, numbers: Numbers) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.cores.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         all[usize::from(core)] = numbers;
     }
 
     fn last(&self) -> Vec<Numbers> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.cores.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
 impl Snapshot for Metrics {
     fn metrics(&self) -> String {
-        text(&self.last()).unwrap_or_else(|error| format!("# {error}\n"))
+        let dropped = self.logs.upgrade().map_or(0, |logs| logs.dropped_lines());
+        text(&self.last(), dropped as u64).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     fn live(&self) -> Result<(), String> {
@@ -181,16 +193,17 @@ mod tests {
     #[test]
     fn numbers_are_told_in_the_usual_format() {
         let node = NodeStats { requests: 7, ..NodeStats::default() };
-        let text = text(&[Numbers { node, ..Numbers::default() }, Numbers::default()]).unwrap();
+        let text = text(&[Numbers { node, ..Numbers::default() }, Numbers::default()], 3).unwrap();
         let requests = "# TYPE catena_requests_total counter\n\
                         catena_requests_total{core=\"0\"} 7\ncatena_requests_total{core=\"1\"} 0\n";
         assert!(text.contains(requests), "{text}");
+        assert!(text.contains("catena_log_lines_dropped_total 3"));
         assert!(text.contains("# TYPE catena_connections gauge\ncatena_connections{core=\"0\"} 0"));
     }
 
     #[test]
     fn a_node_is_ready_once_every_core_serves() {
-        let metrics = Metrics::new(2);
+        let metrics = Metrics::new(2, Weak::new());
         assert!(metrics.live().is_ok() && metrics.ready().is_err());
         let (at, status) = (Some(Instant::now()), Some(Status::Serving));
         metrics.publish(0, Numbers { at, status, ..Numbers::default() });

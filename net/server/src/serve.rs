@@ -15,18 +15,25 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::{
     admin::Admin,
-    config::{Config, Timeouts},
+    config::{Config, Gathered, Sources},
     cores::{Cargo, Shared, placement},
     identity::Identity,
+    live::{Current, Live, reload_on_hangup},
+    logging::Logs,
     metrics::Metrics,
-    shell::{Shell, ShellOptions, Waits, bind, bind_alone},
+    shell::{Shell, ShellOptions, bind, bind_alone},
 };
 
 /// Direct I/O memory that is registered with the kernel, three times over.
 const REGISTERED_BYTES: usize = 1 << 20;
 
 /// Runs the server until it is told to stop.
-pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    mut config: Config,
+    sources: Sources,
+    gathered: Gathered,
+    logs: &Arc<Logs>,
+) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let descriptors = raise_descriptor_limit()?;
     let data_dir = config.storage.data_dir;
@@ -36,12 +43,13 @@ pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
     config.storage.data_dir = data_dir.canonicalize().context("no data directory")?;
     announce(&config, &findings);
     // Without it a write beyond a file-size limit would kill the process.
-    for signal in [signal_hook::consts::SIGXFSZ, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-    }
+    let ignored = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, ignored)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
+    let live = Arc::new(Current::new(Live::of(&config)?));
+    reload_on_hangup(sources, gathered, Arc::downgrade(logs), live.clone())?;
     let wished = usize::try_from(config.limits.descriptors)?;
     let cores = usize::try_from(config.node.cores.count().get())?;
     let hands = HandsOptions {
@@ -49,11 +57,12 @@ pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
         memory_bytes: usize::try_from(config.limits.memory.0)? / cores,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
+    let metrics = Arc::new(Metrics::new(cores, Arc::downgrade(logs)));
     abort_on_panic();
     executor(0, cores)
         .make()
         .map_err(|e| anyhow::anyhow!("cannot start the first core's executor: {e}"))?
-        .run(run(config, hands, cores, stop))
+        .run(run(config, hands, live, metrics, stop))
 }
 
 fn executor(core: usize, cores: usize) -> LocalExecutorBuilder {
@@ -78,7 +87,8 @@ fn abort_on_panic() {
 async fn run(
     config: Config,
     hands_options: HandsOptions,
-    cores: usize,
+    live: Arc<Current>,
+    metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
@@ -87,11 +97,11 @@ async fn run(
     let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
     let mut identity = Identity::open(data_dir)?;
     let hands = Hands::start(data_dir, hands_options).await?;
-    let metrics = Arc::new(Metrics::new(cores));
+    let cores = metrics.cores();
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
         .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
     let count = u16::try_from(cores)?;
-    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics);
+    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live);
     let others = arrivals.split_off(1);
     let create = !identity.founded;
     let post = Post::First { create, cores: count };
@@ -125,7 +135,7 @@ async fn run(
     if let Status::Failed(_) | Status::Poisoned(_) = status {
         bail!("the catalog's log failed: {status:?}");
     }
-    shell.drain(config.timeouts.drain).await;
+    shell.drain().await;
     for thread in threads {
         thread.join().map_err(|e| anyhow::anyhow!("a core ended badly: {e}"))?;
     }
@@ -192,7 +202,7 @@ async fn serve_core(
     glommio::spawn_local(shell.clone().listen(listener)).detach();
     shared.listening.fetch_add(1, Ordering::Relaxed);
     shell.run().await;
-    shell.drain(config.timeouts.drain).await;
+    shell.drain().await;
     Ok(())
 }
 
@@ -209,12 +219,11 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
 }
 
 fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Result<ShellOptions> {
-    let Timeouts { handshake, idle, keepalive, .. } = config.timeouts;
     Ok(ShellOptions {
         core,
         root: config.storage.data_dir.clone(),
         connections_max: usize::try_from(config.limits.connections)?,
-        waits: Waits { handshake, idle, keepalive },
+        keepalive: config.timeouts.keepalive,
         shared: shared.clone(),
     })
 }

@@ -26,6 +26,7 @@ use glommio::{
 use crate::{
     connection,
     cores::{Cargo, Shared},
+    live::Live,
     metrics::Numbers,
 };
 
@@ -45,19 +46,9 @@ pub(crate) struct ShellOptions {
     pub(crate) core: u16,
     pub(crate) root: PathBuf,
     pub(crate) connections_max: usize,
-    pub(crate) waits: Waits,
-    pub(crate) shared: Arc<Shared>,
-}
-
-/// How long clients are waited for.
-#[derive(Clone, Copy)]
-pub(crate) struct Waits {
-    /// For the end of the handshake.
-    pub(crate) handshake: Duration,
-    /// For the next request.
-    pub(crate) idle: Duration,
-    /// For a sign of life, before the peer is probed.
+    /// How long a peer may be silent before it is probed.
     pub(crate) keepalive: Duration,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// The way to one client.
@@ -90,8 +81,13 @@ impl Shell {
         })
     }
 
-    pub(crate) fn waits(&self) -> Waits {
-        self.options.waits
+    pub(crate) fn keepalive(&self) -> Duration {
+        self.options.keepalive
+    }
+
+    /// The settings in force that may change.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.shared().live.get()
     }
 
     pub(crate) fn core(&self) -> u16 {
@@ -317,6 +313,7 @@ impl Shell {
             self.input(Node::on_tick);
             if now >= published + PUBLISH_EVERY {
                 published = now;
+                self.node.borrow_mut().limits_mut().wait_max = self.live().request;
                 self.publish();
             }
             let status = self.node.borrow().status();
@@ -329,7 +326,8 @@ impl Shell {
 
     /// Refuses new work and waits until what was taken is on the disk and answered, here and on the
     /// other cores, which may wait for this one.
-    pub(crate) async fn drain(self: &Rc<Self>, longest: Duration) {
+    pub(crate) async fn drain(self: &Rc<Self>) {
+        let longest = self.live().drain;
         self.input(|node, _| node.drain());
         let (began, mut idle) = (Instant::now(), false);
         let all = self.shared().cores();

@@ -1,11 +1,11 @@
 //! The real binary, killed again and again while a producer writes: every record is there once, in
 //! order, at the offset that its receipt said.
 
+mod common;
+
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -19,60 +19,27 @@ use catena_client::{
     Setting,
 };
 use catena_format::{PartitionIndex, TopicId};
+use common::{PATIENCE, Server, free_address};
 
 const PARTITIONS: u32 = 4;
 const KILLS: usize = 12;
 
-struct Server {
-    child: Child,
-    address: String,
-    log: PathBuf,
+fn start(directory: &Path, address: &str) -> Server {
+    Server::start(directory, address, &["--cores", "2"])
 }
 
-impl Server {
-    /// Starts a server and waits until it answers.
-    fn start(directory: &Path, address: &str) -> Self {
-        let mut log = std::fs::OpenOptions::new();
-        let log = log.append(true).create(true).open(directory.with_extension("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
-            .args(["serve", "--data-dir"])
-            .arg(directory)
-            .args(["--listen", address, "--admin", "127.0.0.1:0"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
-        Self { child, address: address.to_owned(), log: directory.with_extension("log") }
-    }
-
-    fn wait(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while client(&self.address).topics().is_err() {
-            let late = Instant::now() > deadline;
-            assert!(!late, "the server does not answer:\n{}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// What the servers of the directory said.
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("the server can be killed");
-        self.child.wait().expect("the server is gone");
+/// Waits until the server answers.
+fn wait(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    while client(&server.address).topics().is_err() {
+        assert!(Instant::now() < deadline, "the server does not answer:\n{}", server.log());
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
 fn client(address: &str) -> Client {
     let request_timeout = Duration::from_secs(10);
     Client::new(Options { server: address.to_owned(), request_timeout })
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").to_string()
 }
 
 /// What the producer's thread tells.
@@ -131,8 +98,8 @@ fn consume(client: &mut Client, topic: TopicId, partition: u32) -> BTreeMap<u64,
 fn every_record_survives_kills_once_and_in_order() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let address = free_address();
-    let mut server = Server::start(directory.path(), &address);
-    server.wait();
+    let mut server = start(directory.path(), &address);
+    wait(&server);
     let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string().into() }];
     client(&address).create_topic("lines", PARTITIONS, set).unwrap();
 
@@ -145,7 +112,7 @@ fn every_record_survives_kills_once_and_in_order() {
     for kill in 0..KILLS {
         // Some kills hit recovery itself; the others wait until the producer got on.
         if kill % 4 != 3 {
-            server.wait();
+            wait(&server);
             let goal = progress.sent.load(Ordering::Relaxed) + 2000 + 1500 * kill as u64;
             let deadline = Instant::now() + Duration::from_secs(60);
             while progress.sent.load(Ordering::Relaxed) < goal && !producer.is_finished() {
@@ -155,9 +122,9 @@ fn every_record_survives_kills_once_and_in_order() {
         }
         in_flight.push(progress.in_flight.load(Ordering::Relaxed));
         server.kill();
-        server = Server::start(directory.path(), &address);
+        server = start(directory.path(), &address);
     }
-    server.wait();
+    wait(&server);
     progress.stop.store(true, Ordering::Relaxed);
     let receipts = producer.join().unwrap().unwrap();
     println!("batches in flight at the kills: {in_flight:?}; {} receipts", receipts.len());
@@ -165,8 +132,8 @@ fn every_record_survives_kills_once_and_in_order() {
 
     // A last life: what is read is what the disk holds.
     server.kill();
-    let server = Server::start(directory.path(), &address);
-    server.wait();
+    let mut server = start(directory.path(), &address);
+    wait(&server);
     every_record_is_there_once(&address, progress.sent.load(Ordering::Relaxed));
     receipts_follow_each_other(&receipts);
     server.kill();
