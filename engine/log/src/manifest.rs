@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// No segment ends behind this.
-const FILE_END_MAX: u64 = 1 << 40;
-/// As many manifests or files no log has had.
-const COUNTED_MAX: u64 = 1 << 62;
+pub(crate) const FILE_END_MAX: u64 = 1 << 40;
+/// As many manifests, files, batches or records no log has had.
+pub(crate) const COUNTED_MAX: u64 = 1 << 62;
 
 /// Which log this is; written into its manifest and segments and checked when they are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,11 +188,17 @@ impl ManifestV1 {
             && self.epochs.iter().all(|(epoch, _)| *epoch <= Epoch::MAX.get())
     }
 
-    /// Offsets between sealed segments and the next ones: given, and nowhere.
-    fn gaps(&self) -> impl Iterator<Item = Range<Offset>> {
-        let pairs = self.segments.windows(2).filter(|pair| pair[0].sealed);
-        let gaps = pairs.map(|pair| pair[0].end.max(self.log_start)..pair[1].base);
-        gaps.filter(|gap| !gap.is_empty()).map(|gap| Offset::new(gap.start)..Offset::new(gap.end))
+    /// Offsets that no segment holds, up to the first that is not sealed: given, and nowhere.
+    fn gaps(&self) -> Vec<Range<Offset>> {
+        let (mut at, mut gaps) = (self.log_start, Vec::new());
+        let holds = |s: &SegmentV1| s.base..if s.sealed { s.end } else { u64::MAX };
+        for held in self.segments.iter().map(holds).chain([self.log_end..u64::MAX]) {
+            if at < held.start {
+                gaps.push(Offset::new(at)..Offset::new(held.start));
+            }
+            at = at.max(held.end);
+        }
+        gaps
     }
 }
 
@@ -370,6 +376,13 @@ mod tests {
     fn what_lies_between_segments_is_damaged() {
         let read = changed(|m| m.segments[1] = segment(2, 15, 20)).unwrap();
         assert_eq!(read.damaged.iter().cloned().collect::<Vec<_>>(), [range(10, 15)]);
+        let empty = changed(|m| {
+            m.segments.remove(0);
+            m.segments[0].base = Offset::new(15);
+            m.log_end = Offset::new(30);
+        });
+        let empty: Vec<_> = empty.unwrap().damaged.iter().cloned().collect();
+        assert_eq!(empty, [range(0, 15), range(20, 30)]);
         let trimmed = changed(|m| {
             m.segments[1] = segment(2, 15, 20);
             m.log_start = Offset::new(15);

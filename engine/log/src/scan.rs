@@ -283,6 +283,9 @@ impl<M: Memory> Scan<M> {
         batch: M::Share,
         fold: &mut F,
     ) {
+        if header.next_offset() > self.bound() {
+            return;
+        }
         if !header.mark {
             let segment = self.current();
             let frame = Undecided { segment, position, header, batch };
@@ -293,6 +296,13 @@ impl<M: Memory> Scan<M> {
             }
         }
         self.know(header.durable_end, fold);
+    }
+
+    /// No frame of the current segment ends behind this offset: the next segment begins there.
+    fn bound(&self) -> Offset {
+        let entry = self.segments[self.current()];
+        let next = self.segments.get(self.current() + 1).map(|next| next.base);
+        if entry.sealed { entry.end } else { next.unwrap_or(Offset::MAX) }
     }
 
     /// Learns that everything below `durable_end` was durable, and decides what that decides.
