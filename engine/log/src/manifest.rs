@@ -202,6 +202,12 @@ impl ManifestV1 {
     }
 }
 
+/// No frame of segment `at` ends behind this offset: the next segment begins there.
+pub(crate) fn end_max(segments: &[SegmentEntry], at: usize) -> Offset {
+    let next = segments.get(at + 1).map_or(Offset::MAX, |next| next.base);
+    if segments[at].sealed { segments[at].end } else { next }
+}
+
 impl SegmentEntry {
     fn archived(&self) -> SegmentV1 {
         SegmentV1 {

@@ -17,7 +17,7 @@ use crate::{
     fold::Fold,
     index::{self, Index, IndexImage, Progress},
     io::{FileName, IoError, Memory, Op},
-    manifest::{DamagedRanges, Manifest, SegmentEntry},
+    manifest::{DamagedRanges, Manifest, SegmentEntry, end_max},
     opening::{NO_TIME, OpenError, RecoveryReport, nothing_yet},
     walk::{Step, Walker, Window},
 };
@@ -283,7 +283,7 @@ impl<M: Memory> Scan<M> {
         batch: M::Share,
         fold: &mut F,
     ) {
-        if header.next_offset() > self.bound() {
+        if header.next_offset() > end_max(&self.segments, self.current()) {
             return;
         }
         if !header.mark {
@@ -296,13 +296,6 @@ impl<M: Memory> Scan<M> {
             }
         }
         self.know(header.durable_end, fold);
-    }
-
-    /// No frame of the current segment ends behind this offset: the next segment begins there.
-    fn bound(&self) -> Offset {
-        let entry = self.segments[self.current()];
-        let next = self.segments.get(self.current() + 1).map(|next| next.base);
-        if entry.sealed { entry.end } else { next.unwrap_or(Offset::MAX) }
     }
 
     /// Learns that everything below `durable_end` was durable, and decides what that decides.
