@@ -23,7 +23,7 @@ use crate::{
     index::{self, Index, IndexImage, Progress},
     io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Slot},
     log::Log,
-    manifest::{LogIdentity, Manifest},
+    manifest::{LogIdentity, Manifest, end_max},
     scan::{Scan, Scanned},
     time::Now,
 };
@@ -369,7 +369,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             let whole = !segment.sealed
                 || (image.progress.end, image.progress.end_position)
                     == (segment.end, segment.end_position);
-            image.file == segment.file && image.base == segment.base && whole
+            let within = image.progress.end <= end_max(&self.manifest.segments, at);
+            image.file == segment.file && image.base == segment.base && whole && within
         });
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         match image {

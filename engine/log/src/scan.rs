@@ -17,7 +17,7 @@ use crate::{
     fold::Fold,
     index::{self, Index, IndexImage, Progress},
     io::{FileName, IoError, Memory, Op},
-    manifest::{DamagedRanges, Manifest, SegmentEntry},
+    manifest::{DamagedRanges, Manifest, SegmentEntry, end_max},
     opening::{NO_TIME, OpenError, RecoveryReport, nothing_yet},
     walk::{Step, Walker, Window},
 };
@@ -297,6 +297,9 @@ impl<M: Memory> Scan<M> {
         batch: M::Share,
         fold: &mut F,
     ) {
+        if header.next_offset() > end_max(&self.segments, self.current()) {
+            return;
+        }
         if !header.mark {
             let segment = self.current();
             let frame = Undecided { segment, position, header, batch };

@@ -1,6 +1,6 @@
 //! The state machine itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
     BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
@@ -176,6 +176,30 @@ struct PartitionV1 {
     uid: u64,
     epoch: u32,
     chain: Vec<u64>,
+}
+
+/// Counters of a snapshot that are as large have not been counted to.
+const COUNTED_MAX: u64 = 1 << 62;
+
+impl SnapshotV1 {
+    /// Whether a catalog can have come to this.
+    fn is_sound(&self) -> bool {
+        let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
+        let partitions = || self.topics.iter().flat_map(|t| &t.partitions);
+        let uids: BTreeSet<u64> = partitions().map(|p| p.uid).collect();
+        let counted = [self.version, self.next_uid, self.next_producer_id.cast_unsigned()];
+        let mut counted = counted.into_iter().chain(self.incarnations.iter().map(|(_, i)| *i));
+        self.topics.is_sorted_by(|a, b| a.id < b.id)
+            && self.incarnations.is_sorted_by(|a, b| a.0 < b.0)
+            && names.len() == self.topics.len()
+            && names.iter().all(|name| name_is_good(name))
+            && self.topics.len() <= TOPICS_MAX
+            && uids.len() == partitions().count()
+            && uids.len() <= PARTITIONS_MAX
+            && uids.last().is_none_or(|last| *last < self.next_uid)
+            && partitions().all(|p| p.epoch < Epoch::MAX.get())
+            && counted.all(|counter| counter < COUNTED_MAX)
+    }
 }
 
 impl Default for Catalog {
@@ -407,7 +431,7 @@ impl Fold for Catalog {
         self.reset();
         let read = archive(snapshot);
         let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV1, rancor::Error>(&a).ok());
-        let Some(read) = read else { return false };
+        let Some(read) = read.filter(SnapshotV1::is_sound) else { return false };
         self.version = read.version;
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
@@ -509,6 +533,29 @@ mod tests {
         let alter = Entry::AlterTopic { id: 1, set, remove: Vec::new() };
         assert!(matches!(catalog.apply(&alter), Err(CatalogError::Config(_))));
         assert!(catalog.topic_named("a").unwrap().config.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_that_no_catalog_makes_is_refused() {
+        let refused = |spoil: fn(&mut Catalog)| {
+            let mut catalog = Catalog::default();
+            for (id, name) in [(1, "a"), (2, "b")] {
+                catalog.apply(&create(id, name, 2)).unwrap();
+            }
+            spoil(&mut catalog);
+            !Catalog::default().restore(&catalog.snapshot())
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|c| c.next_uid = 4));
+        assert!(refused(|c| c.next_uid = u64::MAX));
+        assert!(refused(|c| c.version = u64::MAX));
+        assert!(refused(|c| c.next_producer_id = -1));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
+        assert!(refused(|c| {
+            c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
+        }));
     }
 
     #[test]
