@@ -1,0 +1,125 @@
+//! The command line.
+
+use std::time::Duration;
+
+use catena_client::{Durability, format::limits::BATCH_BYTES_MAX};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+
+/// Measures a Catena server. It makes the topics that it needs, and drops them.
+#[derive(Parser, Debug)]
+#[command(name = "catena-bench", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// The server to measure, host and port.
+    #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
+    #[arg(default_value = "127.0.0.1:9200")]
+    pub(crate) server: String,
+    /// Print one JSON object instead of sentences.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to measure.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What can be measured.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// How long batches take from their intended sending to their receipt.
+    ///
+    /// With --rate the load is an open loop: batches are due at fixed times, whatever the server
+    /// does, and each latency counts from when its batch was due. Without it the loop is closed: a
+    /// producer sends as fast as it gets receipts, with --in-flight 1 one batch at a time.
+    Produce(LoadArgs),
+}
+
+/// The load.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LoadArgs {
+    /// The size of a record's value.
+    #[arg(long, value_name = "SIZE", default_value = "512B", value_parser = bytes)]
+    pub(crate) record_bytes: usize,
+    /// A batch has as many records as fit into so many bytes, but at least one.
+    #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = bytes)]
+    pub(crate) batch_bytes: usize,
+    /// Producers, each with a thread and a connection of its own.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) producers: u32,
+    /// Partitions of the topic, shared out among the producers.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) partitions: u32,
+    /// The most batches that a producer has in flight.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// When a batch counts as stored.
+    #[arg(long, value_name = "LEVEL", default_value = "chain-disk", value_parser = durability())]
+    pub(crate) durability: Durability,
+    /// Records a second of all producers together, at even intervals; without it as fast as they
+    /// are acknowledged.
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub(crate) rate: Option<f64>,
+    /// How long to measure.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// The same load before that, not measured.
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) warmup: Duration,
+    /// How long to wait for an answer before a batch counts as unanswered.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+    /// Number the batches, so that a repeated one would be recognised: what the client library
+    /// always does. Batches are then put together as they are sent, not before.
+    #[arg(long)]
+    pub(crate) idempotent: bool,
+}
+
+fn durability() -> impl TypedValueParser<Value = Durability> {
+    let levels = Durability::ALL.map(Durability::name);
+    PossibleValuesParser::new(levels).try_map(|level| level.parse::<Durability>())
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    let size: bytesize::ByteSize = text.parse()?;
+    let size = usize::try_from(size.as_u64()).ok().filter(|size| *size <= BATCH_BYTES_MAX);
+    size.ok_or_else(|| format!("a batch has at most {BATCH_BYTES_MAX} bytes"))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time.is_zero() { Err("it takes some time".to_owned()) } else { Ok(time) }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "it is a number above zero".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_promised_forms_are_understood() {
+        let lines = [
+            "catena-bench --server a:1 produce --record-bytes 512 --batch-bytes 65536 --producers 2 \
+             --durability head-disk --duration 10s --json",
+            "catena-bench produce --rate 1000 --partitions 4 --in-flight 8 --warmup 0s",
+        ];
+        for line in lines {
+            Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+}
