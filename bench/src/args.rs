@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use catena_client::{Durability, format::limits::BATCH_BYTES_MAX};
 use clap::{
@@ -32,7 +32,61 @@ pub(crate) enum Command {
     /// With --rate the load is an open loop: batches are due at fixed times, whatever the server
     /// does, and each latency counts from when its batch was due. Without it the loop is closed: a
     /// producer sends as fast as it gets receipts, with --in-flight 1 one batch at a time.
-    Produce(LoadArgs),
+    Produce(ProduceArgs),
+    /// The check: one record at a time, and batches in bulk, each beside what the disk does alone.
+    ///
+    /// Every run measures, in turn: fio with single writes, a round trip, one producer with one
+    /// record of 512 B at a time; fio in bulk, one producer with batches of 64 KiB. Printed are the
+    /// median and the spread over the runs.
+    Suite(SuiteArgs),
+}
+
+/// `catena-bench produce`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ProduceArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+    /// Run fio first, with the same block as the server writes, and tell the ratios to it.
+    #[arg(long, requires = "fio_dir")]
+    pub(crate) fio: bool,
+    #[command(flatten)]
+    pub(crate) disk: FioArgs,
+}
+
+/// What fio does.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct FioArgs {
+    /// Where fio writes: a directory on the disk that the server writes to.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) fio_dir: Option<PathBuf>,
+    /// How long each measurement of fio takes.
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = duration)]
+    pub(crate) fio_duration: Duration,
+    /// The size of the file that fio writes over and over.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) fio_bytes: bytesize::ByteSize,
+}
+
+/// `catena-bench suite`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SuiteArgs {
+    /// How often everything is measured.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) runs: u32,
+    /// How long each measurement of the server takes.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// The same load before that, not measured.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) warmup: Duration,
+    /// The batches in flight in bulk.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) bulk_in_flight: u32,
+    #[command(flatten)]
+    pub(crate) disk: FioArgs,
 }
 
 /// The load.
@@ -117,6 +171,8 @@ mod tests {
             "catena-bench --server a:1 produce --record-bytes 512 --batch-bytes 65536 --producers 2 \
              --durability head-disk --duration 10s --json",
             "catena-bench produce --rate 1000 --partitions 4 --in-flight 8 --warmup 0s",
+            "catena-bench produce --fio --fio-dir .",
+            "catena-bench suite --runs 3 --fio-dir . --json",
         ];
         for line in lines {
             Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));

@@ -53,6 +53,12 @@ pub(crate) enum Error {
         /// How long one was waited for.
         waited: Duration,
     },
+    /// fio ended with an error.
+    #[error("fio failed: {0}")]
+    Fio(String),
+    /// What fio printed is not what is known of it.
+    #[error("fio's report cannot be read: {0}")]
+    FioReport(String),
     /// The system refused something that the measurement needs.
     #[error("cannot {what}: {source}")]
     System {

@@ -11,11 +11,14 @@
 
 mod args;
 mod error;
+mod fio;
 mod load;
 mod pace;
 mod payload;
 mod produce;
 mod report;
+mod round_trip;
+mod suite;
 mod tally;
 mod topic;
 
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Error> {
     let report = match &cli.command {
         Command::Produce(args) => produce::run(&cli.server, args)?,
+        Command::Suite(args) => suite::run(&cli.server, args)?,
     };
     let text = if cli.json { format!("{:#}\n", report.json()) } else { report.sentences() };
     let mut out = io::stdout().lock();

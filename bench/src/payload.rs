@@ -100,6 +100,14 @@ impl Payload {
         self.records
     }
 
+    /// Bytes of each batch.
+    pub(crate) fn batch_bytes(&mut self) -> Result<usize, Error> {
+        match self.prepared.first() {
+            Some(batch) => Ok(batch.len()),
+            None => Ok(self.build(0, 0, Duration::ZERO)?.len()),
+        }
+    }
+
     /// The `number`th batch, for the producer's partition `at`, due so long after the start.
     pub(crate) fn batch(
         &mut self,

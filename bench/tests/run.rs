@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -137,6 +138,56 @@ fn every_way_to_produce_tells_all_figures_and_leaves_no_topic() {
         let report = server.measure(&format!("produce --duration 300ms --warmup 50ms {load}"));
         is_complete(&report);
         assert_eq!(report["open_loop"], load.contains("--rate"), "{load}");
+    }
+    assert_eq!(server.topics(), Some(Vec::new()));
+}
+
+/// A directory with a program `fio` in it that prints `report`.
+fn fio_that_prints(report: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = directory.path().join("fio");
+    std::fs::write(&program, format!("#!/bin/sh\n/bin/echo '{report}'\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
+#[test]
+fn ratios_to_disk_and_round_trip_are_told() {
+    let server = Server::start();
+    let report = r#"{"jobs": [{"write": {"bw_bytes": 1000000, "clat_ns": {"percentile":
+        {"50.000000": 100000, "99.000000": 200000}}}}]}"#;
+    let directory = fio_that_prints(report);
+    let mut tool = Command::new(TOOL);
+    tool.env("PATH", directory.path()).args(["--server", &server.address, "--json", "produce"]);
+    tool.args(["--duration", "200ms", "--warmup", "0s", "--fio", "--fio-bytes", "1MiB"]);
+    tool.arg("--fio-dir").arg(directory.path());
+    let output = tool.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    is_complete(&report);
+    let figure = |name: &str| report[name].as_f64().unwrap_or_else(|| panic!("{name}: {report:#}"));
+    let alone = figure("fio_p50_us") + figure("round_trip_p50_us");
+    assert!((figure("p50_ratio") - figure("p50_us") / alone).abs() < 0.01, "{report:#}");
+    let ratio = figure("bytes_per_s") / 1e6;
+    assert!((figure("bandwidth_ratio") - ratio).abs() < 0.01, "{report:#}");
+}
+
+#[test]
+fn the_suite_tells_every_run_and_that_fio_is_not_installed() {
+    let server = Server::start();
+    let nothing = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut tool = Command::new(TOOL);
+    tool.env("PATH", nothing.path()).args(["--server", &server.address, "--json", "suite"]);
+    tool.args(["--runs", "2", "--duration", "100ms", "--warmup", "0s"]);
+    tool.arg("--fio-dir").arg(nothing.path());
+    let output = tool.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["fio"], "not installed");
+    for figure in ["p50_us", "p99_us", "round_trip_p50_us", "bulk_bytes_per_s"] {
+        let spread = &report[figure];
+        assert_eq!(spread["runs"].as_array().map(Vec::len), Some(2), "{figure} in {report:#}");
+        assert!(spread["median"].as_f64().unwrap() > 0.0, "{figure} in {report:#}");
     }
     assert_eq!(server.topics(), Some(Vec::new()));
 }
