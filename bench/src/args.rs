@@ -33,6 +33,16 @@ pub(crate) enum Command {
     /// does, and each latency counts from when its batch was due. Without it the loop is closed: a
     /// producer sends as fast as it gets receipts, with --in-flight 1 one batch at a time.
     Produce(ProduceArgs),
+    /// How fast a topic is read from its beginning.
+    ///
+    /// A thread and a connection for each partition; every batch is checked against its CRC-32C.
+    /// Latencies are those of single fetches.
+    Consume(ConsumeArgs),
+    /// How long records take from their intended sending until a consumer has them.
+    ///
+    /// The load is that of `produce`, and each record carries the time when it was due. A consumer
+    /// for each partition long-polls from the start on.
+    EndToEnd(LoadArgs),
     /// The check: one record at a time, and batches in bulk, each beside what the disk does alone.
     ///
     /// Every run measures, in turn: fio with single writes, a round trip, one producer with one
@@ -65,6 +75,34 @@ pub(crate) struct FioArgs {
     /// The size of the file that fio writes over and over.
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     pub(crate) fio_bytes: bytesize::ByteSize,
+}
+
+/// `catena-bench consume`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConsumeArgs {
+    /// Read this topic up to its end; without it, a topic that is made and filled first.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["fill", "record_bytes", "batch_bytes"])]
+    #[arg(conflicts_with = "partitions")]
+    pub(crate) topic: Option<String>,
+    /// How much to fill in, in values of records.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub(crate) fill: bytesize::ByteSize,
+    /// The size of a record's value.
+    #[arg(long, value_name = "SIZE", default_value = "512B", value_parser = bytes)]
+    pub(crate) record_bytes: usize,
+    /// A batch has as many records as fit into so many bytes, but at least one.
+    #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = bytes)]
+    pub(crate) batch_bytes: usize,
+    /// Partitions of the topic.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) partitions: u32,
+    /// The most bytes of batches that one fetch brings.
+    #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = bytes)]
+    pub(crate) fetch_bytes: usize,
+    /// How long a request may take.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(crate) timeout: Duration,
 }
 
 /// `catena-bench suite`.
@@ -172,6 +210,9 @@ mod tests {
              --durability head-disk --duration 10s --json",
             "catena-bench produce --rate 1000 --partitions 4 --in-flight 8 --warmup 0s",
             "catena-bench produce --fio --fio-dir .",
+            "catena-bench consume --fill 1MiB --partitions 2",
+            "catena-bench consume --topic lines --fetch-bytes 64KiB",
+            "catena-bench end-to-end --rate 100",
             "catena-bench suite --runs 3 --fio-dir . --json",
         ];
         for line in lines {

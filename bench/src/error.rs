@@ -2,7 +2,10 @@
 
 use std::{io, process::ExitCode, time::Duration};
 
-use catena_client::{Durability, format::records::RecordError};
+use catena_client::{
+    Durability,
+    format::{Offset, records::RecordError},
+};
 
 /// An error of the tool.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,31 @@ pub(crate) enum Error {
         /// How long one was waited for.
         waited: Duration,
     },
+    /// A value has no room for the time when it was due.
+    #[error("--record-bytes {asked}: a record that tells its time has at least {least}")]
+    RecordBytes {
+        /// What was asked for.
+        asked: usize,
+        /// What it takes.
+        least: usize,
+    },
+    /// The consumers did not get what was acknowledged.
+    #[error("{received} records were received of {acknowledged} that were acknowledged")]
+    Missing {
+        /// What they got.
+        received: u64,
+        /// What they should have got.
+        acknowledged: u64,
+    },
+    /// A record is none of ours.
+    #[error("a record of the tool's own topic does not tell when it was due")]
+    Stamp,
+    /// Reading does not get on.
+    #[error("fetches from offset {0} bring nothing")]
+    Stuck(Offset),
+    /// There is nothing to read.
+    #[error("the topic is empty")]
+    Empty,
     /// fio ended with an error.
     #[error("fio failed: {0}")]
     Fio(String),
@@ -106,7 +134,9 @@ impl Error {
     /// What a script may conclude: as of `catena` itself.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::InFlight { .. } | Self::Rate { .. } => ExitCode::from(2),
+            Self::InFlight { .. } | Self::Rate { .. } | Self::RecordBytes { .. } => {
+                ExitCode::from(2)
+            }
             Self::Client(catena_client::Error::Connection { .. }) => ExitCode::from(3),
             _ => ExitCode::FAILURE,
         }

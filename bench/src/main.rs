@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod consume;
+mod end_to_end;
 mod error;
 mod fio;
 mod load;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Error> {
     let report = match &cli.command {
         Command::Produce(args) => produce::run(&cli.server, args)?,
+        Command::Consume(args) => consume::run(&cli.server, args)?,
+        Command::EndToEnd(args) => end_to_end::run(&cli.server, args)?,
         Command::Suite(args) => suite::run(&cli.server, args)?,
     };
     let text = if cli.json { format!("{:#}\n", report.json()) } else { report.sentences() };

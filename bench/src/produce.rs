@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// All threads are there when the load begins.
-const START_DELAY: Duration = Duration::from_millis(20);
+pub(crate) const START_DELAY: Duration = Duration::from_millis(20);
 
 /// Measures on a topic of its own; where it is asked for, beside the disk.
 ///
@@ -122,9 +122,10 @@ pub(crate) fn measure(server: &str, args: &LoadArgs) -> Result<Measured, Error> 
 pub(crate) struct Load<'a> {
     args: &'a LoadArgs,
     producers: Vec<Producer>,
-    records: u64,
+    /// Records in each batch.
+    pub(crate) records: u64,
     /// The most batches of each producer.
-    batches_max: u64,
+    pub(crate) batches_max: u64,
 }
 
 impl<'a> Load<'a> {
@@ -206,7 +207,7 @@ pub(crate) fn load_figures(report: &mut Report, args: &LoadArgs) {
 }
 
 /// What came of it.
-fn report_measured(report: &mut Report, measured: Measured) {
+pub(crate) fn report_measured(report: &mut Report, measured: Measured) {
     let records = measured.records();
     let bytes = records * measured.record_bytes as u64;
     let Measured { tally, took, .. } = measured;

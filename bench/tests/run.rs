@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_client::{Client, Options};
+use catena_client::{Client, Options, Producer, ProducerOptions};
 use serde_json::Value;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_catena-bench");
@@ -140,6 +140,48 @@ fn every_way_to_produce_tells_all_figures_and_leaves_no_topic() {
         assert_eq!(report["open_loop"], load.contains("--rate"), "{load}");
     }
     assert_eq!(server.topics(), Some(Vec::new()));
+}
+
+#[test]
+fn consumers_get_every_record_and_tell_when() {
+    let server = Server::start();
+    let loads = [
+        "--rate 500 --in-flight 16",
+        "--batch-bytes 4KiB --producers 2 --partitions 3 --in-flight 2 --idempotent",
+    ];
+    for load in loads {
+        let report = server.measure(&format!("end-to-end --duration 300ms --warmup 50ms {load}"));
+        is_complete(&report);
+        assert_eq!(report["received"], report["acknowledged"], "{load}");
+    }
+    let output = server.run("end-to-end --record-bytes 7");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(server.topics(), Some(Vec::new()));
+}
+
+#[test]
+fn a_topic_is_read_from_its_beginning() {
+    let server = Server::start();
+    let report = server.measure("consume --fill 1MiB --partitions 2 --fetch-bytes 256KiB");
+    is_complete(&report);
+    assert!(report["records"].as_u64().unwrap() >= 2048, "{report:#}");
+    assert_eq!(server.topics(), Some(Vec::new()));
+
+    let request_timeout = Duration::from_secs(10);
+    let options = Options { server: server.address.clone(), request_timeout };
+    let mut client = Client::new(options);
+    client.create_topic("lines", 1, Vec::new()).unwrap();
+    let output = server.run("consume --topic lines");
+    assert_eq!(output.status.code(), Some(1), "an empty topic has no throughput");
+    let mut producer =
+        Producer::new(&mut client, "lines", ProducerOptions::default(), |_| {}).unwrap();
+    for _ in 0..100 {
+        producer.append(0, 0, None, Some(b"a line"), &[]).unwrap();
+    }
+    producer.flush().unwrap();
+    let report = server.measure("consume --topic lines");
+    assert_eq!(report["records"], 100);
+    assert_eq!(server.topics(), Some(vec!["lines".to_owned()]), "others' topics stay");
 }
 
 /// A directory with a program `fio` in it that prints `report`.
