@@ -3,6 +3,7 @@
 use std::{
     io::{self, BufReader, Read, Write},
     net::{TcpStream, ToSocketAddrs},
+    os::fd::{AsFd, BorrowedFd},
     time::Duration,
 };
 
@@ -129,6 +130,12 @@ impl Connection {
         Ok(Response { correlation: header.correlation, head, payload })
     }
 
+    /// Whether bytes were received and not yet read: the socket alone does not tell about them.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
     /// Whether a response, or part of one, has already arrived.
     pub(crate) fn has_response(&mut self) -> bool {
         if !self.reader.buffer().is_empty() {
@@ -156,6 +163,13 @@ impl Connection {
 
     fn failed(&self, source: io::Error) -> Error {
         Error::Connection { address: self.address.clone(), source }
+    }
+}
+
+/// The socket, to wait at; reading from it or writing to it garbles the conversation.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.get_ref().as_fd()
     }
 }
 

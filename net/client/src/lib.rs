@@ -10,11 +10,14 @@ mod client;
 mod connection;
 mod error;
 mod partitioner;
+mod pipeline;
 mod producer;
 
+/// Ids, batches and records, as the disk and the wire have them.
+pub use catena_format as format;
 pub use catena_wire::{
-    Class, DescribeTopicResponse, Durability, ErrorCode, OffsetQuery, PartitionDetail, Setting,
-    TopicMetadata,
+    Class, DescribeTopicResponse, Durability, ErrorCode, OffsetQuery, PartitionDetail,
+    ProduceRequest, ProduceResponse, Setting, TopicMetadata,
 };
 pub use client::{Client, FetchOptions, Fetched, Options};
 pub use connection::Connection;
