@@ -1,7 +1,7 @@
 //! Subscriptions: batches are pushed as they are committed, as far as the client's credit goes.
 //!
 //! A subscription lives on the core that owns its partition, and reads from where it began to the
-//! live end and on, by the same reads as a fetch: between history and the live end there is no seam.
+//! live end and on, by the same reads as a fetch: between history and the live end is no seam.
 //! Nothing waits in it; what was read is sent. The credit bounds what is under way.
 
 use catena_format::Offset;
