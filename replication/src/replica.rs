@@ -1,12 +1,16 @@
 //! One node's copy of one partition, in the role *solo*: head and tail of a chain of one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use catena_format::{Epoch, Millis, Offset, ProducerEpoch, Sequence, frame};
 use catena_log::{
     AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
     OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
+    stage::Stage,
 };
 
 use crate::{
@@ -176,6 +180,7 @@ struct Parked {
     append_time: Millis,
     durability: Durability,
     duplicate: bool,
+    since: Duration,
 }
 
 /// One partition's replica.
@@ -187,6 +192,7 @@ pub struct Replica<M: Memory> {
     parked: BTreeMap<(Offset, Ticket), Parked>,
     high_watermark: Offset,
     events: VecDeque<Event<M::Share>>,
+    commits: Stage,
 }
 
 impl<M: Memory + Clone> Replica<M> {
@@ -207,7 +213,13 @@ impl<M: Memory + Clone> Replica<M> {
             parked: BTreeMap::new(),
             high_watermark: Offset::ZERO,
             events: VecDeque::new(),
+            commits: Stage::default(),
         }
+    }
+
+    /// From a batch's arrival until it is on the disk of the whole chain.
+    pub fn commits(&self) -> &Stage {
+        &self.commits
     }
 
     /// Takes a batch in; the answer is at once or an [`Event::Reply`].
@@ -223,7 +235,9 @@ impl<M: Memory + Clone> Replica<M> {
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
         match log.fold().check(&header, now.wall) {
             Verdict::New => {}
-            Verdict::Duplicate { base, next } => return Ok(self.duplicate(request, base, next)),
+            Verdict::Duplicate { base, next } => {
+                return Ok(self.duplicate(request, base, next, now));
+            }
             refused => return Err(refusal(refused)),
         }
         let log_end = log.log_end();
@@ -232,7 +246,7 @@ impl<M: Memory + Clone> Replica<M> {
         }
         let crc = frame::payload_crc(request.batch);
         let appended = log.append(request.batch, &header, crc, self.epoch, now)?;
-        Ok(self.park(request, appended, false))
+        Ok(self.park(request, appended, false, now))
     }
 
     /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
@@ -241,8 +255,9 @@ impl<M: Memory + Clone> Replica<M> {
         request: &ProduceRequest<'_>,
         base: Offset,
         next: Offset,
+        now: Now,
     ) -> Option<Receipt> {
-        self.park(request, Appended { base, next, append_time: Millis::new(-1) }, true)
+        self.park(request, Appended { base, next, append_time: Millis::new(-1) }, true, now)
     }
 
     fn park(
@@ -250,10 +265,11 @@ impl<M: Memory + Clone> Replica<M> {
         request: &ProduceRequest<'_>,
         appended: Appended,
         duplicate: bool,
+        now: Now,
     ) -> Option<Receipt> {
         let Appended { base, next, append_time } = appended;
-        let durability = request.durability;
-        let parked = Parked { ticket: request.ticket, base, append_time, durability, duplicate };
+        let (ticket, durability, since) = (request.ticket, request.durability, now.monotonic);
+        let parked = Parked { ticket, base, append_time, durability, duplicate, since };
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
         let memory = matches!(durability, Durability::None | Durability::ChainMemory);
         if memory || next <= self.high_watermark {
@@ -342,7 +358,7 @@ impl<M: Memory + Clone> Replica<M> {
             },
             State::Open(log) => {
                 log.on_done(done, now);
-                self.commit();
+                self.commit(now);
             }
             State::Failed(_) => {}
         }
@@ -364,7 +380,7 @@ impl<M: Memory + Clone> Replica<M> {
     }
 
     /// The chain of one commits what is durable here.
-    fn commit(&mut self) {
+    fn commit(&mut self, now: Now) {
         let State::Open(log) = &mut self.state else { return };
         let durable_end = log.durable_end();
         if durable_end > self.high_watermark {
@@ -379,12 +395,13 @@ impl<M: Memory + Clone> Replica<M> {
             });
         }
         let poisoned = log.poisoned();
-        self.answer(poisoned);
+        self.answer(poisoned, now);
     }
 
-    fn answer(&mut self, poisoned: Option<IoError>) {
+    fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
         while let Some(((next, ticket), parked)) = self.parked.pop_first() {
             let result = if next <= self.high_watermark {
+                self.commits.note(now.monotonic.saturating_sub(parked.since));
                 Ok(self.receipt(&parked, next))
             } else if let Some(error) = poisoned {
                 Err(ProduceError::Indeterminate(error))

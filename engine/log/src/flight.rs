@@ -1,7 +1,7 @@
 //! What is on its way to the disk: submitted in order, several at once, counted durable only as a
 //! prefix.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use catena_format::{FileNumber, Offset, Position, limits::BLOCK_BYTES};
 
@@ -18,6 +18,8 @@ pub(crate) struct Flight<S> {
     /// The bytes to write, until they are submitted.
     pub(crate) share: Option<S>,
     pub(crate) state: FlightState,
+    /// When its first batch was appended; once it is submitted, when it was.
+    pub(crate) since: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +95,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn submit(&mut self, at: usize) {
         let flight = &mut self.flights[at];
         flight.state = FlightState::Submitted;
+        let now = self.now.monotonic;
+        let gathered = now.saturating_sub(std::mem::replace(&mut flight.since, now));
+        if matches!(flight.kind, FlightKind::Group { .. }) {
+            self.stats.gather.note(gathered);
+        }
         let bytes = flight.share.take().expect("a waiting flight has its bytes");
         let (file, position) = match flight.kind {
             FlightKind::Header { file } => (file, Position::ZERO),
@@ -179,7 +186,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             return;
         }
         let at = usize::try_from(number - self.first_flight).expect("flights are few");
-        self.flights[at].state = FlightState::Done;
+        let flight = &mut self.flights[at];
+        flight.state = FlightState::Done;
+        if matches!(flight.kind, FlightKind::Group { .. }) {
+            self.stats.write.note(self.now.monotonic.saturating_sub(flight.since));
+        }
         self.advance();
     }
 

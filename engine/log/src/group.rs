@@ -1,5 +1,7 @@
 //! A flush group: the batches that one write puts on the disk together.
 
+use std::time::Duration;
+
 use catena_format::{
     BatchHeader, Epoch, FRAME_HEADER_BYTES, FrameHeader, FrameSeed, Millis, Offset, Position,
     batch, frame, limits::BLOCK_BYTES,
@@ -21,6 +23,8 @@ pub(crate) struct Group<M: Memory> {
     pub(crate) position: Position,
     pub(crate) base: Offset,
     pub(crate) end: Offset,
+    /// When it was begun, for its first batch.
+    pub(crate) since: Duration,
     frames: Vec<FrameAt>,
 }
 
@@ -61,10 +65,11 @@ impl<M: Memory> Group<M> {
         capacity: usize,
         position: Position,
         base: Offset,
+        since: Duration,
         memory: &mut M,
     ) -> Result<Self, MemoryExhausted> {
         let buffer = memory.allocate(capacity.next_multiple_of(BLOCK_BYTES))?;
-        Ok(Self { buffer, used: 0, position, base, end: base, frames: Vec::new() })
+        Ok(Self { buffer, used: 0, position, base, end: base, since, frames: Vec::new() })
     }
 
     /// Bytes still free.

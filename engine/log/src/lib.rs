@@ -17,6 +17,7 @@ mod opening;
 pub mod read;
 mod scan;
 mod space;
+pub mod stage;
 mod tail;
 pub mod time;
 pub mod walk;

@@ -29,6 +29,7 @@ use crate::{
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
     read::{Batches, Cold, ReadError, ReadId},
     space::Space,
+    stage::Stage,
     tail::Tail,
     time::Now,
 };
@@ -107,6 +108,10 @@ pub struct LogStats {
     pub cold_reads: u64,
     pub damaged_found: u64,
     pub hints_failed: u64,
+    /// From the first append of a flush group until its write leaves.
+    pub gather: Stage,
+    /// From there until it has reached the disk.
+    pub write: Stage,
 }
 
 /// One segment of an open log.
@@ -377,7 +382,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let left = usize::try_from(left).unwrap_or(usize::MAX) / BLOCK_BYTES * BLOCK_BYTES;
         let least = frame.next_multiple_of(BLOCK_BYTES);
         let capacity = capacity.min(left.max(least));
-        self.group = Some(Group::new(capacity, active.cursor, self.log_end, &mut self.memory)?);
+        self.group = Some(Group::new(
+            capacity,
+            active.cursor,
+            self.log_end,
+            self.now.monotonic,
+            &mut self.memory,
+        )?);
         Ok(())
     }
 
@@ -424,6 +435,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         active.progress.end_position = active.cursor;
         let segment = self.segments.back_mut().expect("the active segment is the last");
         segment.entry.end_position = active.cursor;
+        let since = group.since;
         let closed = group.close(
             FrameSeed { uid: self.identity.uid, file },
             self.durable_end,
@@ -434,6 +446,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             kind: FlightKind::Group { file, position: closed.position, end, bytes },
             share: Some(closed.share.clone()),
             state: FlightState::Waiting,
+            since,
         });
         self.tail.push(closed);
     }
@@ -467,12 +480,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             kind: FlightKind::Header { file },
             share: Some(share),
             state: FlightState::Waiting,
+            since: self.now.monotonic,
         });
         let generation = self.want_manifest();
         self.flights.push_back(Flight {
             kind: FlightKind::Manifest { generation },
             share: None,
             state: FlightState::Submitted,
+            since: self.now.monotonic,
         });
         Ok(())
     }

@@ -224,7 +224,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Some(active) = &self.active else { return };
         let (epoch, _) = *self.epochs.last().expect("an active segment has an epoch");
         let (cursor, time) = (active.cursor, self.last_append_time);
-        match Group::new(BLOCK_BYTES, cursor, self.log_end, &mut self.memory) {
+        match Group::new(BLOCK_BYTES, cursor, self.log_end, self.now.monotonic, &mut self.memory) {
             Ok(mut group) => {
                 group.push_mark(epoch, time);
                 self.group = Some(group);

@@ -18,6 +18,7 @@ mod reference;
 mod serve;
 mod shell;
 mod socket;
+mod tasks;
 mod tls;
 
 use std::{

@@ -1,19 +1,25 @@
 //! The numbers of each core, published twice a second, and how they are told over HTTP.
 
 use std::{
-    sync::{Mutex, Weak},
+    sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
 
+use catena_log::stage::{STAGE_BOUNDS, Stage};
 use catena_node::{NodeStats, Status};
 use catena_replication::{Phase, Replica};
 use catena_uring::{DmaMemory, HandsStats};
+use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::{admin::Snapshot, logging::Logs};
+use crate::{admin::Snapshot, logging::Logs, tasks::Running};
 
 /// A core that has published nothing for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
+
+/// The stages of an append: until its write leaves; until that is on the disk; and all of it, from
+/// the batch's arrival until it is on the disk of the whole chain.
+const STAGES: [&str; 3] = ["gather", "write", "commit"];
 
 /// How a core stands.
 #[derive(Clone, Copy, Default)]
@@ -27,6 +33,8 @@ pub(crate) struct Numbers {
     pub(crate) connections: u64,
     pub(crate) unsent_bytes: u64,
     pub(crate) slow_consumers: u64,
+    pub(crate) stalls: u64,
+    pub(crate) stages: [Stage; 3],
     pub(crate) partitions: [u64; 3],
     pub(crate) poisoned: u64,
     pub(crate) disk_full: u64,
@@ -51,6 +59,8 @@ impl Numbers {
         self.partitions[phase] += 1;
         let Some(log) = replica.log() else { return };
         let stats = log.stats();
+        let stages = [&stats.gather, &stats.write, replica.commits()];
+        self.stages.iter_mut().zip(stages).for_each(|(sum, stage)| sum.add(stage));
         self.poisoned += u64::from(log.poisoned().is_some());
         self.disk_full += u64::from(log.disk_full());
         self.segments += log.segments() as u64;
@@ -63,13 +73,14 @@ impl Numbers {
         self.cold_reads += stats.cold_reads;
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 16] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 17] {
         let (node, hands) = (&self.node, &self.hands);
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
             ("catena_requests_forwarded_total", "Left to another core.", node.forwarded),
             ("catena_connections_total", "Connections accepted.", node.sessions),
+            ("catena_stalls_total", "Times that a task held its core too long.", self.stalls),
             ("catena_slow_consumers_total", "Connections cut unread.", self.slow_consumers),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", self.appended_batches),
@@ -131,20 +142,69 @@ fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Err
     let dropped = IntCounter::new("catena_log_lines_dropped_total", help)?;
     dropped.inc_by(lines_dropped);
     registry.register(Box::new(dropped))?;
+    let mut families = registry.gather();
+    families.push(stages(cores));
     let mut text = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    TextEncoder::new().encode(&families, &mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// How long the stages of an append took: a histogram for each core and stage.
+fn stages(cores: &[Numbers]) -> MetricFamily {
+    let mut metrics = Vec::new();
+    for (core, numbers) in cores.iter().enumerate() {
+        for (name, stage) in STAGES.into_iter().zip(&numbers.stages) {
+            metrics.push(histogram(&core.to_string(), name, stage));
+        }
+    }
+    let mut family = MetricFamily::default();
+    family.set_name("catena_append_seconds".to_owned());
+    family.set_help("How long a stage of an append took.".to_owned());
+    family.set_field_type(MetricType::HISTOGRAM);
+    family.set_metric(metrics);
+    family
+}
+
+fn histogram(core: &str, name: &str, stage: &Stage) -> Metric {
+    let mut counted = 0;
+    let mut histogram = Histogram::default();
+    let buckets = STAGE_BOUNDS.iter().zip(stage.counts()).map(|(bound, count)| {
+        counted += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(counted);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(stage.counts().iter().sum());
+    histogram.set_sample_sum(stage.total().as_secs_f64());
+    let label = |key: &str, value: &str| {
+        let mut label = LabelPair::default();
+        label.set_name(key.to_owned());
+        label.set_value(value.to_owned());
+        label
+    };
+    let mut metric = Metric::from_label(vec![label("core", core), label("stage", name)]);
+    metric.set_histogram(histogram);
+    metric
 }
 
 /// Between the cores that publish and the thread that tells.
 pub(crate) struct Metrics {
     cores: Mutex<Vec<Numbers>>,
+    running: Vec<Arc<Running>>,
     logs: Weak<Logs>,
 }
 
 impl Metrics {
     pub(crate) fn new(cores: usize, logs: Weak<Logs>) -> Self {
-        Self { cores: Mutex::new(vec![Numbers::default(); cores]), logs }
+        let running = (0..cores).map(|_| Arc::default()).collect();
+        Self { cores: Mutex::new(vec![Numbers::default(); cores]), running, logs }
+    }
+
+    /// The task that runs on a core.
+    pub(crate) fn running(&self, core: u16) -> Arc<Running> {
+        self.running[usize::from(core)].clone()
     }
 
     pub(crate) fn cores(&self) -> usize {
@@ -171,7 +231,9 @@ impl Snapshot for Metrics {
         for (core, numbers) in self.last().iter().enumerate() {
             let silent = numbers.at.map_or(Duration::ZERO, |at| at.elapsed());
             if silent > HANGS_AFTER {
-                return Err(format!("core {core} has been silent for {} s", silent.as_secs()));
+                let task = self.running[core].name().unwrap_or("none");
+                let silent = silent.as_secs();
+                return Err(format!("core {core} has been silent for {silent} s, task: {task}"));
             }
         }
         Ok(())
@@ -202,6 +264,8 @@ mod tests {
                         catena_requests_total{core=\"0\"} 7\ncatena_requests_total{core=\"1\"} 0\n";
         assert!(text.contains(requests), "{text}");
         assert!(text.contains("catena_log_lines_dropped_total 3"));
+        let bucket = "catena_append_seconds_bucket{core=\"1\",stage=\"write\",le=\"0.00005\"} 0";
+        assert!(text.contains(bucket), "{text}");
         assert!(text.contains("# TYPE catena_connections gauge\ncatena_connections{core=\"0\"} 0"));
     }
 

@@ -22,6 +22,7 @@ use crate::{
     logging::Logs,
     metrics::Metrics,
     shell::{Shell, ShellOptions, bind, bind_alone},
+    tasks::Task,
 };
 
 /// Direct I/O memory that is registered with the kernel, three times over.
@@ -118,7 +119,7 @@ async fn run(
     let partitions = shell.look(|node| node.known().len());
     let threads = start_further(&config, hands_options, identity.node, &shared, others).await?;
     for arrivals in arrivals {
-        glommio::spawn_local(shell.clone().receive(arrivals)).detach();
+        shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     }
     let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
     let milliseconds = began.elapsed().as_millis();
@@ -129,7 +130,7 @@ async fn run(
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    glommio::spawn_local(shell.clone().listen(listener)).detach();
+    shell.spawn(Task::Listener, shell.clone().listen(listener));
     let status = shell.run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     if let Status::Failed(_) | Status::Poisoned(_) = status {
@@ -197,9 +198,9 @@ async fn serve_core(
     let post = Post::Further { core, cores: u16::try_from(shared.cores())? };
     let node = Node::new(identity, limits(config)?, post, hands.memory());
     let shell = Shell::new(shell_options(config, core, shared)?, node, hands);
-    glommio::spawn_local(shell.clone().receive(arrivals)).detach();
+    shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     let listener = bind(shared.address)?;
-    glommio::spawn_local(shell.clone().listen(listener)).detach();
+    shell.spawn(Task::Listener, shell.clone().listen(listener));
     shared.listening.fetch_add(1, Ordering::Relaxed);
     shell.run().await;
     shell.drain().await;

@@ -29,6 +29,7 @@ use crate::{
     live::Live,
     metrics::Numbers,
     outbox::{Outbox, Unsent},
+    tasks::Task,
 };
 
 /// The longest nap of the core's clock.
@@ -64,6 +65,7 @@ pub(crate) struct Shell {
     /// Bytes that wait for clients, of all outboxes.
     unsent: Rc<Cell<usize>>,
     slow_consumers: Cell<u64>,
+    stalls: Cell<u64>,
     next_session: Cell<u64>,
     started: Instant,
 }
@@ -78,6 +80,7 @@ impl Shell {
             outboxes: RefCell::new(BTreeMap::new()),
             unsent: Rc::new(Cell::new(0)),
             slow_consumers: Cell::new(0),
+            stalls: Cell::new(0),
             next_session: Cell::new(0),
             started: Instant::now(),
         })
@@ -113,6 +116,7 @@ impl Shell {
             descriptors: self.hands.descriptors() as u64,
             unsent_bytes: self.unsent.get() as u64,
             slow_consumers: self.slow_consumers.get(),
+            stalls: self.stalls.get(),
             connections: self.outboxes.borrow().len() as u64,
             ..Numbers::default()
         };
@@ -161,11 +165,10 @@ impl Shell {
             let op = self.node.borrow_mut().poll_op();
             let Some((directory, id, op)) = op else { break };
             let (shell, folder) = (self.clone(), self.folder(directory));
-            glommio::spawn_local(async move {
+            self.spawn(Task::Operation, async move {
                 let result = folder.perform(op).await;
                 shell.completed(directory, id, result);
-            })
-            .detach();
+            });
         }
         loop {
             let send = self.node.borrow_mut().poll_send();
@@ -185,6 +188,14 @@ impl Shell {
         while let Some(notice) = self.node.borrow_mut().poll_notice() {
             tell(&notice);
         }
+    }
+
+    /// Begins a task under its name.
+    pub(crate) fn spawn(self: &Rc<Self>, task: Task, future: impl Future<Output = ()> + 'static) {
+        let shell = self.clone();
+        let stalls = move |_| shell.stalls.set(shell.stalls.get() + 1);
+        let running = self.shared().metrics.running(self.core());
+        glommio::spawn_local(async move { running.watch(task, future, stalls).await }).detach();
     }
 
     /// Takes what other cores send, for as long as the server runs.
@@ -228,13 +239,12 @@ impl Shell {
     fn remove(self: &Rc<Self>, directory: Directory) {
         let folder = self.folders.borrow_mut().remove(&directory);
         let path = self.path(directory);
-        glommio::spawn_local(async move {
+        self.spawn(Task::Removal, async move {
             if let Some(folder) = folder {
                 folder.close().await;
             }
             let _ = glommio::executor().spawn_blocking(move || remove_log(&path)).await;
-        })
-        .detach();
+        });
     }
 
     fn send(&self, send: Send<Share>) {
@@ -282,11 +292,10 @@ impl Shell {
             self.serve(stream, false);
         } else if open < limit + REFUSALS_MAX {
             let shell = self.clone();
-            glommio::spawn_local(async move {
+            self.spawn(Task::Connection, async move {
                 connection::refuse(&shell, stream).await;
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
-            })
-            .detach();
+            });
         } else {
             self.shared().connections.fetch_sub(1, Ordering::Relaxed);
         }
@@ -296,12 +305,11 @@ impl Shell {
     /// is here because of that.
     fn serve(self: &Rc<Self>, stream: TcpStream, arrived: bool) {
         let shell = self.clone();
-        glommio::spawn_local(async move {
+        self.spawn(Task::Connection, async move {
             if connection::run(&shell, stream, arrived).await == connection::End::Here {
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             }
-        })
-        .detach();
+        });
     }
 
     /// A connection has said that it speaks our protocol.
