@@ -19,6 +19,7 @@ mod scan;
 mod space;
 mod tail;
 pub mod time;
+pub mod view;
 pub mod walk;
 
 pub use config::LogConfig;

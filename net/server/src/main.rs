@@ -13,11 +13,12 @@ mod logging;
 mod metrics;
 #[cfg(test)]
 mod reference;
+mod segment;
 mod serve;
 mod shell;
 
 use std::{
-    io::{self, BufReader, Write, stdin},
+    io::{self, BufReader, BufWriter, Write, stdin},
     process::ExitCode,
 };
 
@@ -44,7 +45,13 @@ fn main() -> ExitCode {
 
 /// What the failure means to a script.
 fn exit(error: &anyhow::Error) -> Exit {
-    if error.is::<ConfigError>() { Exit::Usage } else { commands::exit(error) }
+    if error.is::<ConfigError>() {
+        Exit::Usage
+    } else if error.is::<segment::Damaged>() {
+        segment::Damaged::EXIT
+    } else {
+        commands::exit(error)
+    }
 }
 
 /// Whoever read our output has had enough, as `head` has: that is no failure.
@@ -60,7 +67,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topic(command) => topic(&mut client, command, cli.output),
         Command::Produce(args) => produce(&mut client, args),
         Command::Consume(args) => consume(&mut client, args, cli.output),
-        Command::Segment(_) | Command::Doctor(_) => bail!("this build cannot do that yet"),
+        Command::Segment(command) => {
+            let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+            let ran = segment::run(&command, cli.output, &mut out);
+            out.flush()?;
+            ran
+        }
+        Command::Doctor(_) => bail!("this build cannot do that yet"),
         Command::Config(command) => print(command.run(cli.output)?.as_bytes()),
         Command::Completions(args) => print(&cli::completions(args.shell)),
         Command::Man(args) => cli::man_pages(&args.directory)
