@@ -9,4 +9,6 @@ mod probe;
 
 pub use hands::{Folder, Hands, HandsOptions, HandsStats};
 pub use memory::{DmaMemory, Share};
-pub use probe::{DirectoryLock, Findings, LockError, ProbeError, lock_directory, probe};
+pub use probe::{
+    DirectoryLock, Findings, LockError, ProbeError, lock_directory, lock_holder, probe,
+};

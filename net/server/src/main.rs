@@ -7,6 +7,7 @@ mod commands;
 #[allow(dead_code, unused_imports, reason = "serve reads the more of it the more it can do")]
 mod config;
 mod connection;
+mod doctor;
 mod identity;
 #[allow(dead_code, reason = "its counter and its level wait for metrics and SIGHUP")]
 mod logging;
@@ -73,7 +74,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             out.flush()?;
             ran
         }
-        Command::Doctor(_) => bail!("this build cannot do that yet"),
+        Command::Doctor(args) => {
+            doctor::run(&servable(&args)?, cli.output, &mut io::stdout().lock())
+        }
         Command::Config(command) => print(command.run(cli.output)?.as_bytes()),
         Command::Completions(args) => print(&cli::completions(args.shell)),
         Command::Man(args) => cli::man_pages(&args.directory)
@@ -97,10 +100,16 @@ const UNSERVED: [&str; 6] = [
     "timeouts.keepalive",
 ];
 
-fn serve(args: &SettingArgs) -> anyhow::Result<()> {
+/// The configuration, if this build can serve it.
+fn servable(args: &SettingArgs) -> anyhow::Result<Config> {
     let (config, gathered) = Config::load(&args.sources())?;
     refuse(&[("tls.cert", config.tls.is_some())])?;
     refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
+    Ok(config)
+}
+
+fn serve(args: &SettingArgs) -> anyhow::Result<()> {
+    let config = servable(args)?;
     let _logs = logging::Logs::start(&config.logging)?;
     serve::serve(config)
 }

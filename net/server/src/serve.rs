@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail};
 use catena_node::{Limits, Node, Status};
 use catena_uring::{Findings, Hands, HandsOptions, lock_directory, probe};
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use crate::{
     admin::Admin,
@@ -17,6 +17,10 @@ use crate::{
     metrics::Metrics,
     shell::{Shell, ShellOptions, Waits, bind},
 };
+
+/// What a file system that copies on write means.
+pub(crate) const COPIES_ON_WRITE: &str =
+    "copies on write: commits cost more; ext4 or XFS is faster";
 
 /// Direct I/O memory that is registered with the kernel, three times over.
 const REGISTERED_BYTES: usize = 1 << 20;
@@ -40,10 +44,18 @@ pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
     }
     let wished = usize::try_from(config.limits.descriptors)?;
     let hands = HandsOptions {
-        descriptors: wished.min((descriptors / 2).saturating_sub(64)).max(16),
+        descriptors: wished.min(descriptors_for_files(descriptors)),
         memory_bytes: usize::try_from(config.limits.memory.0)?,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
+    executor()?.run(run(config, hands, stop))
+}
+
+/// The executor of a core, on this thread.
+///
+/// # Errors
+/// When io_uring cannot be had.
+pub(crate) fn executor() -> anyhow::Result<LocalExecutor> {
     LocalExecutorBuilder::new(Placement::Unbound)
         .name("core-0")
         .io_memory(REGISTERED_BYTES)
@@ -51,8 +63,7 @@ pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
         .preempt_timer(Duration::from_millis(1))
         .spin_before_park(Duration::from_micros(20))
         .make()
-        .map_err(|e| anyhow::anyhow!("cannot start the core's executor: {e}"))?
-        .run(run(config, hands, stop))
+        .map_err(|e| anyhow::anyhow!("cannot start the core's executor: {e}"))
 }
 
 async fn run(
@@ -139,8 +150,13 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<()> {
     }
 }
 
+/// How many of a process's descriptors segments may take; connections have the rest.
+pub(crate) fn descriptors_for_files(descriptors: usize) -> usize {
+    (descriptors / 2).saturating_sub(64).max(16)
+}
+
 /// Raises the limit of open descriptors as far as it goes; tells how far that is.
-fn raise_descriptor_limit() -> anyhow::Result<usize> {
+pub(crate) fn raise_descriptor_limit() -> anyhow::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -152,6 +168,6 @@ fn announce(config: &Config, findings: &Findings) {
     let (path, system) = (config.storage.data_dir.display(), findings.file_system);
     tracing::info!("{path} on {system}, {} MiB free", findings.free_bytes >> 20);
     if findings.copy_on_write {
-        tracing::warn!("{system} copies on write: commits cost more; ext4 or XFS is faster");
+        tracing::warn!("{system} {COPIES_ON_WRITE}");
     }
 }
