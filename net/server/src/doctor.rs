@@ -315,7 +315,7 @@ mod tests {
         let ran = run(&config(root.path(), &[]), Output::Json, &mut told);
         assert!(ran.unwrap_err().to_string().contains("would refuse"));
         let told = String::from_utf8(told).unwrap();
-        let lines = told.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let lines = told.lines().map(serde_json::from_str::<serde_json::Value>);
         let lines: Vec<_> = lines.map(Result::unwrap).collect();
         let status =
             |name: &str| lines.iter().find(|l| l["check"] == name).unwrap()["status"].clone();

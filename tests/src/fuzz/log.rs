@@ -4,8 +4,8 @@ use std::{ops::Range, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use catena_format::{
-    BatchHeader, ClusterId, Epoch, FileNumber, FrameSeed, Millis, Offset, PartitionIndex,
-    PartitionUid, TopicId, frame,
+    BatchHeader, ClusterId, Epoch, FileNumber, FrameSeed, Millis, PartitionIndex, PartitionUid,
+    TopicId, frame,
     records::{BatchBuilder, Producer},
 };
 use catena_log::{

@@ -167,7 +167,7 @@ fn what_a_crash_cuts_off_is_no_damage() {
             &SegmentCommand::Dump { paths: vec![world.segment(2)], records: false },
             Output::Json,
         );
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line));
+        let lines = text.lines().map(serde_json::from_str::<serde_json::Value>);
         lines.filter_map(|line| line.unwrap()["position"].as_u64()).collect()
     };
     // No mark says that the last group was durable.
