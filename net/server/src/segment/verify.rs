@@ -1,8 +1,8 @@
 //! `catena segment verify`: every checksum, and that nothing is missing between.
 //!
 //! A server may be writing meanwhile: a manifest is replaced, a segment removed, a group half
-//! there. So a log in which damage is seen is looked at once more, and what a crash, or a write
-//! under way, leaves behind what is proven durable is no damage but a note, by the rule of recovery.
+//! there. So a log in which damage is seen is looked at once more. What a crash, or a write under
+//! way, leaves behind what is proven durable is no damage but a note, by the rule of recovery.
 
 use std::{
     fs, io,
