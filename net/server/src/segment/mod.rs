@@ -19,7 +19,7 @@ use crate::cli::{Exit, Output, SegmentCommand};
 
 /// Stored bytes are not what was written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{count} places are damaged, the first: {first}")]
+#[error("damage found: {count}, the first: {first}")]
 pub(crate) struct Damaged {
     count: u64,
     first: String,
