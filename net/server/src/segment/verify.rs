@@ -406,8 +406,7 @@ impl<W: io::Write> Report<'_, W> {
             });
             return Ok(writeln!(self.out, "{json}")?);
         }
-        let verdict =
-            if damage == 0 { "sound".to_owned() } else { format!("damaged: {damage}") };
+        let verdict = if damage == 0 { "sound".to_owned() } else { format!("damaged: {damage}") };
         let counted = format!("{segments} segments, {batches} batches, {records} records");
         Ok(writeln!(self.out, "{path}: {counted}: {verdict}")?)
     }
