@@ -75,6 +75,12 @@ pub(crate) fn wrap<M: Memory>(
     Ok(memory.freeze(buffer, bytes))
 }
 
+/// Whose image it says it is, unchecked.
+pub(crate) fn owner(image: &[u8]) -> Option<PartitionUid> {
+    let word = image.get(24..32)?.try_into().ok()?;
+    Some(PartitionUid::new(u64::from_le_bytes(word)))
+}
+
 /// Checks an envelope and hands out the archive, aligned for rkyv.
 ///
 /// # Errors

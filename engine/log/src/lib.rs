@@ -20,6 +20,7 @@ mod space;
 pub mod stage;
 mod tail;
 pub mod time;
+pub mod view;
 pub mod walk;
 
 pub use config::LogConfig;

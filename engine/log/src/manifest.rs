@@ -2,7 +2,7 @@
 //! written only after the first is durable, so that neither a torn write nor one rotten copy loses
 //! it.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{collections::BTreeSet, iter, ops::Range};
 
 use catena_format::{
     ClusterId, Epoch, FileNumber, Millis, Offset, PartitionIndex, PartitionUid, Position, TopicId,
@@ -139,20 +139,33 @@ impl Manifest {
     /// # Errors
     /// Says why there is none.
     pub(crate) fn read(bytes: &[u8], identity: &LogIdentity) -> Result<Self, ImageError> {
-        let archive = image::unwrap(Kind::Manifest, identity.uid, bytes)?;
+        let (owner, manifest) = Self::read_of(bytes, identity.uid)?;
+        let ours = owner == *identity;
+        if ours { Ok(manifest) } else { Err(ImageError::Foreign(identity.uid.get())) }
+    }
+
+    /// Reads one copy, of whatever topic the partition is.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub(crate) fn read_of(
+        bytes: &[u8],
+        uid: PartitionUid,
+    ) -> Result<(LogIdentity, Self), ImageError> {
+        let archive = image::unwrap(Kind::Manifest, uid, bytes)?;
         let m = rkyv::from_bytes::<ManifestV1, rancor::Error>(&archive)
             .map_err(|_| ImageError::Damaged)?;
-        let ours = m.cluster == identity.cluster.get()
-            && m.topic == identity.topic.get()
-            && m.partition == identity.partition.get();
-        if !ours {
-            return Err(ImageError::Foreign(identity.uid.get()));
-        }
+        let owner = LogIdentity {
+            cluster: ClusterId::new(m.cluster),
+            topic: TopicId::new(m.topic),
+            partition: PartitionIndex::new(m.partition),
+            uid,
+        };
         if !m.is_sound() {
             return Err(ImageError::Damaged);
         }
         let ranges = m.damaged.iter().map(|(from, to)| Offset::new(*from)..Offset::new(*to));
-        Ok(Self {
+        let manifest = Self {
             generation: m.generation,
             log_start: Offset::new(m.log_start),
             log_end: Offset::new(m.log_end),
@@ -161,7 +174,8 @@ impl Manifest {
             epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
             damaged: ranges.chain(m.gaps()).collect(),
             segments: m.segments.iter().map(SegmentEntry::from_archived).collect(),
-        })
+        };
+        Ok((owner, manifest))
     }
 }
 
@@ -192,7 +206,7 @@ impl ManifestV1 {
     fn gaps(&self) -> Vec<Range<Offset>> {
         let (mut at, mut gaps) = (self.log_start, Vec::new());
         let holds = |s: &SegmentV1| s.base..if s.sealed { s.end } else { u64::MAX };
-        for held in self.segments.iter().map(holds).chain(std::iter::once(self.log_end..u64::MAX)) {
+        for held in self.segments.iter().map(holds).chain(iter::once(self.log_end..u64::MAX)) {
             if at < held.start {
                 gaps.push(Offset::new(at)..Offset::new(held.start));
             }

@@ -11,6 +11,7 @@ mod socket;
 pub use hands::{Folder, Hands, HandsOptions, HandsStats};
 pub use memory::{DmaMemory, Share};
 pub use probe::{
-    DirectoryLock, Findings, LockError, ProbeError, create_directory, lock_directory, probe,
+    DirectoryLock, Findings, LockError, ProbeError, create_directory, lock_directory, lock_holder,
+    probe,
 };
 pub use socket::{attach_stream, detach_stream, stream_descriptor};

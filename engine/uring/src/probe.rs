@@ -13,6 +13,7 @@ use glommio::io::DmaFile;
 use rustix::fs::{FlockOperation, OFlags};
 
 const PROBE_FILE: &str = "probe";
+const LOCK_FILE: &str = "lock";
 
 /// Why a directory cannot hold logs.
 #[derive(Debug, thiserror::Error)]
@@ -183,21 +184,44 @@ pub fn lock_directory(root: &Path) -> Result<DirectoryLock, LockError> {
     create_directory(root).map_err(io)?;
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(root.join("lock")).map_err(io)?;
+    let mut file = options.open(root.join(LOCK_FILE)).map_err(io)?;
     let began = Instant::now();
     while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         if began.elapsed() < LOCK_WAIT {
             std::thread::sleep(LOCK_PAUSE);
             continue;
         }
-        let mut holder = String::new();
-        let _ = file.read_to_string(&mut holder);
-        let holder = holder.trim().to_owned();
-        return Err(LockError::Held { path: root.to_owned(), holder });
+        return Err(LockError::Held { path: root.to_owned(), holder: holder(&mut file) });
     }
     file.set_len(0).map_err(io)?;
     write!(file, "{}", std::process::id()).map_err(io)?;
     Ok(DirectoryLock { _file: file })
+}
+
+/// The process id, as far as known, of the server that holds a data directory; `None` when nobody
+/// does. Nothing is written.
+///
+/// # Errors
+/// When the lock is there and cannot be looked at.
+pub fn lock_holder(root: &Path) -> Result<Option<String>, LockError> {
+    let io = |source| LockError::Io { path: root.to_owned(), source };
+    let mut file = match File::open(root.join(LOCK_FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io(e)),
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(holder(&mut file))),
+        Err(error) => Err(io(error.into())),
+    }
+}
+
+/// What the holder has written into its lock.
+fn holder(lock: &mut File) -> String {
+    let mut holder = String::new();
+    let _ = lock.read_to_string(&mut holder);
+    holder.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -207,7 +231,10 @@ mod tests {
     #[test]
     fn a_directory_has_one_server_and_the_next_waits_for_its_end() {
         let directory = tempfile::tempdir().unwrap();
+        assert_eq!(lock_holder(directory.path()).unwrap(), None);
         let first = lock_directory(directory.path()).unwrap();
+        let holder = lock_holder(directory.path()).unwrap();
+        assert_eq!(holder, Some(std::process::id().to_string()));
         let refused = lock_directory(directory.path()).unwrap_err();
         assert!(matches!(refused, LockError::Held { holder, .. }
             if holder == std::process::id().to_string()));
@@ -215,6 +242,7 @@ mod tests {
         let next = std::thread::spawn(move || lock_directory(&path).map(drop));
         drop(first);
         next.join().unwrap().unwrap();
+        assert_eq!(lock_holder(directory.path()).unwrap(), None);
     }
 
     #[test]

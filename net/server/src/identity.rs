@@ -42,18 +42,26 @@ pub(crate) struct Identity {
 impl Identity {
     /// Reads the identity in `root`; founds a cluster of one in an empty directory.
     pub(crate) fn open(root: &Path) -> Result<Self, IdentityError> {
+        match Self::read(root)? {
+            Some(identity) => Ok(identity),
+            None => Self::found(root),
+        }
+    }
+
+    /// Reads the identity in `root`; `None` in a directory that holds nothing yet.
+    pub(crate) fn read(root: &Path) -> Result<Option<Self>, IdentityError> {
         let path = root.join("meta").join("identity");
         match fs::read(&path) {
-            Ok(bytes) => Self::decode(&bytes, &path),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::found(root),
-            Err(e) => Err(IdentityError::Io(path, e)),
+            Ok(bytes) => Self::decode(&bytes, &path).map(Some),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(IdentityError::Io(path, e)),
+            Err(_) if root.join("p").exists() || root.join("meta").join("catalog").exists() => {
+                Err(IdentityError::Missing(root.to_owned()))
+            }
+            Err(_) => Ok(None),
         }
     }
 
     fn found(root: &Path) -> Result<Self, IdentityError> {
-        if root.join("p").exists() || root.join("meta").join("catalog").exists() {
-            return Err(IdentityError::Missing(root.to_owned()));
-        }
         let io = |e: io::Error| IdentityError::Io(root.to_owned(), e);
         let mut random = [0u8; 16];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())

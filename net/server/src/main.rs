@@ -8,6 +8,7 @@ mod commands;
 mod config;
 mod connection;
 mod cores;
+mod doctor;
 mod identity;
 mod live;
 mod logging;
@@ -15,6 +16,7 @@ mod metrics;
 mod outbox;
 #[cfg(test)]
 mod reference;
+mod segment;
 mod serve;
 mod shell;
 mod socket;
@@ -22,7 +24,7 @@ mod tasks;
 mod tls;
 
 use std::{
-    io::{self, BufReader, Write, stdin},
+    io::{self, BufReader, BufWriter, Write, stdin},
     process::ExitCode,
 };
 
@@ -33,7 +35,7 @@ use clap::Parser;
 
 use crate::{
     cli::{Cli, Command, ConsumeArgs, Exit, Output, ProduceArgs, SettingArgs, TopicCommand},
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, Gathered, Sources},
 };
 
 fn main() -> ExitCode {
@@ -49,7 +51,13 @@ fn main() -> ExitCode {
 
 /// What the failure means to a script.
 fn exit(error: &anyhow::Error) -> Exit {
-    if error.is::<ConfigError>() { Exit::Usage } else { commands::exit(error) }
+    if error.is::<ConfigError>() {
+        Exit::Usage
+    } else if error.is::<segment::Damaged>() {
+        segment::Damaged::EXIT
+    } else {
+        commands::exit(error)
+    }
 }
 
 /// Whoever read our output has had enough, as `head` has: that is no failure.
@@ -65,7 +73,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Topic(command) => topic(&mut client, command, cli.output),
         Command::Produce(args) => produce(&mut client, args),
         Command::Consume(args) => consume(&mut client, args, cli.output),
-        Command::Segment(_) | Command::Doctor(_) => bail!("this build cannot do that yet"),
+        Command::Segment(command) => {
+            let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+            let ran = segment::run(&command, cli.output, &mut out);
+            out.flush()?;
+            ran
+        }
+        Command::Doctor(args) => {
+            doctor::run(&servable(&args)?.0, cli.output, &mut io::stdout().lock())
+        }
         Command::Config(command) => print(command.run(cli.output)?.as_bytes()),
         Command::Completions(args) => print(&cli::completions(args.shell)),
         Command::Man(args) => cli::man_pages(&args.directory)
@@ -82,10 +98,16 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 /// Settings that this build knows and does not serve: made by anybody, they are refused.
 const UNSERVED: [&str; 2] = ["listen.advertised", "storage.index_stride"];
 
-fn serve(args: &SettingArgs) -> anyhow::Result<()> {
+/// The configuration, if this build can serve it, and where it came from.
+fn servable(args: &SettingArgs) -> anyhow::Result<(Config, Sources, Gathered)> {
     let sources = args.sources();
     let (config, gathered) = Config::load(&sources)?;
     refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
+    Ok((config, sources, gathered))
+}
+
+fn serve(args: &SettingArgs) -> anyhow::Result<()> {
+    let (config, sources, gathered) = servable(args)?;
     let logs = std::sync::Arc::new(logging::Logs::start(&config.logging)?);
     serve::serve(config, sources, gathered, &logs)
 }

@@ -25,6 +25,10 @@ use crate::{
     tasks::Task,
 };
 
+/// What a file system that copies on write means.
+pub(crate) const COPIES_ON_WRITE: &str =
+    "copies on write: commits cost more; ext4 or XFS is faster";
+
 /// Direct I/O memory that is registered with the kernel, three times over.
 const REGISTERED_BYTES: usize = 1 << 20;
 
@@ -54,7 +58,7 @@ pub(crate) fn serve(
     let wished = usize::try_from(config.limits.descriptors)?;
     let cores = usize::try_from(config.node.cores.count().get())?;
     let hands = HandsOptions {
-        descriptors: (wished.min((descriptors / 2).saturating_sub(64)) / cores).max(16),
+        descriptors: (wished.min(descriptors_for_files(descriptors)) / cores).max(16),
         memory_bytes: usize::try_from(config.limits.memory.0)? / cores,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
@@ -66,7 +70,8 @@ pub(crate) fn serve(
         .run(run(config, hands, live, metrics, stop))
 }
 
-fn executor(core: usize, cores: usize) -> LocalExecutorBuilder {
+/// The executor of a core.
+pub(crate) fn executor(core: usize, cores: usize) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement(core, cores))
         .name(&format!("core-{core}"))
         .io_memory(REGISTERED_BYTES)
@@ -243,8 +248,13 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<()> {
     }
 }
 
+/// How many of a process's descriptors segments may take; connections have the rest.
+pub(crate) fn descriptors_for_files(descriptors: usize) -> usize {
+    (descriptors / 2).saturating_sub(64).max(16)
+}
+
 /// Raises the limit of open descriptors as far as it goes; tells how far that is.
-fn raise_descriptor_limit() -> anyhow::Result<usize> {
+pub(crate) fn raise_descriptor_limit() -> anyhow::Result<usize> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -256,6 +266,6 @@ fn announce(config: &Config, findings: &Findings) {
     let (path, system) = (config.storage.data_dir.display(), findings.file_system);
     tracing::info!("{path} on {system}, {} MiB free", findings.free_bytes >> 20);
     if findings.copy_on_write {
-        tracing::warn!("{system} copies on write: commits cost more; ext4 or XFS is faster");
+        tracing::warn!("{system} {COPIES_ON_WRITE}");
     }
 }

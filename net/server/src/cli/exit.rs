@@ -15,16 +15,19 @@ pub(crate) enum Exit {
     Unreachable,
     /// The connection or the disk failed in between; it may have been done or not.
     Indeterminate,
+    /// Stored bytes are damaged.
+    Damaged,
 }
 
 /// Each code with its meaning, for the reference.
 #[cfg(test)]
-pub(super) const CODES: [(Exit, &str); 5] = [
+pub(super) const CODES: [(Exit, &str); 6] = [
     (Exit::Success, "it was done"),
     (Exit::Failure, "it was refused or failed, and was not done"),
     (Exit::Usage, "the command line or the configuration is wrong; nothing was tried"),
     (Exit::Unreachable, "the server cannot be reached; nothing was done"),
     (Exit::Indeterminate, "it failed in between; it may have been done or not"),
+    (Exit::Damaged, "stored bytes are damaged"),
 ];
 
 /// The end of the help.
@@ -34,7 +37,8 @@ Exit codes:
   1  it was refused or failed, and was not done
   2  the command line or the configuration is wrong; nothing was tried
   3  the server cannot be reached; nothing was done
-  4  it failed in between; it may have been done or not";
+  4  it failed in between; it may have been done or not
+  5  stored bytes are damaged";
 
 impl Exit {
     /// The number that the process returns.
@@ -45,6 +49,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Unreachable => 3,
             Self::Indeterminate => 4,
+            Self::Damaged => 5,
         }
     }
 }

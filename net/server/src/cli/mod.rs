@@ -69,8 +69,8 @@ pub(crate) enum Command {
     Segment(SegmentCommand),
     /// Examine this machine and the data directory as `serve` would, and say what to do.
     ///
-    /// Nothing is changed. The directory of a running server is examined only as far as its lock
-    /// allows.
+    /// Each finding is ok, a warning, or refused: then `serve` would not start, and the exit code
+    /// is 1. A probe file is written and removed, nothing else is changed.
     Doctor(SettingArgs),
     /// Check and show configurations; no server is needed.
     #[command(subcommand)]

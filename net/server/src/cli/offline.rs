@@ -7,20 +7,26 @@ use clap::{Args, Subcommand};
 /// `catena segment`.
 #[derive(Subcommand, Debug)]
 pub(crate) enum SegmentCommand {
-    /// Show the header, the footer and every frame of segment files.
+    /// Show the header, every frame and the footer of segment files.
+    ///
+    /// Each frame comes with its place, and with whether its checksums hold. Nothing is written.
     Dump {
-        /// Segment files.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
-        /// Show the records of each batch, too.
+        /// Segment files, or directories of logs.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
+        /// Show the head of each record, too: offset, timestamp, and lengths.
         #[arg(long)]
         records: bool,
     },
-    /// Read segment files through and check every checksum.
+    /// Read what is stored through, and check every checksum and that no offset is missing.
+    ///
+    /// Damage is named with file, position and offsets, and ends with exit code 5; what cannot be
+    /// read at all with 1. Nothing is written, and a server may be running. What stands behind the
+    /// last offset that is proven durable, as a crash or a write under way leaves it, is a note.
     Verify {
-        /// Segment files.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
+        /// Segment files, directories of logs, or a data directory.
+        #[arg(value_name = "PATH", required = true)]
+        paths: Vec<PathBuf>,
     },
 }
 
