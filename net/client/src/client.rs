@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use catena_format::{
-    BATCH_HEADER_BYTES, BatchHeader, Codec, Millis, Offset, PartitionIndex, ProducerEpoch,
-    ProducerId, TopicId, records::Records,
-};
+use bytes::Bytes;
+use catena_format::{BatchHeader, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{
     AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest,
@@ -14,7 +12,11 @@ use catena_wire::{
     TrimResponse,
 };
 
-use crate::{connection::Connection, error::Error};
+use crate::{
+    batch::{Fetched, split},
+    connection::Connection,
+    error::Error,
+};
 
 /// How a client behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,19 +41,6 @@ pub struct FetchOptions {
     pub max_bytes: u32,
     /// How long to wait when there is nothing yet.
     pub max_wait: Duration,
-}
-
-/// What a fetch brought.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Fetched {
-    /// Record batches, back to back.
-    pub batches: Vec<u8>,
-    /// The offset to go on at.
-    pub next_offset: Offset,
-    /// The end of what can be read by now.
-    pub high_watermark: Offset,
-    /// The first readable offset.
-    pub log_start: Offset,
 }
 
 impl Client {
@@ -276,90 +265,17 @@ impl Client {
             return Err(Error::Server { code: response.error, message });
         }
         Error::check(response.error, &response.message)?;
-        for batch in split(&batches) {
+        let batches = Bytes::from(batches);
+        for batch in split(batches.clone()) {
             let batch = batch?;
-            BatchHeader::parse(batch)?.verify(batch)?;
+            BatchHeader::parse(&batch)?.verify(&batch)?;
         }
         Ok(Fetched {
+            partition,
             batches,
             next_offset: response.next_offset,
             high_watermark: response.high_watermark,
             log_start: response.log_start,
         })
     }
-}
-
-impl Fetched {
-    /// The batches one by one, with their headers.
-    ///
-    /// # Errors
-    /// [`Error::Batch`] where the bytes are none.
-    pub fn batches(&self) -> impl Iterator<Item = Result<(BatchHeader, &[u8]), Error>> {
-        split(&self.batches).map(|batch| {
-            let batch = batch?;
-            Ok((BatchHeader::parse(batch)?, batch))
-        })
-    }
-}
-
-/// The records of an uncompressed batch.
-///
-/// # Errors
-/// [`Error::Compressed`].
-pub(crate) fn records<'a>(header: &BatchHeader, batch: &'a [u8]) -> Result<Records<'a>, Error> {
-    if header.codec != Codec::None {
-        return Err(Error::Compressed(header.codec));
-    }
-    let base = Millis::new(header.base_timestamp.get());
-    Ok(Records::new(&batch[BATCH_HEADER_BYTES..], header.count, base))
-}
-
-impl Fetched {
-    /// Hands every record from offset `from` on to `each`, with its offset.
-    ///
-    /// # Errors
-    /// The first of the batches', the records', or `each`'s own.
-    pub fn each_record<E: From<Error>>(
-        &self,
-        from: Offset,
-        mut each: impl FnMut(Offset, &catena_format::records::Record<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for batch in self.batches() {
-            let (header, bytes) = batch?;
-            let base = header.stored_offset().map_err(Error::Batch)?.get();
-            for record in records(&header, bytes)? {
-                let record = record.map_err(Error::Record)?;
-                let offset = Offset::new(base + u64::from(record.offset_delta));
-                // A fetch within a batch brings the whole of it.
-                if offset >= from {
-                    each(offset, &record)?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Error>> {
-    std::iter::from_fn(move || {
-        if bytes.is_empty() {
-            return None;
-        }
-        let length = BatchHeader::length_of(bytes).map_err(Error::Batch);
-        let batch = length.and_then(|length| {
-            bytes.split_at_checked(length).ok_or_else(|| {
-                Error::Protocol("the last batch of a fetch is incomplete".to_owned())
-            })
-        });
-        match batch {
-            Ok((batch, rest)) => {
-                bytes = rest;
-                Some(Ok(batch))
-            }
-            Err(error) => {
-                bytes = &[];
-                Some(Err(error))
-            }
-        }
-    })
 }

@@ -5,6 +5,8 @@ use std::io;
 use catena_format::{BatchError, records::RecordError};
 use catena_wire::{Class, ErrorCode, FrameError, WireError};
 
+use crate::compression::CompressionError;
+
 /// An error of the client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,9 +36,9 @@ pub enum Error {
     /// A record that was read is damaged, or one to send is too large.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Records are compressed with a codec that this client does not know yet.
-    #[error("the records are compressed ({0:?}), which this client does not read yet")]
-    Compressed(catena_format::Codec),
+    /// Records cannot be compressed or decompressed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
 }
 
 impl Error {
@@ -46,7 +48,7 @@ impl Error {
         match self {
             Self::Server { code, .. } => code.class(),
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
-            Self::Batch(_) | Self::Record(_) | Self::Compressed(_) => Class::Definite,
+            Self::Batch(_) | Self::Record(_) | Self::Compression(_) => Class::Definite,
         }
     }
 

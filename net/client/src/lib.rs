@@ -6,17 +6,21 @@
 //! that each is stored once and in order; [`Client::fetch`] reads batches back.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod client;
+mod compression;
 mod connection;
 mod error;
 mod partitioner;
 mod producer;
 
+pub use batch::{Batch, Fetched};
 pub use catena_wire::{
     Class, DescribeTopicResponse, Durability, ErrorCode, OffsetQuery, PartitionDetail, Setting,
     TopicMetadata,
 };
-pub use client::{Client, FetchOptions, Fetched, Options};
+pub use client::{Client, FetchOptions, Options};
+pub use compression::{Compression, CompressionError, CompressionUnknown, DECOMPRESSED_BYTES_MAX};
 pub use connection::Connection;
 pub use error::Error;
 pub use partitioner::{murmur2, partition_for_key};

@@ -11,7 +11,7 @@ use catena_format::{
 };
 use catena_wire::{Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse};
 
-use crate::{client::Client, connection::Connection, error::Error};
+use crate::{client::Client, compression::Compression, connection::Connection, error::Error};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ pub struct ProducerOptions {
     pub in_flight: usize,
     /// When the server answers.
     pub durability: Durability,
+    /// How batches are compressed; one that would not get smaller is sent as it is.
+    pub compression: Compression,
     /// How long a batch is retried before it is given up as indeterminate.
     pub delivery_timeout: Duration,
 }
@@ -35,6 +37,7 @@ impl Default for ProducerOptions {
             batch_bytes: 64 << 10,
             in_flight: 32,
             durability: Durability::ChainDisk,
+            compression: Compression::None,
             delivery_timeout: Duration::from_secs(120),
         }
     }
@@ -168,7 +171,8 @@ impl<'a> Producer<'a> {
         }
         let (id, epoch) = self.stamp;
         let sequence = Sequence::new(self.sequences[at]);
-        let bytes = builder.build(ProducerStamp { id, epoch, sequence })?;
+        let stamp = ProducerStamp { id, epoch, sequence };
+        let bytes = build(&builder, stamp, self.options.compression)?;
         self.sequences[at] = sequence.wrapping_add(builder.count()).get();
         self.sent.push_back(Batch { partition, bytes, correlation: None, begun: Instant::now() });
         while self.sent.len() > self.options.in_flight {
@@ -279,6 +283,21 @@ impl<'a> Producer<'a> {
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
         Ok(())
     }
+}
+
+/// The finished batch, compressed if that makes it smaller.
+pub(crate) fn build(
+    builder: &BatchBuilder,
+    stamp: ProducerStamp,
+    compression: Compression,
+) -> Result<Vec<u8>, Error> {
+    if compression != Compression::None {
+        let compressed = compression.compress(builder.records())?;
+        if compressed.len() < builder.records().len() {
+            return Ok(builder.build_with(stamp, compression.codec(), &compressed)?);
+        }
+    }
+    Ok(builder.build(stamp)?)
 }
 
 fn receipt(response: &ProduceResponse<'_>, latency: Duration) -> Receipt {
