@@ -26,7 +26,7 @@ const XERIAL_HEADER: [u8; 16] = *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 
 /// Why records cannot be compressed or decompressed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressionError {
     /// The bytes are not what the codec writes.
