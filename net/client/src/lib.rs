@@ -43,6 +43,8 @@ mod options;
 mod record;
 mod shared;
 mod ticket;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 /// Ids, batches and records, as the disk and the wire have them.
 pub use catena_format as format;

@@ -22,6 +22,8 @@ pub(crate) mod partitioner;
 pub(crate) mod producer;
 pub(crate) mod reader;
 pub(crate) mod session;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 

@@ -527,9 +527,8 @@ impl Producer {
             self.close(index);
         }
         let partition = &self.partitions[index as usize];
-        let Some(at) = at.or_else(|| partition.next_to_send().filter(|_| due)) else {
-            return false;
-        };
+        let at = if due { partition.next_to_send() } else { at };
+        let Some(at) = at else { return false };
         let bytes = partition.closed[at].bytes.len();
         let room = limits.in_flight_bytes_max as usize;
         if self.in_flight > 0 && self.in_flight_bytes + bytes > room {
