@@ -14,10 +14,10 @@
 //! and worth another try; *indeterminate*, done or not.
 //!
 //! ```no_run
-//! use catena_client::{Client, ConsumerOptions, NewRecord, Options, ProducerOptions};
+//! use catena_client::{Client, ConsumerOptions, NewRecord, ProducerOptions};
 //!
 //! # fn main() -> Result<(), catena_client::Error> {
-//! let mut client = Client::new(Options::default());
+//! let mut client = Client::connect("catena://127.0.0.1:9200?client_id=greeter")?;
 //! let producer = client.producer("greetings", ProducerOptions::default())?;
 //! let ticket = producer.append(&NewRecord::value(b"hello"))?;
 //! println!("stored at {}", ticket.wait()?.first_offset);
@@ -45,6 +45,7 @@ mod shared;
 mod ticket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+mod url;
 
 /// Ids, batches and records, as the disk and the wire have them.
 pub use catena_format as format;
