@@ -1,4 +1,5 @@
-//! Floor 3: the Rust client of Catena. Neither the server nor its runtime is in its dependency tree.
+//! Floor 3: the Rust client of Catena. Neither the server nor its runtime is in its tree of
+//! dependencies.
 //!
 //! One core decides and does nothing: connections, batches, retries, reading ahead. Two front ends
 //! do it: [`blocking`] for threads, and `tokio` (behind the cargo feature of that name) for tasks.
@@ -10,8 +11,8 @@
 //!   or the server fails, so that each is stored once and in order;
 //! - a `Consumer` reads [`Batch`]es ahead, whose records are borrowed from them.
 //!
-//! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not done
-//! and worth another try; *indeterminate*, done or not.
+//! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not
+//! done and worth another try; *indeterminate*, done or not.
 //!
 //! ```no_run
 //! use catena_client::{Client, ConsumerOptions, NewRecord, ProducerOptions};

@@ -22,7 +22,8 @@ use crate::{
 /// let options = Options::new("one:9200,two:9200")
 ///     .with_client_id("billing")
 ///     .with_request_timeout(Duration::from_secs(5));
-/// assert_eq!(Ok(options), "catena://one,two?client_id=billing&timeout=5s".parse().map_err(|_| ()));
+/// assert_eq!(options, "catena://one,two?client_id=billing&timeout=5s".parse()?);
+/// # Ok::<(), catena_client::Error>(())
 /// ```
 ///
 /// [`Options::from_str`]: std::str::FromStr::from_str
