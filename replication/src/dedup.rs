@@ -1,6 +1,6 @@
 //! The dedup table: which sequences of which producers the log holds, a fold of the log.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use catena_format::{BatchHeader, FrameHeader, Millis, Offset, ProducerEpoch, Sequence};
 use catena_log::Fold;
@@ -14,6 +14,9 @@ pub const PRODUCERS_MAX: usize = 20_000;
 pub const PRODUCER_EXPIRY_MS: i64 = 7 * 24 * 3600 * 1000;
 /// A producer that was silent for so long may be forgotten for a new one when the table is full.
 pub const PRODUCER_IDLE_MS: i64 = 3600 * 1000;
+
+/// Sequences of one producer that are remembered at most: beyond, they would repeat themselves.
+const SEQUENCES_MAX: u32 = i32::MAX.cast_unsigned();
 
 const SNAPSHOT_VERSION: u8 = 1;
 const SNAPSHOT_PREFIX_BYTES: usize = 16;
@@ -112,7 +115,8 @@ impl Dedup {
         }
         let full = self.producers.len() >= PRODUCERS_MAX;
         let oldest = self.by_age.values().next().and_then(|id| self.producers.get(id));
-        let idle = |p: &ProducerState| now.get() - p.last_append_time >= PRODUCER_IDLE_MS;
+        let idle =
+            |p: &ProducerState| now.get().saturating_sub(p.last_append_time) >= PRODUCER_IDLE_MS;
         if full && !oldest.is_some_and(idle) { Verdict::TooManyProducers } else { Verdict::New }
     }
 
@@ -130,7 +134,7 @@ impl Dedup {
 
     fn expire(&mut self) {
         while let Some(id) = self.by_age.values().next() {
-            let silent = self.newest - self.producers[id].last_append_time;
+            let silent = self.newest.saturating_sub(self.producers[id].last_append_time);
             if silent < PRODUCER_EXPIRY_MS {
                 return;
             }
@@ -145,7 +149,21 @@ impl Dedup {
         }
         let mut aligned = AlignedVec::<16>::with_capacity(archive.len());
         aligned.extend_from_slice(archive);
-        rkyv::from_bytes::<SnapshotV1, rancor::Error>(&aligned).ok()
+        let read = rkyv::from_bytes::<SnapshotV1, rancor::Error>(&aligned).ok();
+        read.filter(SnapshotV1::is_sound)
+    }
+}
+
+impl SnapshotV1 {
+    /// Whether a table can have come to this.
+    fn is_sound(&self) -> bool {
+        let ids_rise = self.producers.is_sorted_by(|a, b| a.id < b.id);
+        let offsets: BTreeSet<u64> = self.producers.iter().map(|p| p.last_offset).collect();
+        let sound = |p: &ProducerState| p.is_sound() && p.last_append_time <= self.newest;
+        ids_rise
+            && offsets.len() == self.producers.len()
+            && self.producers.len() <= PRODUCERS_MAX
+            && self.producers.iter().all(sound)
     }
 }
 
@@ -171,20 +189,50 @@ impl ProducerState {
         let fits = |run: &Run| {
             run.offset + u64::from(run.count) == offset
                 && Sequence::new(run.sequence).wrapping_add(run.count).get() == sequence
+                && run.batches < DEDUP_WINDOW
+                && run.count <= SEQUENCES_MAX - count
         };
         match self.runs.last_mut().filter(|run| fits(run)) {
-            Some(run) if run.batches < DEDUP_WINDOW => {
+            Some(run) => {
                 run.count += count;
                 run.batches += 1;
             }
-            _ => self.runs.push(Run { sequence, offset, count, batches: 1 }),
+            None => self.runs.push(Run { sequence, offset, count, batches: 1 }),
         }
         let mut batches: u32 = self.runs.iter().map(|run| run.batches).sum();
+        let mut sequences = self.sequences();
         let mut runs: VecDeque<_> = std::mem::take(&mut self.runs).into();
-        while runs.front().is_some_and(|run| batches - run.batches >= DEDUP_WINDOW) {
-            batches -= runs.pop_front().expect("there is a first run").batches;
+        let too_old = |run: &Run, batches, sequences| {
+            batches - run.batches >= DEDUP_WINDOW || sequences > u64::from(SEQUENCES_MAX)
+        };
+        while runs.front().is_some_and(|run| too_old(run, batches, sequences)) {
+            let run = runs.pop_front().expect("there is a first run");
+            batches -= run.batches;
+            sequences -= u64::from(run.count);
         }
         self.runs = runs.into();
+    }
+
+    /// Sequences that are remembered.
+    fn sequences(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.count)).sum()
+    }
+
+    /// Whether a producer's batches can have led here.
+    fn is_sound(&self) -> bool {
+        let run = |run: &Run| {
+            let end = run.offset.checked_add(u64::from(run.count));
+            run.sequence >= 0
+                && (1..=DEDUP_WINDOW).contains(&run.batches)
+                && run.batches <= run.count
+                && end.is_some_and(|end| end <= Offset::MAX.get())
+        };
+        self.id >= 0
+            && self.next_sequence >= 0
+            && self.last_offset <= Offset::MAX.get()
+            && self.runs.len() <= DEDUP_WINDOW as usize
+            && self.runs.iter().all(run)
+            && self.sequences() <= u64::from(SEQUENCES_MAX)
     }
 }
 
@@ -252,6 +300,7 @@ impl Fold for Dedup {
 mod tests {
     use catena_format::{
         Epoch, ProducerId,
+        limits::BATCH_RECORDS_MAX,
         records::{BatchBuilder, Producer},
     };
 
@@ -282,7 +331,11 @@ mod tests {
         }
 
         fn apply(&mut self, id: i64, epoch: i16, sequence: i32, count: u32) {
-            let batch = batch(id, epoch, sequence, count);
+            self.apply_batch(&batch(id, epoch, sequence, count));
+        }
+
+        fn apply_batch(&mut self, batch: &[u8]) {
+            let BatchHeader { count, .. } = BatchHeader::parse(batch).unwrap();
             let frame = FrameHeader {
                 mark: false,
                 payload_length: batch.len() as u32,
@@ -295,7 +348,7 @@ mod tests {
                 durable_end: Offset::ZERO,
                 payload_crc: 0,
             };
-            self.dedup.apply(&frame, &batch);
+            self.dedup.apply(&frame, batch);
             self.next += u64::from(count);
         }
     }
@@ -351,6 +404,48 @@ mod tests {
         assert_eq!(b.check(1, 0, 1, 1), Verdict::New);
         assert_eq!(b.check(1, 0, i32::MAX, 2), duplicate(1, 3));
         assert_eq!(b.check(1, 0, 0, 1), duplicate(0, 1));
+    }
+
+    #[test]
+    fn batches_that_claim_the_most_records_do_not_overflow_the_window() {
+        let (mut b, count) = (bench(), BATCH_RECORDS_MAX);
+        let claiming = |sequence: Sequence| {
+            let mut bytes = batch(1, 0, sequence.get(), 1);
+            let delta = (count - 1).to_be_bytes();
+            bytes[23..27].copy_from_slice(&delta);
+            bytes[57..61].copy_from_slice(&count.to_be_bytes());
+            bytes
+        };
+        let mut sequence = Sequence::new(0);
+        let mut last = (sequence, 0);
+        for _ in 0..2 * DEDUP_WINDOW {
+            let bytes = claiming(sequence);
+            b.apply_batch(&bytes);
+            last = (sequence, b.next - u64::from(count));
+            sequence = sequence.wrapping_add(count);
+        }
+        // Sequences have come round: the last batch is known by its own offset, not an older one's.
+        let retry = BatchHeader::parse(&claiming(last.0)).unwrap();
+        assert_eq!(b.dedup.check(&retry, Millis::new(0)), duplicate(last.1, b.next));
+        assert!(Dedup::default().restore(&b.dedup.snapshot()));
+    }
+
+    #[test]
+    fn a_snapshot_that_no_table_makes_is_refused() {
+        let refused = |spoil: fn(&mut ProducerState)| {
+            let mut b = bench();
+            b.apply(1, 0, 0, 3);
+            spoil(b.dedup.producers.get_mut(&1).unwrap());
+            !Dedup::default().restore(&b.dedup.snapshot())
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|p| p.runs[0].offset = u64::MAX));
+        assert!(refused(|p| p.runs[0].count = u32::MAX));
+        assert!(refused(|p| p.runs[0].sequence = -1));
+        assert!(refused(|p| p.runs[0].batches = 0));
+        assert!(refused(|p| p.next_sequence = -1));
+        assert!(refused(|p| p.last_append_time = 6));
+        assert!(refused(|p| p.id = -1));
     }
 
     #[test]

@@ -2,5 +2,6 @@
 //! of the product.
 #![forbid(unsafe_code)]
 
+pub mod fuzz;
 pub mod sim;
 pub mod skip;

@@ -12,6 +12,9 @@
 //! and travels with the batch. `header CRC` covers the 60 bytes before it and the batch's first 16
 //! bytes, seeded with where the frame belongs: bytes that are misdirected, stale or recycled do not
 //! validate. A *mark* is a frame without a batch: it only carries `durable end`.
+//!
+//! Every later version keeps bytes 0 to 6 and, in the last four bytes of its header, a CRC over the
+//! same things: so a build can tell a frame that it does not know from a damaged one.
 
 use crate::{
     batch::BATCH_PREFIX_BYTES,
@@ -29,6 +32,9 @@ pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"CTNF");
 pub const FRAME_VERSION: u8 = 1;
 
 const FLAG_MARK: u16 = 1;
+
+/// The shortest header that another version may have: magic, version, length, CRC.
+const OTHER_HEADER_BYTES_MIN: usize = 12;
 
 /// Where a frame belongs: the seed of its header CRC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +60,7 @@ pub enum FrameError {
     /// The bytes do not start with a frame's magic.
     #[error("no frame starts here")]
     Absent,
-    /// A version that this build does not know.
+    /// A version that this build does not know; its header CRC matches, so it was written for here.
     #[error("frame version {0} is unknown")]
     Version(u8),
     /// A field is not possible.
@@ -143,7 +149,7 @@ impl FrameHeader {
             return Err(FrameError::Absent);
         }
         if bytes[4] != FRAME_VERSION {
-            return Err(FrameError::Version(bytes[4]));
+            return Err(other_version(bytes, seed, position));
         }
         let (flags, payload) = (u16_at(bytes, 6), u32_at(bytes, 8) as usize);
         if usize::from(bytes[5]) != FRAME_HEADER_BYTES
@@ -215,14 +221,41 @@ pub fn payload_crc(batch: &[u8]) -> u32 {
 }
 
 fn header_crc(frame: &[u8], payload: usize, seed: FrameSeed, position: Position) -> u32 {
-    let prefix = FRAME_HEADER_BYTES + payload.min(BATCH_PREFIX_BYTES);
+    sealed_crc(frame, FRAME_HEADER_BYTES, payload, seed, position)
+}
+
+/// The CRC that ends a header of `header` bytes with a batch of `payload` bytes behind it.
+fn sealed_crc(
+    frame: &[u8],
+    header: usize,
+    payload: usize,
+    seed: FrameSeed,
+    position: Position,
+) -> u32 {
     crc32_of(&[
         &seed.uid.get().to_le_bytes(),
         &seed.file.get().to_le_bytes(),
         &position.get().to_le_bytes(),
-        &frame[..60],
-        &frame[FRAME_HEADER_BYTES..prefix],
+        &frame[..header - 4],
+        &frame[header..header + payload.min(BATCH_PREFIX_BYTES)],
     ])
+}
+
+/// What a frame is whose version is not ours: of a version yet unknown, or damaged.
+fn other_version(bytes: &[u8], seed: FrameSeed, position: Position) -> FrameError {
+    let header = usize::from(bytes[5]);
+    if header < OTHER_HEADER_BYTES_MIN {
+        return FrameError::Field;
+    }
+    let needed = header + BATCH_PREFIX_BYTES;
+    if bytes.len() < needed {
+        return FrameError::Truncated { needed, given: bytes.len() };
+    }
+    // With a batch behind it, or without one.
+    let known = [BATCH_PREFIX_BYTES, 0].map(|payload| {
+        sealed_crc(bytes, header, payload, seed, position) == u32_at(bytes, header - 4)
+    });
+    if known.contains(&true) { FrameError::Version(bytes[4]) } else { FrameError::HeaderChecksum }
 }
 
 #[cfg(test)]
@@ -283,6 +316,24 @@ mod tests {
                 .and_then(|header| header.payload(&bad).map(<[u8]>::len));
             assert!(read.is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn another_version_is_told_from_damage() {
+        for (header, payload) in [(72, 400), (48, 0), (255, 16)] {
+            let mut later = vec![7; header + payload.max(16)];
+            later[..4].copy_from_slice(b"CTNF");
+            (later[4], later[5]) = (2, header as u8);
+            let crc = sealed_crc(&later, header, payload, SEED, Position::new(4096));
+            put_u32(&mut later, header - 4, crc);
+            let read = |at| FrameHeader::read(&later, SEED, Position::new(at));
+            assert_eq!(read(4096), Err(FrameError::Version(2)));
+            assert_eq!(read(8192), Err(FrameError::HeaderChecksum));
+        }
+        let mut flipped = frame();
+        flipped[4] ^= 2;
+        let read = FrameHeader::read(&flipped, SEED, Position::new(4096));
+        assert_eq!(read, Err(FrameError::HeaderChecksum));
     }
 
     /// Pins the bytes: a change here is a change of the disk format.

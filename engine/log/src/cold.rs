@@ -157,6 +157,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Next::Batches(batches) => Ok(ReadAnswer::Batches(batches)),
             Next::Time(offset) => Ok(ReadAnswer::Offset(Some(offset.max(self.log_start)))),
             Next::Damaged(range) => Err(self.damage(range)),
+            Next::Unknown(version) => Err(ReadError::Version(version)),
             Next::Nothing => match self.go_on(id, &cold) {
                 Some(answer) => Ok(answer),
                 None => return,

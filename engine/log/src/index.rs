@@ -8,6 +8,7 @@ use crate::{
     config::INDEX_STRIDE_BYTES,
     image::{self, ImageError, Kind},
     io::{Memory, MemoryExhausted},
+    manifest::{COUNTED_MAX, FILE_END_MAX},
 };
 
 /// A frame's place, and the greatest timestamp of the log before it.
@@ -37,6 +38,20 @@ struct ImageV1 {
     records: u64,
     entries: Vec<Entry>,
     fold: Vec<u8>,
+}
+
+impl ImageV1 {
+    /// Whether a segment can have come to this: numbers that are possible, entries in order.
+    fn is_sound(&self) -> bool {
+        let rises = |a: &Entry, b: &Entry| a.offset < b.offset && a.position < b.position;
+        self.entries.is_sorted_by(rises)
+            && self.entries.last().is_none_or(|last| last.position <= FILE_END_MAX)
+            && self.base <= self.end
+            && self.end <= Offset::MAX.get()
+            && self.end_position <= FILE_END_MAX
+            && self.batches < COUNTED_MAX
+            && self.records < COUNTED_MAX
+    }
 }
 
 /// How far a segment has come, with the running figures of the log at that place.
@@ -139,11 +154,7 @@ pub(crate) fn read_image(uid: PartitionUid, bytes: &[u8]) -> Result<IndexImage, 
     let archive = image::unwrap(Kind::Index, uid, bytes)?;
     let image =
         rkyv::from_bytes::<ImageV1, rancor::Error>(&archive).map_err(|_| ImageError::Damaged)?;
-    let sorted = image
-        .entries
-        .windows(2)
-        .all(|w| w[0].offset < w[1].offset && w[0].position < w[1].position);
-    if !sorted || image.end < image.base {
+    if !image.is_sound() {
         return Err(ImageError::Damaged);
     }
     Ok(IndexImage {
@@ -203,21 +214,46 @@ mod tests {
         assert_eq!(late.entries.len(), 4);
     }
 
+    const PROGRESS: Progress = Progress {
+        end: Offset::new(500),
+        end_position: Position::new(900_000),
+        max_timestamp: Millis::new(5),
+        last_append_time: Millis::new(6),
+        batches: 7,
+        records: 8,
+    };
+
+    fn read_back(progress: Progress, index: &Index) -> Result<IndexImage, ImageError> {
+        let (uid, file, base) = (PartitionUid::new(1), FileNumber::new(2), Offset::new(0));
+        let image = write_image(uid, file, base, &progress, index, vec![1, 2], &mut Heap);
+        read_image(uid, &image.unwrap())
+    }
+
     #[test]
     fn an_image_reads_back() {
-        let progress = Progress {
-            end: Offset::new(500),
-            end_position: Position::new(900_000),
-            max_timestamp: Millis::new(5),
-            last_append_time: Millis::new(6),
-            batches: 7,
-            records: 8,
-        };
-        let (uid, file, base) = (PartitionUid::new(1), FileNumber::new(2), Offset::new(0));
-        let image =
-            write_image(uid, file, base, &progress, &index(), vec![1, 2], &mut Heap).unwrap();
-        let read = read_image(uid, &image).unwrap();
-        assert_eq!((read.file, read.progress, read.fold), (file, progress, vec![1, 2]));
+        let read = read_back(PROGRESS, &index()).unwrap();
+        assert_eq!(read.file, FileNumber::new(2));
+        assert_eq!((read.progress, read.fold), (PROGRESS, vec![1, 2]));
         assert_eq!(read.index, index());
+    }
+
+    #[test]
+    fn an_image_that_no_segment_makes_is_damaged() {
+        let far = Position::new(u64::MAX);
+        let mut late = Index::default();
+        late.note(Offset::new(1), far, Millis::new(0));
+        let mut disordered = index();
+        disordered.entries.swap(3, 4);
+        for index in [late, disordered] {
+            assert_eq!(read_back(PROGRESS, &index), Err(ImageError::Damaged));
+        }
+        for progress in [
+            Progress { end_position: far, ..PROGRESS },
+            Progress { end: Offset::new(u64::MAX), ..PROGRESS },
+            Progress { batches: u64::MAX, ..PROGRESS },
+            Progress { records: u64::MAX, ..PROGRESS },
+        ] {
+            assert_eq!(read_back(progress, &index()), Err(ImageError::Damaged));
+        }
     }
 }

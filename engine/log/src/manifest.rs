@@ -2,7 +2,7 @@
 //! written only after the first is durable, so that neither a torn write nor one rotten copy loses
 //! it.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use catena_format::{
     ClusterId, Epoch, FileNumber, Millis, Offset, PartitionIndex, PartitionUid, Position, TopicId,
@@ -10,10 +10,15 @@ use catena_format::{
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
-    config::DAMAGED_RANGES_MAX,
+    config::{DAMAGED_RANGES_MAX, SEGMENTS_MAX},
     image::{self, ImageError, Kind},
     io::{Memory, MemoryExhausted},
 };
+
+/// No segment ends behind this.
+pub(crate) const FILE_END_MAX: u64 = 1 << 40;
+/// As many manifests, files, batches or records no log has had.
+pub(crate) const COUNTED_MAX: u64 = 1 << 62;
 
 /// Which log this is; written into its manifest and segments and checked when they are read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +148,9 @@ impl Manifest {
         if !ours {
             return Err(ImageError::Foreign(identity.uid.get()));
         }
+        if !m.is_sound() {
+            return Err(ImageError::Damaged);
+        }
         let ranges = m.damaged.iter().map(|(from, to)| Offset::new(*from)..Offset::new(*to));
         Ok(Self {
             generation: m.generation,
@@ -151,10 +159,53 @@ impl Manifest {
             next_file: FileNumber::new(m.next_file),
             fold_file: FileNumber::new(m.fold_file),
             epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
-            damaged: ranges.collect(),
+            damaged: ranges.chain(m.gaps()).collect(),
             segments: m.segments.iter().map(SegmentEntry::from_archived).collect(),
         })
     }
+}
+
+impl ManifestV1 {
+    /// Whether a log can have come to this: numbers that are possible, segments in order.
+    fn is_sound(&self) -> bool {
+        let files: BTreeSet<u64> = self.segments.iter().map(|s| s.file).collect();
+        let in_order = |before: &SegmentV1, next: &SegmentV1| {
+            before.base <= next.base && (!before.sealed || before.end <= next.base)
+        };
+        let sound = |s: &SegmentV1| {
+            let end = if s.sealed { s.end } else { s.base };
+            s.base <= end && end <= Offset::MAX.get() && s.end_position <= FILE_END_MAX
+        };
+        self.log_start <= self.log_end
+            && self.log_end <= Offset::MAX.get()
+            && self.generation < COUNTED_MAX
+            && self.next_file < COUNTED_MAX
+            && self.segments.len() <= SEGMENTS_MAX
+            && files.len() == self.segments.len()
+            && files.last().is_none_or(|last| *last < self.next_file)
+            && self.segments.iter().all(sound)
+            && self.segments.is_sorted_by(in_order)
+            && self.epochs.iter().all(|(epoch, _)| *epoch <= Epoch::MAX.get())
+    }
+
+    /// Offsets that no segment holds, up to the first that is not sealed: given, and nowhere.
+    fn gaps(&self) -> Vec<Range<Offset>> {
+        let (mut at, mut gaps) = (self.log_start, Vec::new());
+        let holds = |s: &SegmentV1| s.base..if s.sealed { s.end } else { u64::MAX };
+        for held in self.segments.iter().map(holds).chain([self.log_end..u64::MAX]) {
+            if at < held.start {
+                gaps.push(Offset::new(at)..Offset::new(held.start));
+            }
+            at = at.max(held.end);
+        }
+        gaps
+    }
+}
+
+/// No frame of segment `at` ends behind this offset: the next segment begins there.
+pub(crate) fn end_max(segments: &[SegmentEntry], at: usize) -> Offset {
+    let next = segments.get(at + 1).map_or(Offset::MAX, |next| next.base);
+    if segments[at].sealed { segments[at].end } else { next }
 }
 
 impl SegmentEntry {
@@ -263,8 +314,8 @@ mod tests {
 
     #[test]
     fn a_manifest_reads_back_and_belongs_to_one_log() {
-        let mut manifest = Manifest::empty();
-        manifest.generation = 5;
+        let mut manifest = Manifest { generation: 5, ..Manifest::empty() };
+        manifest.next_file = FileNumber::new(2);
         manifest.epochs.push((Epoch::new(1), Offset::new(0)));
         manifest.damaged.insert(range(3, 9));
         manifest.segments.push(SegmentEntry {
@@ -281,6 +332,68 @@ mod tests {
         assert_eq!(Manifest::read(&bytes, &identity()).unwrap(), manifest);
         let other = LogIdentity { partition: PartitionIndex::new(9), ..identity() };
         assert!(Manifest::read(&bytes, &other).is_err());
+    }
+
+    fn segment(file: u64, base: u64, end: u64) -> SegmentEntry {
+        SegmentEntry {
+            file: FileNumber::new(file),
+            base: Offset::new(base),
+            sealed: true,
+            end: Offset::new(end),
+            end_position: Position::new(8192),
+            file_bytes: 0,
+            max_timestamp: Millis::new(-1),
+            last_append_time: Millis::new(-1),
+        }
+    }
+
+    /// Two segments, changed, as they are read back.
+    fn changed(change: fn(&mut Manifest)) -> Result<Manifest, ImageError> {
+        let mut manifest = Manifest { log_end: Offset::new(20), ..Manifest::empty() };
+        manifest.next_file = FileNumber::new(3);
+        manifest.segments = vec![segment(1, 0, 10), segment(2, 10, 20)];
+        change(&mut manifest);
+        Manifest::read(&manifest.write(&identity(), &mut Heap).unwrap(), &identity())
+    }
+
+    #[test]
+    fn a_manifest_that_no_log_makes_is_damaged() {
+        assert!(changed(|_| {}).is_ok());
+        // What is not sealed has no end yet, and may lie above what is durable.
+        let active = changed(|m| {
+            let end = Offset::ZERO;
+            m.segments[1] = SegmentEntry { sealed: false, end, ..segment(2, 30, 0) };
+        });
+        assert!(active.is_ok());
+        let refused = |change| changed(change).err() == Some(ImageError::Damaged);
+        assert!(refused(|m| m.generation = u64::MAX));
+        assert!(refused(|m| m.log_start = Offset::new(21)));
+        assert!(refused(|m| m.log_end = Offset::new(u64::MAX)));
+        assert!(refused(|m| m.next_file = FileNumber::new(2)));
+        assert!(refused(|m| m.segments[1].file = FileNumber::new(1)));
+        assert!(refused(|m| m.segments[1].base = Offset::new(9)));
+        assert!(refused(|m| m.segments[1].end = Offset::new(9)));
+        assert!(refused(|m| m.segments[1].end = Offset::new(u64::MAX)));
+        assert!(refused(|m| m.segments[1].end_position = Position::new(u64::MAX)));
+        assert!(refused(|m| m.segments.swap(0, 1)));
+    }
+
+    #[test]
+    fn what_lies_between_segments_is_damaged() {
+        let read = changed(|m| m.segments[1] = segment(2, 15, 20)).unwrap();
+        assert_eq!(read.damaged.iter().cloned().collect::<Vec<_>>(), [range(10, 15)]);
+        let empty = changed(|m| {
+            m.segments.remove(0);
+            m.segments[0].base = Offset::new(15);
+            m.log_end = Offset::new(30);
+        });
+        let empty: Vec<_> = empty.unwrap().damaged.iter().cloned().collect();
+        assert_eq!(empty, [range(0, 15), range(20, 30)]);
+        let trimmed = changed(|m| {
+            m.segments[1] = segment(2, 15, 20);
+            m.log_start = Offset::new(15);
+        });
+        assert_eq!(trimmed.unwrap().damaged.iter().count(), 0);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     index::{self, Index, IndexImage, Progress},
     io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Slot},
     log::Log,
-    manifest::{LogIdentity, Manifest},
+    manifest::{LogIdentity, Manifest, end_max},
     scan::{Scan, Scanned},
     time::Now,
 };
@@ -44,6 +44,9 @@ pub enum OpenError {
     /// A file was written by a newer version.
     #[error("segment file {0} was written by a version that this build does not know")]
     Unsupported(FileNumber),
+    /// A batch means nothing to the state that is derived from the log.
+    #[error("the batch at offset {0} was written by a version that this build does not know")]
+    Batch(Offset),
     /// Reading the directory failed.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -67,6 +70,9 @@ pub struct RecoveryReport {
     pub resumed_at_mark: bool,
     /// One copy of the manifest was unreadable and was replaced.
     pub manifest_repaired: bool,
+    /// What was derived from batches that are trimmed by now cannot be read any more: of a
+    /// partition, producers that wrote nothing since are unknown.
+    pub fold_lost: bool,
 }
 
 /// A log's files as recovery leaves them.
@@ -265,6 +271,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     fn choose_manifest(&mut self) -> Flow<F> {
+        // A copy that a newer build wrote is the newer one, whatever the other says.
+        let mut errors = self.copies.iter().flatten().filter_map(|copy| copy.as_ref().err());
+        if let Some(newer) = errors.find(|error| matches!(error, ImageError::Version(_))) {
+            return Err(OpenError::Manifest(*newer));
+        }
         let generation = |copy: &Option<Result<Manifest, ImageError>>| match copy {
             Some(Ok(manifest)) => Some(manifest.generation),
             _ => None,
@@ -332,6 +343,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.state = State::ReadingFold;
             return Ok(None);
         }
+        self.report.fold_lost = self.manifest.fold_file != FileNumber::new(0);
         self.begin_scan(0, None)
     }
 
@@ -342,6 +354,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         if !image.is_some_and(|image| fold.restore(&image.fold)) {
             fold.reset();
+            self.report.fold_lost = true;
         }
         self.begin_scan(0, None)
     }
@@ -356,7 +369,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             let whole = !segment.sealed
                 || (image.progress.end, image.progress.end_position)
                     == (segment.end, segment.end_position);
-            image.file == segment.file && image.base == segment.base && whole
+            let within = image.progress.end <= end_max(&self.manifest.segments, at);
+            image.file == segment.file && image.base == segment.base && whole && within
         });
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         match image {
@@ -383,6 +397,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if let Some(op) = scan.advance(fold) {
             return self.scan_read(op);
         }
+        if let Some(file) = scan.unknown() {
+            return Err(OpenError::Unsupported(file));
+        }
         let scan = self.scan.take().expect("a scan is under way");
         let scanned = scan.finish(&self.manifest, fold, &mut self.memory);
         self.settle(scanned)
@@ -405,11 +422,13 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     /// Takes over what the scan found: every segment sealed where its last good batch ends.
     fn settle(&mut self, scanned: Scanned<M>) -> Flow<F> {
-        self.report =
-            RecoveryReport { manifest_repaired: self.report.manifest_repaired, ..scanned.report };
+        let RecoveryReport { manifest_repaired, fold_lost, .. } = self.report;
+        self.report = RecoveryReport { manifest_repaired, fold_lost, ..scanned.report };
         self.indexes = scanned.indexes;
         self.images = scanned.images.into();
         let unsealed = self.manifest.segments.iter().any(|s| !s.sealed);
+        // The number of a leftover file is known only until that file is removed.
+        let numbered = self.free_file() > self.manifest.next_file;
         let changed = unsealed
             || scanned.segments != self.manifest.segments
             || scanned.log_end != self.manifest.log_end
@@ -421,7 +440,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if !changed {
             self.images.clear();
         }
-        if changed || self.report.manifest_repaired { self.write_indexes() } else { self.clean() }
+        if changed || numbered || self.report.manifest_repaired {
+            self.write_indexes()
+        } else {
+            self.clean()
+        }
     }
 
     fn write_indexes(&mut self) -> Flow<F> {

@@ -68,6 +68,9 @@ pub enum ReadError {
     /// The disk could not read, or memory is exhausted; another attempt may succeed.
     #[error("reading failed: {0}")]
     Io(#[from] crate::io::IoError),
+    /// The records there were written by a newer version.
+    #[error("frame version {0} is unknown to this build")]
+    Version(u8),
     /// The segment was dropped by retention meanwhile.
     #[error("the log was closed")]
     Closed,
@@ -117,6 +120,8 @@ pub(crate) enum Next<S> {
     Time(Offset),
     /// Offsets in this range cannot be read.
     Damaged(std::ops::Range<Offset>),
+    /// A frame of an unknown version stands there.
+    Unknown(u8),
     /// The segment holds nothing (more) that was asked for.
     Nothing,
 }
@@ -227,6 +232,10 @@ impl<M: Memory> Cold<M> {
                     let (position, length) = self.window(from, bytes.max(stride()));
                     return Next::Read(position, length);
                 }
+                Step::Unknown { version } if self.found.is_empty() => {
+                    return Next::Unknown(version);
+                }
+                Step::Unknown { .. } => return self.end(),
                 Step::End => {
                     let end = self.segment_end.min(self.below);
                     return self.missing(end).unwrap_or_else(|| self.end());

@@ -17,7 +17,7 @@ use crate::{
     fold::Fold,
     index::{self, Index, IndexImage, Progress},
     io::{FileName, IoError, Memory, Op},
-    manifest::{DamagedRanges, Manifest, SegmentEntry},
+    manifest::{DamagedRanges, Manifest, SegmentEntry, end_max},
     opening::{NO_TIME, OpenError, RecoveryReport, nothing_yet},
     walk::{Step, Walker, Window},
 };
@@ -56,6 +56,7 @@ pub(crate) struct Scan<M: Memory> {
     damaged: DamagedRanges,
     report: RecoveryReport,
     absent: bool,
+    unknown: Option<FileNumber>,
 }
 
 /// A window of which some blocks cannot be read: zeros stand for those.
@@ -103,6 +104,7 @@ impl<M: Memory> Scan<M> {
             damaged: manifest.damaged.clone(),
             report: RecoveryReport::default(),
             absent: false,
+            unknown: None,
             segments,
         };
         if scan.first < scan.segments.len() {
@@ -149,6 +151,9 @@ impl<M: Memory> Scan<M> {
             if op.is_some() {
                 return op;
             }
+            if self.unknown.is_some() {
+                return None;
+            }
             if self.undecided.is_empty() {
                 let at = self.builds.len() - 1;
                 self.builds[at].fold = Some(fold.snapshot());
@@ -188,9 +193,18 @@ impl<M: Memory> Scan<M> {
                     self.window = None;
                     return Some(self.read(from, bytes));
                 }
+                Step::Unknown { .. } => {
+                    self.unknown = Some(self.segments[self.current()].file);
+                    return None;
+                }
                 Step::End => return None,
             }
         }
+    }
+
+    /// The file in which a frame of an unknown version stopped the scan.
+    pub(crate) fn unknown(&self) -> Option<FileNumber> {
+        self.unknown
     }
 
     fn check_header(&self, block: &[u8]) -> Result<(), OpenError> {
@@ -283,6 +297,9 @@ impl<M: Memory> Scan<M> {
         batch: M::Share,
         fold: &mut F,
     ) {
+        if header.next_offset() > end_max(&self.segments, self.current()) {
+            return;
+        }
         if !header.mark {
             let segment = self.current();
             let frame = Undecided { segment, position, header, batch };

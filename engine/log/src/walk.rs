@@ -43,6 +43,12 @@ pub enum Step {
         /// Its header.
         header: FrameHeader,
     },
+    /// A frame of a version that this build does not know: nothing may be concluded about what
+    /// follows, nor may anything be cut.
+    Unknown {
+        /// The version.
+        version: u8,
+    },
     /// A window is needed that begins at or before `from` and has at least `bytes` behind it, or
     /// ends where the file ends.
     More {
@@ -119,6 +125,7 @@ impl Walker {
                 Look::Frame(header) if header.base_offset == self.expected => {
                     return Some(self.take(window, position, header));
                 }
+                Look::Unknown(version) => return Some(Step::Unknown { version }),
                 Look::Frame(_) | Look::Nothing => {}
             }
         }
@@ -140,6 +147,7 @@ impl Walker {
                 Look::Frame(header) if header.base_offset >= self.expected => {
                     return self.take(window, position, header);
                 }
+                Look::Unknown(version) => return Step::Unknown { version },
                 Look::Frame(_) | Look::Nothing => position = position.plus(FRAME_ALIGNMENT as u64),
             }
         }
@@ -161,7 +169,8 @@ impl Walker {
         match FrameHeader::read(rest, self.seed, position) {
             Ok(header) if rest.len() >= header.frame_bytes() || cut => Look::Frame(header),
             Ok(header) => Look::More(header.frame_bytes()),
-            Err(FrameError::Truncated { .. }) if !cut => Look::More(SMALL),
+            Err(FrameError::Truncated { needed, .. }) if !cut => Look::More(needed),
+            Err(FrameError::Version(version)) => Look::Unknown(version),
             Err(_) => Look::Nothing,
         }
     }
@@ -184,6 +193,7 @@ const SMALL: usize = FRAME_HEADER_BYTES + 16;
 
 enum Look {
     Frame(FrameHeader),
+    Unknown(u8),
     Nothing,
     More(usize),
 }

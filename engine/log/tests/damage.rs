@@ -2,10 +2,10 @@
 
 mod world;
 
-use catena_format::{FileNumber, Offset};
+use catena_format::{FileNumber, Offset, checksum};
 use catena_log::{
-    ReadError,
-    io::{Done, FileName, Op},
+    OpenError, ReadError,
+    io::{Done, FileName, Op, Slot},
 };
 use world::{World, open, small};
 
@@ -143,4 +143,63 @@ fn a_log_that_lost_its_durable_end_goes_on_at_the_mark() {
     reopen(&mut world);
     assert_eq!(world.log.log_end(), Offset::new(6));
     assert_eq!(readable(&mut world, 6), [0, 1, 2, 5]);
+}
+
+fn number(world: &World) -> u64 {
+    let segments = world.disk.files.keys().filter_map(|file| match file {
+        FileName::Segment(number) => Some(number.get()),
+        _ => None,
+    });
+    segments.max().expect("the log has a segment")
+}
+
+#[test]
+fn a_leftover_file_keeps_its_number_to_itself_for_ever() {
+    let mut world = world(2);
+    world.restart();
+    // What an append that failed left behind: a file that no manifest names.
+    let left = number(&world) + 5;
+    world.disk.files.insert(FileName::Segment(FileNumber::new(left)), vec![0; 4096]);
+    reopen(&mut world);
+    assert!(!world.disk.files.contains_key(&FileName::Segment(FileNumber::new(left))));
+    reopen(&mut world);
+    world.epoch = world.epoch.next();
+    world.append(1, 10, 9);
+    world.run();
+    assert!(number(&world) > left, "file {} was given twice", number(&world));
+}
+
+#[test]
+fn a_frame_of_a_later_version_ends_the_opening_and_changes_nothing() {
+    let mut world = world(3);
+    let seed = [3u64, 1, 4 * 4096].map(u64::to_le_bytes).concat();
+    let mut later = vec![9; 80 + 16];
+    later[..6].copy_from_slice(&[b'C', b'T', b'N', b'F', 2, 80]);
+    let crc = checksum::crc32_of(&[&seed, &later[..76], &later[80..]]);
+    later[76..80].copy_from_slice(&crc.to_le_bytes());
+    world.disk.files.get_mut(&SEGMENT).unwrap()[4 * 4096..][..96].copy_from_slice(&later);
+    let before = world.disk.files.clone();
+    let refused = open(&mut world.disk, world.config, false, world.clock).err();
+    assert_eq!(refused, Some(OpenError::Unsupported(FileNumber::new(1))));
+    assert_eq!(world.disk.files, before);
+    // The same bytes elsewhere are damage: they do not belong there.
+    zero(&mut world, 4);
+    world.disk.files.get_mut(&SEGMENT).unwrap()[5 * 4096..][..96].copy_from_slice(&later);
+    reopen(&mut world);
+    assert_eq!(world.log.log_end(), Offset::new(3));
+}
+
+#[test]
+fn a_manifest_of_a_later_version_is_never_overwritten_by_an_older_copy() {
+    let mut world = world(2);
+    world.restart();
+    let second = world.disk.files.get_mut(&FileName::Manifest(Slot::Second)).unwrap();
+    second[8] = 2;
+    let length = u64::from_le_bytes(second[16..24].try_into().unwrap()) as usize;
+    let crc = checksum::crc32_of(&[&second[..12], &second[16..32 + length]]);
+    second[12..16].copy_from_slice(&crc.to_le_bytes());
+    let before = world.disk.files.clone();
+    let refused = open(&mut world.disk, world.config, false, world.clock).err();
+    assert!(matches!(refused, Some(OpenError::Manifest(_))), "{refused:?}");
+    assert_eq!(world.disk.files, before);
 }

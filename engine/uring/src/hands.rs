@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, OFlags};
 
 use crate::{
     memory::{DmaMemory, Share},
-    probe::prime,
+    probe::{create_directory, prime},
 };
 
 /// Zeros are written in steps of this.
@@ -246,11 +246,7 @@ impl Folder {
     }
 
     fn list(&self) -> Result<Vec<(FileName, u64)>, IoError> {
-        if !self.path.is_dir() {
-            fs::create_dir_all(&*self.path).map_err(|e| io_error(&e))?;
-            let parent = self.path.parent().unwrap_or(Path::new("/"));
-            fs::File::open(parent).and_then(|d| d.sync_all()).map_err(|e| io_error(&e))?;
-        }
+        create_directory(&self.path).map_err(|e| io_error(&e))?;
         let mut files = Vec::new();
         for entry in fs::read_dir(&*self.path).map_err(|e| io_error(&e))? {
             let entry = entry.map_err(|e| io_error(&e))?;

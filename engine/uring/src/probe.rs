@@ -62,7 +62,7 @@ pub struct Findings {
 /// Names the file system and the remedy.
 pub fn probe(root: &Path) -> Result<Findings, ProbeError> {
     let io = |source| ProbeError::Io { path: root.to_owned(), source };
-    fs::create_dir_all(root).map_err(io)?;
+    create_directory(root).map_err(io)?;
     let stat = rustix::fs::statfs(root).map_err(|e| io(e.into()))?;
     let (file_system, copy_on_write) = name(stat.f_type as u64);
     let path = root.join(PROBE_FILE);
@@ -89,6 +89,24 @@ pub fn probe(root: &Path) -> Result<Findings, ProbeError> {
     let space = rustix::fs::statvfs(root).map_err(|e| io(e.into()))?;
     let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
     Ok(Findings { file_system, copy_on_write, free_bytes })
+}
+
+/// Creates a directory and what lacks above it; once this returns, a power cut leaves them there.
+///
+/// # Errors
+/// As creating and syncing directories fails.
+pub fn create_directory(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        _ if path.is_dir() => return Ok(()),
+        Some(parent) if parent != Path::new("") => create_directory(parent)?,
+        _ => {}
+    }
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[repr(align(4096))]
@@ -162,7 +180,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Names the process that holds it.
 pub fn lock_directory(root: &Path) -> Result<DirectoryLock, LockError> {
     let io = |source| LockError::Io { path: root.to_owned(), source };
-    fs::create_dir_all(root).map_err(io)?;
+    create_directory(root).map_err(io)?;
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(root.join("lock")).map_err(io)?;

@@ -40,9 +40,6 @@ impl<M: Memory + Clone> Node<M> {
         response: &R,
         mut shares: Vec<M::Share>,
     ) {
-        let Some(session) = self.sessions.get_mut(&caller.session) else { return };
-        session.requests = session.requests.saturating_sub(1);
-        session.bytes = session.bytes.saturating_sub(caller.bytes);
         let payload: usize = shares.iter().map(|share| share.as_ref().len()).sum();
         let mut bytes = Vec::with_capacity(128);
         let Caller { api, correlation, .. } = caller;
@@ -53,7 +50,7 @@ impl<M: Memory + Clone> Node<M> {
             encode_refusal(api as u8, correlation, &refusal, &mut bytes).expect("it is short");
             shares.clear();
         }
-        self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
+        self.deliver(caller, bytes, shares);
     }
 
     pub(crate) fn answer_status(&mut self, caller: Caller, error: ErrorCode, message: &str) {
@@ -145,7 +142,6 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn greeting(&self, error: ErrorCode, message: String) -> HandshakeResponse<'static> {
-        let incarnation = self.orderer.catalog().incarnation(self.identity.node);
         let in_flight_bytes_max = u32::try_from(self.limits.bytes_in_flight_max);
         HandshakeResponse {
             error,
@@ -162,9 +158,9 @@ impl<M: Memory + Clone> Node<M> {
             },
             cluster: self.identity.cluster,
             node: self.identity.node,
-            incarnation,
-            core: 0,
-            cores: vec![CoreAddress { core: 0, address: "".into() }],
+            incarnation: self.incarnation,
+            core: self.core,
+            cores: (0..self.cores).map(|core| CoreAddress { core, address: "".into() }).collect(),
             mechanisms: "".into(),
             authentication: Vec::new().into(),
             message: message.into(),

@@ -16,10 +16,19 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    node::{Caller, Directory, Node, Pending, Reader, Status, Waiter},
+    node::{Caller, Directory, Node, Notice, Pending, Reader, Status, Waiter},
 };
 
 type Handled = Result<(), WireError>;
+
+/// A request about a partition, as it came.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    topic: TopicId,
+    partition: PartitionIndex,
+    head: &'a [u8],
+    payload: &'a [u8],
+}
 
 impl<M: Memory + Clone> Node<M> {
     pub(crate) fn produce(
@@ -34,9 +43,8 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
             return Ok(());
         }
-        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
-            return Ok(());
-        };
+        let asked = Asked { topic: request.topic, partition: request.partition, head, payload };
+        let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
         let produce = Produce {
             batch: payload,
@@ -62,39 +70,32 @@ impl<M: Memory + Clone> Node<M> {
         Ok(())
     }
 
-    /// A partition that can be used now; when it cannot, the caller is told why.
-    fn serving_or_refuse(
-        &mut self,
-        caller: Caller,
-        topic: TopicId,
-        partition: PartitionIndex,
-    ) -> Option<PartitionUid> {
-        match self.serving(topic, partition) {
-            Ok(uid) => Some(uid),
-            Err((code, text)) => {
-                self.refuse(caller, code, &text);
-                None
+    /// A partition that can be used now, here. Otherwise the caller's request is forwarded to the
+    /// core that owns it, or the caller is told why not.
+    fn serving(&mut self, caller: Caller, asked: Asked<'_>) -> Option<PartitionUid> {
+        let place = match self.locate(asked.topic, asked.partition) {
+            Ok(place) => place,
+            Err(code) => {
+                self.refuse(caller, code, &code.to_string());
+                return None;
             }
+        };
+        if place.core != self.core {
+            self.forward(place.core, caller, asked.head, asked.payload);
+            return None;
         }
-    }
-
-    /// A partition that can be used now.
-    fn serving(
-        &self,
-        topic: TopicId,
-        partition: PartitionIndex,
-    ) -> Result<PartitionUid, (ErrorCode, String)> {
-        let uid = self.locate(topic, partition).map_err(|code| (code, code.to_string()))?;
-        let held = &self.held[&uid];
-        // Before it is durable that the topic is ready, a crash would create it once more, empty.
-        if self.creating.contains_key(&held.topic) {
-            return Err((ErrorCode::Starting, "the topic is being created".into()));
-        }
-        match held.replica.phase() {
-            Phase::Open => Ok(uid),
-            Phase::Opening => Err((ErrorCode::Starting, "the partition is being opened".into())),
-            Phase::Failed(error) => Err((ErrorCode::PartitionFailed, error.to_string())),
-        }
+        let (code, text) = match self.held[&place.uid].replica.phase() {
+            // Before it is durable that the topic is ready, a crash would create it once more,
+            // empty.
+            _ if self.creating.contains_key(&asked.topic) => {
+                (ErrorCode::Starting, "the topic is being created".to_owned())
+            }
+            Phase::Open => return Some(place.uid),
+            Phase::Opening => (ErrorCode::Starting, "the partition is being opened".to_owned()),
+            Phase::Failed(error) => (ErrorCode::PartitionFailed, error.to_string()),
+        };
+        self.refuse(caller, code, &text);
+        None
     }
 
     pub(crate) fn replica_events(&mut self, uid: PartitionUid, now: Now) {
@@ -103,12 +104,21 @@ impl<M: Memory + Clone> Node<M> {
             let Some(held) = self.held.get_mut(&uid) else { return };
             let Some(event) = held.replica.poll_event() else { break };
             match event {
-                Event::Opened(_) | Event::Failed(_) => self.partition_opened(uid, now),
+                Event::Opened(report) => {
+                    self.notices.push_back(Notice::Opened(*held.replica.identity(), report));
+                    self.partition_opened(uid, now);
+                }
+                Event::Failed(error) => {
+                    self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
+                    self.partition_opened(uid, now);
+                }
                 Event::Reply(reply) => self.replied(&reply),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
                 Event::Committed(_) => committed = true,
                 Event::Trimmed(log_start) => self.trimmed(uid, log_start),
-                Event::Poisoned(_) => {}
+                Event::Poisoned(error) => {
+                    self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
+                }
             }
         }
         if committed {
@@ -139,13 +149,12 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn fetch(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = FetchRequest::decode(head)?;
-        match self.serving(request.topic, request.partition) {
-            Ok(uid) => {
-                let wait = Duration::from_millis(u64::from(request.max_wait_ms));
-                let deadline = now.monotonic + wait.min(self.limits.wait_max);
-                self.read(uid, Waiter { caller, request, deadline }, now);
-            }
-            Err((code, text)) => self.refuse(caller, code, &text),
+        let (topic, partition) = (request.topic, request.partition);
+        let asked = Asked { topic, partition, head, payload: &[] };
+        if let Some(uid) = self.serving(caller, asked) {
+            let wait = Duration::from_millis(u64::from(request.max_wait_ms));
+            let deadline = now.monotonic + wait.min(self.limits.wait_max);
+            self.read(uid, Waiter { caller, request, deadline }, now);
         }
         Ok(())
     }
@@ -185,7 +194,10 @@ impl<M: Memory + Clone> Node<M> {
             waiters.into_iter().partition(|w| w.request.offset < high_watermark);
         held.waiters = rest;
         for waiter in ready {
-            self.waits.remove(&(waiter.deadline, uid));
+            // Another one may wait to the same moment.
+            if !self.held[&uid].waiters.iter().any(|w| w.deadline == waiter.deadline) {
+                self.waits.remove(&(waiter.deadline, uid));
+            }
             self.read(uid, waiter, now);
         }
     }
@@ -268,9 +280,9 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn list_offsets(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = ListOffsetsRequest::decode(head)?;
-        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
-            return Ok(());
-        };
+        let (topic, partition) = (request.topic, request.partition);
+        let asked = Asked { topic, partition, head, payload: &[] };
+        let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let held = self.held.get_mut(&uid).expect("the partition was located");
         let log_start = held.replica.log().map(|log| log.log_start());
         let found = match request.query {
@@ -311,9 +323,9 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn trim(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = TrimRequest::decode(head)?;
-        let Some(uid) = self.serving_or_refuse(caller, request.topic, request.partition) else {
-            return Ok(());
-        };
+        let (topic, partition) = (request.topic, request.partition);
+        let asked = Asked { topic, partition, head, payload: &[] };
+        let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
         let held = self.held.get_mut(&uid).expect("the partition was located");
         match held.replica.trim(request.to) {

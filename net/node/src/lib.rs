@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod cores;
 mod data;
 mod node;
 mod topics;
 
-pub use node::{Directory, Limits, Node, NodeIdentity, NodeStats, Send, SessionId, Status};
+pub use cores::{Parcel, Post};
+pub use node::{Directory, Limits, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status};

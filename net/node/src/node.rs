@@ -6,21 +6,29 @@ use std::{
 };
 
 use catena_format::{
-    ClusterId, NodeId, Offset, PartitionIndex, PartitionUid, TopicId, limits::BATCH_BYTES_MAX,
+    ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId,
+    limits::BATCH_BYTES_MAX,
 };
 use catena_log::{
-    LogIdentity, Now, OpenError, ReadId,
+    LogIdentity, Now, OpenError, ReadId, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
-    Replica, Ticket,
+    Phase, Replica, Ticket,
     control::{Orderer, OrdererEvent, ProposalId},
 };
 use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
+use crate::cores::{Content, FIRST, Gather, Parcel, Place, Post};
+
 /// A client's connection, named by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct SessionId(pub u64);
+pub struct SessionId {
+    /// The core that the connection is on.
+    pub core: u16,
+    /// Its number there.
+    pub number: u64,
+}
 
 /// Whose files an operation is about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -60,6 +68,8 @@ pub struct Limits {
     pub requests_in_flight_max: u32,
     /// The most bytes of requests of a connection without an answer.
     pub bytes_in_flight_max: u64,
+    /// The same of all connections of a core; what would go beyond is refused.
+    pub bytes_in_flight_core_max: u64,
     /// The most batches' bytes in one fetch response.
     pub fetch_bytes_max: u32,
     /// The longest wait of a fetch, and of a produce without a deadline of its own.
@@ -79,6 +89,7 @@ impl Default for Limits {
         Self {
             requests_in_flight_max: 4096,
             bytes_in_flight_max: 64 << 20,
+            bytes_in_flight_core_max: 256 << 20,
             fetch_bytes_max: 16 << 20,
             wait_max: Duration::from_secs(30),
             timestamp_ahead_ms_max: 3_600_000,
@@ -114,6 +125,7 @@ pub struct NodeStats {
     pub fetched_bytes: u64,
     pub errors: u64,
     pub sessions: u64,
+    pub forwarded: u64,
 }
 
 /// To whom an answer goes.
@@ -130,6 +142,8 @@ pub(crate) struct Session {
     pub(crate) greeted: bool,
     pub(crate) requests: u32,
     pub(crate) bytes: u64,
+    /// Other cores that it has asked something.
+    pub(crate) abroad: BTreeSet<u16>,
 }
 
 /// A request that waits for something.
@@ -155,23 +169,46 @@ pub(crate) enum Reader {
 pub(crate) struct Held<M: Memory> {
     pub(crate) replica: Replica<M>,
     pub(crate) topic: TopicId,
+    pub(crate) chain: Vec<NodeId>,
     pub(crate) tick: Option<Duration>,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) readers: BTreeMap<ReadId, Reader>,
     pub(crate) trims: VecDeque<Ticket>,
 }
 
-/// A node: its catalog, its replicas, its clients.
+/// What happened to a log, for the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// It is open: what recovery found.
+    Opened(LogIdentity, RecoveryReport),
+    /// It cannot be opened.
+    Failed(LogIdentity, OpenError),
+    /// A write or a flush failed: it takes nothing more until the next start.
+    Poisoned(LogIdentity, IoError),
+}
+
+/// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
 pub struct Node<M: Memory> {
+    pub(crate) core: u16,
+    pub(crate) cores: u16,
+    pub(crate) incarnation: Incarnation,
     pub(crate) identity: NodeIdentity,
     pub(crate) limits: Limits,
     pub(crate) topic_defaults: BTreeMap<String, String>,
     pub(crate) memory: M,
     pub(crate) status: Status,
-    pub(crate) orderer: Orderer<M>,
+    pub(crate) orderer: Option<Orderer<M>>,
     pub(crate) held: BTreeMap<PartitionUid, Held<M>>,
-    pub(crate) places: BTreeMap<(TopicId, PartitionIndex), PartitionUid>,
+    pub(crate) places: BTreeMap<(TopicId, PartitionIndex), Place>,
+    /// How partitions on other cores stand.
+    pub(crate) phases: BTreeMap<PartitionUid, Phase>,
+    pub(crate) next_core: u16,
+    pub(crate) gathers: BTreeMap<Ticket, Gather>,
+    pub(crate) parcels: VecDeque<(u16, Parcel)>,
+    pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
+    /// Of all sessions.
+    pub(crate) bytes_in_flight: u64,
     pub(crate) pending: BTreeMap<Ticket, Pending>,
     pub(crate) deadlines: BTreeSet<(Duration, Ticket)>,
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
@@ -187,31 +224,47 @@ pub struct Node<M: Memory> {
 }
 
 impl<M: Memory + Clone> Node<M> {
-    /// A node on its directory; `create`: the directory is empty and becomes this node's.
-    pub fn new(identity: NodeIdentity, limits: Limits, create: bool, memory: M) -> Self {
+    /// One core of a node.
+    pub fn new(identity: NodeIdentity, limits: Limits, post: Post, memory: M) -> Self {
         let catalog = LogIdentity {
             cluster: identity.cluster,
             topic: TopicId::new(0),
             partition: PartitionIndex::new(0),
             uid: PartitionUid::new(0),
         };
+        let (core, cores, orderer) = match post {
+            Post::First { create, cores } => {
+                let orderer = Orderer::new(catalog, identity.node, create, memory.clone());
+                (FIRST, cores, Some(orderer))
+            }
+            Post::Further { core, cores } => (core, cores, None),
+        };
         Self {
+            core,
+            cores,
+            incarnation: Incarnation::default(),
             identity,
             limits,
             topic_defaults: BTreeMap::new(),
-            memory: memory.clone(),
+            memory,
             status: Status::Starting,
-            orderer: Orderer::new(catalog, identity.node, create, memory),
+            dirty: orderer.iter().map(|_| Directory::Catalog).collect(),
+            orderer,
             held: BTreeMap::new(),
             places: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            bytes_in_flight: 0,
             pending: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             waits: BTreeSet::new(),
             proposals: BTreeMap::new(),
             creating: BTreeMap::new(),
             removals: VecDeque::new(),
-            dirty: BTreeSet::from([Directory::Catalog]),
+            phases: BTreeMap::new(),
+            next_core: FIRST,
+            gathers: BTreeMap::new(),
+            parcels: VecDeque::new(),
+            notices: VecDeque::new(),
             ticks: BTreeSet::new(),
             orderer_tick: None,
             sends: VecDeque::new(),
@@ -233,9 +286,11 @@ impl<M: Memory + Clone> Node<M> {
 
     /// A client is gone; what it asked for and waits for is forgotten, what it produced is not.
     pub fn on_disconnect(&mut self, session: SessionId) {
-        self.sessions.remove(&session);
-        for held in self.held.values_mut() {
-            held.waiters.retain(|waiter| waiter.caller.session != session);
+        self.forget(session);
+        let Some(session_state) = self.sessions.remove(&session) else { return };
+        self.bytes_in_flight -= session_state.bytes;
+        for core in session_state.abroad {
+            self.send_parcel(core, Content::Gone(session));
         }
     }
 
@@ -265,6 +320,7 @@ impl<M: Memory + Clone> Node<M> {
         let bytes = (head.len() + payload.len()) as u64;
         state.requests += 1;
         state.bytes += bytes;
+        self.bytes_in_flight += bytes;
         let greeted = state.greeted;
         let correlation = header.correlation;
         let caller = Caller { session, correlation, api, bytes };
@@ -272,13 +328,20 @@ impl<M: Memory + Clone> Node<M> {
             let text = "the first message must be a handshake";
             return self.hang_up(caller, ErrorCode::HandshakeRequired, text);
         }
+        if self.bytes_in_flight > self.limits.bytes_in_flight_core_max {
+            let text = "the core has as many bytes in flight as it takes";
+            return self.refuse(caller, ErrorCode::Throttled, text);
+        }
         if matches!(self.status, Status::Starting) {
             return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
         }
         self.dispatch(caller, head, payload, now);
     }
 
-    fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
+    pub(crate) fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
+        if self.core != FIRST && about_topics(caller.api) {
+            return self.forward(FIRST, caller, head, payload);
+        }
         let result = match caller.api {
             Api::Handshake => self.handshake(caller, head),
             Api::Produce => self.produce(caller, head, payload, now),
@@ -309,7 +372,7 @@ impl<M: Memory + Clone> Node<M> {
     pub fn poll_op(&mut self) -> Option<(Directory, OpId, Op<M::Share>)> {
         while let Some(directory) = self.dirty.first().copied() {
             let op = match directory {
-                Directory::Catalog => self.orderer.poll_op(),
+                Directory::Catalog => self.orderer.as_mut().and_then(Orderer::poll_op),
                 Directory::Partition(uid) => {
                     self.held.get_mut(&uid).and_then(|held| held.replica.poll_op())
                 }
@@ -327,7 +390,9 @@ impl<M: Memory + Clone> Node<M> {
     pub fn on_done(&mut self, directory: Directory, done: Done<M::Share>, now: Now) {
         match directory {
             Directory::Catalog => {
-                self.orderer.on_done(done, now);
+                if let Some(orderer) = &mut self.orderer {
+                    orderer.on_done(done, now);
+                }
                 self.orderer_events();
             }
             Directory::Partition(uid) => {
@@ -342,7 +407,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn orderer_events(&mut self) {
-        while let Some(event) = self.orderer.poll_event() {
+        while let Some(event) = self.orderer.as_mut().and_then(Orderer::poll_event) {
             match event {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
@@ -381,7 +446,9 @@ impl<M: Memory + Clone> Node<M> {
         match directory {
             Directory::Catalog => {
                 self.orderer_tick = None;
-                self.orderer.on_tick(now);
+                if let Some(orderer) = &mut self.orderer {
+                    orderer.on_tick(now);
+                }
             }
             Directory::Partition(uid) => {
                 if let Some(held) = self.held.get_mut(&uid) {
@@ -395,7 +462,9 @@ impl<M: Memory + Clone> Node<M> {
 
     fn plan_tick(&mut self, directory: Directory) {
         let (next, slot) = match directory {
-            Directory::Catalog => (self.orderer.next_tick(), &mut self.orderer_tick),
+            Directory::Catalog => {
+                (self.orderer.as_ref().and_then(Orderer::next_tick), &mut self.orderer_tick)
+            }
             Directory::Partition(uid) => match self.held.get_mut(&uid) {
                 Some(held) => (held.replica.next_tick(), &mut held.tick),
                 None => return,
@@ -429,9 +498,15 @@ impl<M: Memory + Clone> Node<M> {
         self.removals.pop_front()
     }
 
-    /// Whether the catalog names a partition; directories of others are leftovers.
-    pub fn knows(&self, uid: PartitionUid) -> bool {
-        self.held.contains_key(&uid)
+    /// The partitions that the catalog names; directories of others are leftovers. Of the first
+    /// core, once it serves.
+    pub fn known(&self) -> BTreeSet<PartitionUid> {
+        self.places.values().map(|place| place.uid).collect()
+    }
+
+    /// The next thing that an operator should hear.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
     }
 
     /// How the node stands.
@@ -454,25 +529,26 @@ impl<M: Memory + Clone> Node<M> {
         self.held.values().map(|held| &held.replica)
     }
 
-    /// The orderer of the catalog.
-    pub fn orderer(&self) -> &Orderer<M> {
-        &self.orderer
+    /// The orderer of the catalog: everything about topics is forwarded to the first core.
+    pub(crate) fn orderer(&self) -> &Orderer<M> {
+        self.orderer.as_ref().expect("the first core decides about topics")
     }
 
     /// Refuses new work and lets what is under way end.
     pub fn drain(&mut self) {
         self.status = Status::Draining;
-        self.orderer.close();
-        self.dirty.insert(Directory::Catalog);
-        for (uid, held) in &mut self.held {
-            held.replica.close();
-            self.dirty.insert(Directory::Partition(*uid));
+        if let Some(orderer) = &mut self.orderer {
+            orderer.close();
+            self.dirty.insert(Directory::Catalog);
         }
+        self.held.values_mut().for_each(|held| held.replica.close());
+        self.stir();
     }
 
     /// Nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.orderer.is_idle() && self.held.values().all(|held| held.replica.is_idle())
+        self.orderer.as_ref().is_none_or(Orderer::is_idle)
+            && self.held.values().all(|held| held.replica.is_idle())
     }
 
     pub(crate) fn number(&mut self) -> u64 {
@@ -480,17 +556,19 @@ impl<M: Memory + Clone> Node<M> {
         self.next_number
     }
 
+    pub(crate) fn knows_topic(&self, topic: TopicId) -> bool {
+        let mut from_it = self.places.range((topic, PartitionIndex::new(0))..);
+        from_it.next().is_some_and(|((id, _), _)| *id == topic)
+    }
+
     pub(crate) fn locate(
         &self,
         topic: TopicId,
         partition: PartitionIndex,
-    ) -> Result<PartitionUid, ErrorCode> {
-        let key = (topic, partition);
-        match self.places.get(&key) {
-            Some(uid) => Ok(*uid),
-            None if self.orderer.catalog().topic(key.0).is_some() => {
-                Err(ErrorCode::UnknownPartition)
-            }
+    ) -> Result<Place, ErrorCode> {
+        match self.places.get(&(topic, partition)) {
+            Some(place) => Ok(*place),
+            None if self.knows_topic(topic) => Err(ErrorCode::UnknownPartition),
             None => Err(ErrorCode::UnknownTopic),
         }
     }
@@ -498,5 +576,27 @@ impl<M: Memory + Clone> Node<M> {
     /// The high watermark of a partition, for tests and tools.
     pub fn high_watermark(&self, uid: PartitionUid) -> Option<Offset> {
         self.held.get(&uid).map(|held| held.replica.high_watermark())
+    }
+}
+
+/// What only the first core can answer.
+fn about_topics(api: Api) -> bool {
+    match api {
+        Api::Metadata
+        | Api::CreateTopic
+        | Api::AlterTopic
+        | Api::DeleteTopic
+        | Api::DescribeTopic
+        | Api::ProducerId => true,
+        Api::Handshake
+        | Api::Produce
+        | Api::Fetch
+        | Api::ListOffsets
+        | Api::Trim
+        | Api::Ping
+        | Api::Subscribe
+        | Api::Credit
+        | Api::Unsubscribe
+        | Api::Push => false,
     }
 }

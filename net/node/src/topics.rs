@@ -16,12 +16,15 @@ use catena_replication::{
 };
 use catena_wire::{
     AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress,
-    OffsetRange, PartitionDetail, PartitionMetadata, ProducerIdRequest, ProducerIdResponse,
-    Setting, SettingInForce, TopicMetadata, WireError,
+    ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
+    PartitionDetail, PartitionMetadata, ProducerIdRequest, ProducerIdResponse, Setting,
+    SettingInForce, TopicMetadata, WireError,
 };
 
-use crate::node::{Caller, Directory, Held, Node, Status};
+use crate::{
+    cores::{Content, FIRST, Place},
+    node::{Caller, Directory, Held, Node, Status},
+};
 
 type Handled = Result<(), WireError>;
 
@@ -30,7 +33,7 @@ pub(crate) enum Proposal {
     Create(Caller, TopicId),
     Ready(TopicId),
     Alter(Caller, TopicId),
-    Delete(Caller, TopicId, Vec<PartitionUid>),
+    Delete(Caller, TopicId),
     ProducerId(Caller),
 }
 
@@ -38,19 +41,34 @@ impl<M: Memory + Clone> Node<M> {
     /// The catalog is open: every partition it names is opened, or created if that was interrupted.
     pub(crate) fn started(&mut self) {
         self.status = Status::Serving;
-        let topics: Vec<Topic> = self.orderer.catalog().topics().cloned().collect();
+        let topics: Vec<Topic> = self.orderer().catalog().topics().cloned().collect();
         for topic in topics {
-            let create = topic.state == TopicState::Creating;
-            if create {
-                self.creating.insert(topic.id, None);
-            }
-            self.hold(&topic, create);
+            self.place_topic(&topic, topic.state == TopicState::Creating);
         }
+        let incarnation = self.orderer().catalog().incarnation(self.identity.node);
+        self.incarnation = incarnation;
+        self.tell_cores(|| Content::Serve(incarnation));
     }
 
-    fn hold(&mut self, topic: &Topic, create: bool) {
+    /// Gives the partitions of a topic to cores and tells them.
+    fn place_topic(&mut self, topic: &Topic, create: bool) {
+        let cores = self.assign(topic.partitions.len());
+        self.tell_cores(|| Content::Hold { topic: topic.clone(), cores: cores.clone(), create });
+        self.hold(topic, &cores, create);
+    }
+
+    /// Takes note of a topic, and holds the partitions that are this core's.
+    pub(crate) fn hold(&mut self, topic: &Topic, cores: &[u16], create: bool) {
+        if create {
+            self.creating.entry(topic.id).or_insert(None);
+        }
         let config = self.replica_config(topic);
-        for partition in &topic.partitions {
+        for (partition, core) in topic.partitions.iter().zip(cores) {
+            let place = Place { uid: partition.uid, core: *core };
+            self.places.insert((topic.id, partition.index), place);
+            if place.core != self.core {
+                continue;
+            }
             let identity = LogIdentity {
                 cluster: self.identity.cluster,
                 topic: topic.id,
@@ -62,13 +80,13 @@ impl<M: Memory + Clone> Node<M> {
             let held = Held {
                 replica,
                 topic: topic.id,
+                chain: partition.chain.clone(),
                 tick: None,
                 waiters: Vec::new(),
                 readers: BTreeMap::new(),
                 trims: VecDeque::new(),
             };
             self.held.insert(partition.uid, held);
-            self.places.insert((topic.id, partition.index), partition.uid);
             self.dirty.insert(Directory::Partition(partition.uid));
         }
     }
@@ -108,7 +126,8 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) -> Result<(), catena_log::AppendError> {
         let id = ProposalId(self.number());
-        self.orderer.propose(id, entry, now)?;
+        let orderer = self.orderer.as_mut().expect("the first core decides about topics");
+        orderer.propose(id, entry, now)?;
         self.proposals.insert(id, proposal);
         self.dirty.insert(Directory::Catalog);
         Ok(())
@@ -147,7 +166,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// An id that this cluster has never given: the catalog's version is never repeated.
     fn fresh_topic_id(&self, now: Now) -> TopicId {
-        let version = self.orderer.catalog().version();
+        let version = self.orderer().catalog().version();
         let words = [self.identity.cluster.get(), u128::from(version)];
         let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let high = u128::from(catena_format::checksum::crc32(&seed));
@@ -173,15 +192,13 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn delete_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = DeleteTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
-        let topic = self.orderer.catalog().topic(id).expect("the topic was found");
-        let uids = topic.partitions.iter().map(|p| p.uid).collect();
         let entry = Entry::DeleteTopic { id: id.get() };
-        self.propose(caller, Proposal::Delete(caller, id, uids), &entry, now);
+        self.propose(caller, Proposal::Delete(caller, id), &entry, now);
         Ok(())
     }
 
     fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
-        let id = self.orderer.catalog().topic_named(name).map(|topic| topic.id);
+        let id = self.orderer().catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
             self.refuse(caller, ErrorCode::UnknownTopic, &format!("there is no topic `{name}`"));
         }
@@ -204,22 +221,27 @@ impl<M: Memory + Clone> Node<M> {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
             (Proposal::Create(caller, topic), Ok(_)) => {
-                if let Some(topic) = self.orderer.catalog().topic(topic).cloned() {
+                if let Some(topic) = self.orderer().catalog().topic(topic).cloned() {
                     self.creating.insert(topic.id, Some(caller));
-                    self.hold(&topic, true);
+                    self.place_topic(&topic, true);
                 }
             }
             (Proposal::Ready(topic), Ok(_)) => {
+                self.tell_cores(|| Content::Ready(topic));
                 if let Some(Some(caller)) = self.creating.remove(&topic) {
                     self.answer_status(caller, ErrorCode::None, "");
                 }
             }
             (Proposal::Alter(caller, topic), Ok(_)) => {
-                self.configure(topic);
+                if let Some(topic) = self.orderer().catalog().topic(topic).cloned() {
+                    self.tell_cores(|| Content::Altered(topic.clone()));
+                    self.configure(&topic);
+                }
                 self.answer_status(caller, ErrorCode::None, "");
             }
-            (Proposal::Delete(caller, topic, uids), Ok(_)) => {
-                self.release(topic, &uids);
+            (Proposal::Delete(caller, topic), Ok(_)) => {
+                self.tell_cores(|| Content::Deleted(topic));
+                self.release(topic);
                 self.answer_status(caller, ErrorCode::None, "");
             }
             (Proposal::ProducerId(caller), Ok(Applied::ProducerIds(first))) => {
@@ -230,7 +252,7 @@ impl<M: Memory + Clone> Node<M> {
             (
                 Proposal::Create(caller, _)
                 | Proposal::Alter(caller, _)
-                | Proposal::Delete(caller, ..)
+                | Proposal::Delete(caller, _)
                 | Proposal::ProducerId(caller),
                 Err(error),
             ) => self.refuse(caller, catalog_code(&error), &error.to_string()),
@@ -240,9 +262,8 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn configure(&mut self, topic: TopicId) {
-        let Some(topic) = self.orderer.catalog().topic(topic).cloned() else { return };
-        let config = self.replica_config(&topic);
+    pub(crate) fn configure(&mut self, topic: &Topic) {
+        let config = self.replica_config(topic);
         for partition in &topic.partitions {
             if let Some(held) = self.held.get_mut(&partition.uid) {
                 held.replica.set_config(config);
@@ -251,9 +272,15 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn release(&mut self, topic: TopicId, uids: &[PartitionUid]) {
-        self.places.retain(|(id, _), _| *id != topic);
-        for uid in uids {
+    /// Lets go of all that belongs to a topic that is deleted.
+    pub(crate) fn release(&mut self, topic: TopicId) {
+        if let Some(Some(caller)) = self.creating.remove(&topic) {
+            self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+        }
+        let of_topic = self.places.extract_if(.., |(id, _), _| *id == topic);
+        let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
+        for uid in &uids {
+            self.phases.remove(uid);
             let Some(held) = self.held.remove(uid) else { continue };
             self.removals.push_back(*uid);
             for waiter in held.waiters {
@@ -282,14 +309,23 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// A partition is open or cannot be: a topic whose partitions all are open becomes ready.
+    /// A partition is open, or cannot be.
     pub(crate) fn partition_opened(&mut self, uid: PartitionUid, now: Now) {
-        let id = self.held[&uid].topic;
+        let topic = self.held[&uid].topic;
+        if self.core == FIRST {
+            return self.topic_opened(topic, now);
+        }
+        let phase = self.phase_of(uid);
+        self.send_parcel(FIRST, Content::Opened { uid, topic, phase });
+    }
+
+    /// A topic whose partitions all are open becomes ready.
+    pub(crate) fn topic_opened(&mut self, id: TopicId, now: Now) {
         if !self.creating.contains_key(&id) {
             return;
         }
-        let Some(topic) = self.orderer.catalog().topic(id).cloned() else { return };
-        let phases = topic.partitions.iter().map(|p| self.held[&p.uid].replica.phase());
+        let Some(topic) = self.orderer().catalog().topic(id).cloned() else { return };
+        let phases = topic.partitions.iter().map(|p| self.phase_of(p.uid));
         let phases: Vec<_> = phases.collect();
         if let Some(Phase::Failed(error)) = phases.iter().find(|p| matches!(p, Phase::Failed(_))) {
             if let Some(Some(caller)) = self.creating.remove(&id) {
@@ -303,7 +339,7 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn metadata(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = MetadataRequest::decode(head)?;
-        let catalog = self.orderer.catalog();
+        let catalog = self.orderer().catalog();
         let topics: Vec<TopicMetadata<'_>> = if request.names.is_empty() {
             let mut all: Vec<_> = catalog.topics().map(|t| self.topic_metadata(t)).collect();
             all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -320,7 +356,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn named_metadata<'n>(&self, name: &'n str) -> TopicMetadata<'n> {
-        match self.orderer.catalog().topic_named(name) {
+        match self.orderer().catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
                 error: ErrorCode::UnknownTopic,
@@ -340,62 +376,69 @@ impl<M: Memory + Clone> Node<M> {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
             name: topic.name.clone().into(),
             id: topic.id,
-            config_version: self.orderer.catalog().version(),
+            config_version: self.orderer().catalog().version(),
             batch_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
-            partitions: topic.partitions.iter().map(|p| self.place(p)).collect(),
+            partitions: topic.partitions.iter().map(|p| self.place(topic.id, p)).collect(),
         }
     }
 
-    fn place(&self, partition: &Partition) -> PartitionMetadata {
-        let phase = self.held.get(&partition.uid).map(|held| held.replica.phase());
+    fn place(&self, topic: TopicId, partition: &Partition) -> PartitionMetadata {
+        let place = self.places.get(&(topic, partition.index));
         PartitionMetadata {
             index: partition.index,
             uid: partition.uid,
             epoch: partition.epoch,
-            core: 0,
+            core: place.map_or(FIRST, |place| place.core),
             chain: partition.chain.clone(),
-            error: match phase {
-                Some(Phase::Open) => ErrorCode::None,
-                Some(Phase::Failed(_)) => ErrorCode::PartitionFailed,
-                Some(Phase::Opening) | None => ErrorCode::Starting,
-            },
+            error: phase_code(self.phase_of(partition.uid)),
         }
     }
 
     pub(crate) fn describe_topic(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = DescribeTopicRequest::decode(head)?;
-        let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
-        let topic = self.orderer.catalog().topic(id).expect("the topic was found");
-        let setting = |(key, value): (&String, &String)| {
-            let (key, value) = (key.clone().into(), value.clone().into());
-            SettingInForce { key, value, origin: ConfigOrigin::Topic }
-        };
-        let response = DescribeTopicResponse {
-            error: ErrorCode::None,
-            id,
-            config_version: self.orderer.catalog().version(),
-            config: topic.config.iter().map(setting).collect(),
-            partitions: topic.partitions.iter().map(|p| self.detail(p)).collect(),
-            message: "".into(),
-        };
-        self.answer(caller, &response);
+        if let Some(id) = self.topic_id(caller, &request.name) {
+            self.gather(caller, id);
+        }
         Ok(())
     }
 
-    fn detail(&self, partition: &Partition) -> PartitionDetail {
-        let replica = self.held.get(&partition.uid).map(|held| &held.replica);
-        let log = replica.and_then(|replica| replica.log());
+    pub(crate) fn detail(&self, held: &Held<M>) -> PartitionDetail {
+        let (replica, log) = (&held.replica, held.replica.log());
         let range = |r: &std::ops::Range<Offset>| OffsetRange { start: r.start, end: r.end };
         PartitionDetail {
-            place: self.place(partition),
+            place: PartitionMetadata {
+                index: replica.identity().partition,
+                uid: replica.identity().uid,
+                epoch: replica.epoch(),
+                core: self.core,
+                chain: held.chain.clone(),
+                error: phase_code(replica.phase()),
+            },
             log_start: log.map_or(Offset::ZERO, |log| log.log_start()),
-            high_watermark: replica.map_or(Offset::ZERO, |replica| replica.high_watermark()),
+            high_watermark: replica.high_watermark(),
             durable_end: log.map_or(Offset::ZERO, |log| log.durable_end()),
             log_end: log.map_or(Offset::ZERO, |log| log.log_end()),
             bytes: log.map_or(0, |log| log.bytes()),
             segments: log.map_or(0, |log| u32::try_from(log.segments()).unwrap_or(u32::MAX)),
             damaged: log.map(|log| log.damaged()).unwrap_or_default().iter().map(range).collect(),
         }
+    }
+}
+
+/// The settings that are made for a topic.
+pub(crate) fn settings_of(topic: &Topic) -> Vec<SettingInForce<'static>> {
+    let setting = |(key, value): (&String, &String)| {
+        let (key, value) = (key.clone().into(), value.clone().into());
+        SettingInForce { key, value, origin: ConfigOrigin::Topic }
+    };
+    topic.config.iter().map(setting).collect()
+}
+
+fn phase_code(phase: Phase) -> ErrorCode {
+    match phase {
+        Phase::Open => ErrorCode::None,
+        Phase::Failed(_) => ErrorCode::PartitionFailed,
+        Phase::Opening => ErrorCode::Starting,
     }
 }
 

@@ -3,19 +3,20 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use catena_node::{Send, SessionId};
-use catena_uring::Share;
-use catena_wire::{Api, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, PREFACE_BYTES, Preface};
-use futures_lite::{
-    AsyncReadExt, AsyncWriteExt, StreamExt,
-    io::{ReadHalf, WriteHalf, split},
+use catena_uring::{Share, detach_stream, stream_descriptor};
+use catena_wire::{
+    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, PREFACE_BYTES, Preface, Refusal,
+    encode_refusal,
 };
+use futures_lite::{AsyncReadExt, StreamExt, future};
 use glommio::{
     channels::local_channel::LocalReceiver,
     net::TcpStream,
     timer::{sleep, timeout},
 };
+use rustix::net::sockopt;
 
-use crate::shell::Shell;
+use crate::{cores::Cargo, shell::Shell, socket::Socket};
 
 /// What an idle connection keeps.
 const IDLE_BYTES: usize = 1 << 10;
@@ -27,22 +28,107 @@ const EXACT_BYTES: usize = 16 << 10;
 const KEPT_BYTES_MAX: usize = 2 << 20;
 /// How often a connection that used up its budget looks whether something was answered.
 const BUDGET_WAIT: Duration = Duration::from_micros(200);
+/// Probes that may go unanswered before a silent peer is taken for gone.
+const KEEPALIVE_PROBES: u32 = 3;
 
-/// Serves a connection to its end.
-pub(crate) async fn run(
-    shell: &Rc<Shell>,
-    session: SessionId,
-    stream: TcpStream,
-    outbox: LocalReceiver<Send<Share>>,
-    waiting: Rc<Cell<usize>>,
-) {
+/// Where a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// On this core.
+    Here,
+    /// It was handed to the core that its client asked for.
+    Elsewhere,
+}
+
+/// Serves a connection to its end; `arrived`: its preface was read on another core.
+pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool) -> End {
+    set_options(shell, &stream);
+    if !arrived {
+        let Some(wanted) = preface(shell, &mut stream).await else { return End::Here };
+        let core = wanted.unwrap_or(shell.core());
+        if core != shell.core() && usize::from(core) < shell.shared().cores() {
+            let Ok(descriptor) = detach_stream(stream) else { return End::Here };
+            shell.shared().send(shell.core(), core, Cargo::Connection(descriptor));
+            return End::Elsewhere;
+        }
+    }
+    let Some(socket) = encrypt(shell, stream).await else { return End::Here };
+    let mut buffer = Received::new();
+    // A client that has not said who it is by then is gone.
+    if within_handshake(shell, greet(&socket, &mut buffer)).await.is_none() {
+        return End::Here;
+    }
+    let (session, outbox, waiting) = shell.open_session();
+    let reads = async {
+        let _ = read(shell, session, &socket, buffer).await;
+    };
+    // Whichever ends first ends the other: a client that does not read is not read from either.
+    future::or(reads, write(&socket, outbox, &waiting)).await;
+    waiting.set(0);
+    shell.close_session(session);
+    End::Here
+}
+
+/// Tells a client that the node has as many connections as it takes.
+pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream) {
+    let refused = async {
+        preface(shell, &mut stream).await?;
+        let socket = encrypt(shell, stream).await?;
+        let mut buffer = Received::new();
+        greet(&socket, &mut buffer).await.ok()?;
+        let (header, ..) = buffer.message().ok()??;
+        let (error, text) = (ErrorCode::ConnectionBudget, "as many connections as it takes");
+        let mut bytes = Vec::new();
+        let refusal = Refusal { error, message: text.into() };
+        encode_refusal(header.api, header.correlation, &refusal, &mut bytes).ok()?;
+        socket.write_slices(&[&bytes]).await.ok()?;
+        socket.close().await;
+        Some(())
+    };
+    let _ = timeout(shell.live().handshake, async { Ok(refused.await) }).await;
+}
+
+fn set_options(shell: &Rc<Shell>, stream: &TcpStream) {
     // Without it small answers wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
-    let _ = stream.set_read_timeout(Some(shell.waits().idle));
-    let (reader, writer) = split(stream);
-    let writer = glommio::spawn_local(write(writer, outbox, waiting));
-    let _ = read(shell, session, reader).await;
-    writer.cancel().await;
+    let _ = stream.set_read_timeout(Some(shell.live().idle));
+    let descriptor = stream_descriptor(stream);
+    let _ = sockopt::set_socket_keepalive(descriptor, true);
+    let _ = sockopt::set_tcp_keepidle(descriptor, shell.keepalive());
+    let _ = sockopt::set_tcp_keepintvl(descriptor, shell.keepalive());
+    let _ = sockopt::set_tcp_keepcnt(descriptor, KEEPALIVE_PROBES);
+}
+
+/// The socket as both sides speak on it: under TLS, where that is configured.
+async fn encrypt(shell: &Rc<Shell>, stream: TcpStream) -> Option<Socket> {
+    let live = shell.live();
+    let Some(tls) = live.tls.clone() else { return Some(Socket::plain(stream)) };
+    let peer = stream.peer_addr();
+    match timeout(live.handshake, async { Ok(Socket::tls(stream, tls).await) }).await.ok()? {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+            tracing::warn!("no TLS with {peer}: {error}");
+            None
+        }
+    }
+}
+
+async fn within_handshake<T>(
+    shell: &Rc<Shell>,
+    step: impl Future<Output = Result<T, Ended>>,
+) -> Option<T> {
+    timeout(shell.live().handshake, async { Ok(step.await) }).await.ok()?.ok()
+}
+
+/// The core that a client asks for, if it speaks our protocol.
+async fn preface(shell: &Rc<Shell>, stream: &mut TcpStream) -> Option<Option<u16>> {
+    let read = async {
+        let mut preface = [0; PREFACE_BYTES];
+        stream.read_exact(&mut preface).await?;
+        Preface::parse(&preface).map_err(|_| Ended::NotOurs)
+    };
+    within_handshake(shell, read).await.map(|preface| preface.core)
 }
 
 /// Why a connection ends: the client's doing, all of it.
@@ -60,13 +146,9 @@ impl From<std::io::Error> for Ended {
 async fn read(
     shell: &Rc<Shell>,
     session: SessionId,
-    mut reader: ReadHalf<TcpStream>,
+    socket: &Socket,
+    mut buffer: Received,
 ) -> Result<(), Ended> {
-    let mut buffer = Received::new();
-    // A client that has not said who it is by then is gone.
-    timeout(shell.waits().handshake, async { Ok(greet(&mut reader, &mut buffer).await) })
-        .await
-        .map_err(|_| Ended::Closed)??;
     loop {
         while !shell.look(|node| node.may_read(session)) {
             sleep(BUDGET_WAIT).await;
@@ -82,17 +164,14 @@ async fn read(
             shell.carry_out();
             glommio::yield_if_needed().await;
         }
-        buffer.fill(&mut reader).await?;
+        buffer.fill(socket).await?;
     }
 }
 
-/// The preface and the whole of the first message, which must be a handshake.
-async fn greet(reader: &mut ReadHalf<TcpStream>, buffer: &mut Received) -> Result<(), Ended> {
-    let mut preface = [0; PREFACE_BYTES];
-    reader.read_exact(&mut preface).await?;
-    Preface::parse(&preface).map_err(|_| Ended::NotOurs)?;
+/// The whole of the first message, which must be a handshake.
+async fn greet(socket: &Socket, buffer: &mut Received) -> Result<(), Ended> {
     while !buffer.has_message()? {
-        buffer.fill(reader).await?;
+        buffer.fill(socket).await?;
     }
     Ok(())
 }
@@ -122,7 +201,7 @@ impl Received {
     }
 
     /// Reads some more: at least what the message at hand lacks, when that is long.
-    async fn fill(&mut self, reader: &mut ReadHalf<TcpStream>) -> Result<(), Ended> {
+    async fn fill(&mut self, socket: &Socket) -> Result<(), Ended> {
         let have = self.end - self.start;
         let needed = self.needed()?.max(FRAME_HEADER_BYTES);
         if self.start > 0 {
@@ -132,11 +211,11 @@ impl Received {
         self.fit(needed);
         let lacking = needed - have.min(needed);
         if lacking > EXACT_BYTES {
-            reader.read_exact(&mut self.bytes[self.end..self.end + lacking]).await?;
+            socket.read_exact(&mut self.bytes[self.end..self.end + lacking]).await?;
             self.end += lacking;
             return Ok(());
         }
-        match reader.read(&mut self.bytes[self.end..]).await? {
+        match socket.read(&mut self.bytes[self.end..]).await? {
             0 => Err(Ended::Closed),
             read => {
                 self.end += read;
@@ -196,26 +275,17 @@ impl Received {
     }
 }
 
-async fn write(
-    mut writer: WriteHalf<TcpStream>,
-    outbox: LocalReceiver<Send<Share>>,
-    waiting: Rc<Cell<usize>>,
-) {
+async fn write(socket: &Socket, outbox: LocalReceiver<Send<Share>>, waiting: &Cell<usize>) {
     let mut stream = Box::pin(outbox.stream());
     while let Some(send) = stream.next().await {
-        let mut bytes = send.bytes.len();
-        let mut sent = writer.write_all(&send.bytes).await;
-        for share in &send.shares {
-            bytes += share.as_ref().len();
-            if sent.is_ok() {
-                sent = writer.write_all(share.as_ref()).await;
-            }
-        }
+        let mut slices = vec![&*send.bytes];
+        slices.extend(send.shares.iter().map(AsRef::as_ref));
+        let sent = socket.write_slices(&slices).await;
+        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
         waiting.set(waiting.get() - bytes);
         if sent.is_err() || send.last {
-            let _ = writer.close().await;
-            return;
+            break;
         }
     }
-    let _ = writer.close().await;
+    socket.close().await;
 }

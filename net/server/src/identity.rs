@@ -11,6 +11,7 @@ use std::{
 
 use catena_format::{ClusterId, NodeId, checksum::crc32};
 use catena_node::NodeIdentity;
+use catena_uring::create_directory;
 
 const MAGIC: [u8; 8] = *b"CTNNODE\0";
 const VERSION: u16 = 1;
@@ -68,14 +69,13 @@ impl Identity {
     pub(crate) fn write(&self, root: &Path) -> Result<(), IdentityError> {
         let meta = root.join("meta");
         let write = || {
-            fs::create_dir_all(&meta)?;
+            create_directory(&meta)?;
             let new = meta.join("identity.new");
             let mut file = File::create(&new)?;
             file.write_all(&self.encode())?;
             file.sync_all()?;
             fs::rename(&new, meta.join("identity"))?;
-            File::open(&meta)?.sync_all()?;
-            File::open(root)?.sync_all()
+            File::open(&meta)?.sync_all()
         };
         write().map_err(|e| IdentityError::Io(meta.clone(), e))
     }

@@ -7,14 +7,17 @@ mod commands;
 #[allow(dead_code, unused_imports, reason = "serve reads the more of it the more it can do")]
 mod config;
 mod connection;
+mod cores;
 mod identity;
-#[allow(dead_code, reason = "its counter and its level wait for metrics and SIGHUP")]
+mod live;
 mod logging;
 mod metrics;
 #[cfg(test)]
 mod reference;
 mod serve;
 mod shell;
+mod socket;
+mod tls;
 
 use std::{
     io::{self, BufReader, Write, stdin},
@@ -75,21 +78,15 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Settings that this build knows and does not serve: made by anybody, they are refused.
-const UNSERVED: [&str; 6] = [
-    "node.cores",
-    "listen.advertised",
-    "limits.in_flight_per_core",
-    "limits.subscriptions_per_connection",
-    "storage.index_stride",
-    "timeouts.keepalive",
-];
+const UNSERVED: [&str; 3] =
+    ["listen.advertised", "limits.subscriptions_per_connection", "storage.index_stride"];
 
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
-    let (config, gathered) = Config::load(&args.sources())?;
-    refuse(&[("tls.cert", config.tls.is_some())])?;
+    let sources = args.sources();
+    let (config, gathered) = Config::load(&sources)?;
     refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
-    let _logs = logging::Logs::start(&config.logging)?;
-    serve::serve(config)
+    let logs = std::sync::Arc::new(logging::Logs::start(&config.logging)?);
+    serve::serve(config, sources, gathered, &logs)
 }
 
 fn topic(client: &mut Client, command: TopicCommand, output: Output) -> anyhow::Result<()> {

@@ -1,16 +1,16 @@
-//! The numbers of a core, published twice a second, and how they are told over HTTP.
+//! The numbers of each core, published twice a second, and how they are told over HTTP.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, Weak},
     time::{Duration, Instant},
 };
 
 use catena_node::{NodeStats, Status};
 use catena_replication::{Phase, Replica};
 use catena_uring::{DmaMemory, HandsStats};
-use prometheus::{Encoder, IntCounter, IntGauge, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use crate::admin::Snapshot;
+use crate::{admin::Snapshot, logging::Logs};
 
 /// A core that has published nothing for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -61,11 +61,12 @@ impl Numbers {
         self.cold_reads += stats.cold_reads;
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 14] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 15] {
         let (node, hands) = (&self.node, &self.hands);
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
+            ("catena_requests_forwarded_total", "Left to another core.", node.forwarded),
             ("catena_connections_total", "Connections accepted.", node.sessions),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", self.appended_batches),
@@ -98,60 +99,90 @@ impl Numbers {
             ("catena_descriptors", "Files of logs held open.", self.descriptors),
         ]
     }
-
-    fn text(&self) -> Result<String, prometheus::Error> {
-        let registry = Registry::new();
-        for (name, help, value) in self.counters() {
-            let counter = IntCounter::new(name, help)?;
-            counter.inc_by(value);
-            registry.register(Box::new(counter))?;
-        }
-        for (name, help, value) in self.gauges() {
-            let gauge = IntGauge::new(name, help)?;
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            registry.register(Box::new(gauge))?;
-        }
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&registry.gather(), &mut text)?;
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
 }
 
-/// Between the core that publishes and the thread that tells.
-#[derive(Default)]
-pub(crate) struct Metrics(Mutex<Numbers>);
+/// All cores' numbers as Prometheus text, one series a core.
+fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    let counters: Vec<_> = cores.iter().map(Numbers::counters).collect();
+    for at in 0..counters.first().map_or(0, |numbers| numbers.len()) {
+        let (name, help, _) = counters[0][at];
+        let family = IntCounterVec::new(Opts::new(name, help), &["core"])?;
+        for (core, numbers) in counters.iter().enumerate() {
+            family.with_label_values(&[&core.to_string()]).inc_by(numbers[at].2);
+        }
+        registry.register(Box::new(family))?;
+    }
+    let gauges: Vec<_> = cores.iter().map(Numbers::gauges).collect();
+    for at in 0..gauges.first().map_or(0, |numbers| numbers.len()) {
+        let (name, help, _) = gauges[0][at];
+        let family = IntGaugeVec::new(Opts::new(name, help), &["core"])?;
+        for (core, numbers) in gauges.iter().enumerate() {
+            let value = i64::try_from(numbers[at].2).unwrap_or(i64::MAX);
+            family.with_label_values(&[&core.to_string()]).set(value);
+        }
+        registry.register(Box::new(family))?;
+    }
+    let help = "Log lines lost because the output was slower.";
+    let dropped = IntCounter::new("catena_log_lines_dropped_total", help)?;
+    dropped.inc_by(lines_dropped);
+    registry.register(Box::new(dropped))?;
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Between the cores that publish and the thread that tells.
+pub(crate) struct Metrics {
+    cores: Mutex<Vec<Numbers>>,
+    logs: Weak<Logs>,
+}
 
 impl Metrics {
-    pub(crate) fn publish(&self, numbers: Numbers) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = numbers;
+    pub(crate) fn new(cores: usize, logs: Weak<Logs>) -> Self {
+        Self { cores: Mutex::new(vec![Numbers::default(); cores]), logs }
     }
 
-    fn last(&self) -> Numbers {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    pub(crate) fn cores(&self) -> usize {
+        self.last().len()
+    }
+
+    pub(crate) fn publish(&self, core: u16, numbers: Numbers) {
+        let mut all = self.cores.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all[usize::from(core)] = numbers;
+    }
+
+    fn last(&self) -> Vec<Numbers> {
+        self.cores.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }
 
 impl Snapshot for Metrics {
     fn metrics(&self) -> String {
-        self.last().text().unwrap_or_else(|error| format!("# {error}\n"))
+        let dropped = self.logs.upgrade().map_or(0, |logs| logs.dropped_lines());
+        text(&self.last(), dropped as u64).unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     fn live(&self) -> Result<(), String> {
-        match self.last().at {
-            Some(at) if at.elapsed() > HANGS_AFTER => {
-                Err(format!("the core has been silent for {} s", at.elapsed().as_secs()))
+        for (core, numbers) in self.last().iter().enumerate() {
+            let silent = numbers.at.map_or(Duration::ZERO, |at| at.elapsed());
+            if silent > HANGS_AFTER {
+                return Err(format!("core {core} has been silent for {} s", silent.as_secs()));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn ready(&self) -> Result<(), String> {
         self.live()?;
-        match self.last().status {
-            Some(Status::Serving) => Ok(()),
-            Some(status) => Err(format!("the node is not serving: {status:?}")),
-            None => Err("the node is starting".to_owned()),
+        for (core, numbers) in self.last().iter().enumerate() {
+            match numbers.status {
+                Some(Status::Serving) => {}
+                Some(status) => return Err(format!("core {core} is not serving: {status:?}")),
+                None => return Err(format!("core {core} is starting")),
+            }
         }
+        Ok(())
     }
 }
 
@@ -162,17 +193,22 @@ mod tests {
     #[test]
     fn numbers_are_told_in_the_usual_format() {
         let node = NodeStats { requests: 7, ..NodeStats::default() };
-        let text = Numbers { node, ..Numbers::default() }.text().unwrap();
-        assert!(text.contains("# TYPE catena_requests_total counter\ncatena_requests_total 7\n"));
-        assert!(text.contains("# TYPE catena_connections gauge\ncatena_connections 0\n"));
+        let text = text(&[Numbers { node, ..Numbers::default() }, Numbers::default()], 3).unwrap();
+        let requests = "# TYPE catena_requests_total counter\n\
+                        catena_requests_total{core=\"0\"} 7\ncatena_requests_total{core=\"1\"} 0\n";
+        assert!(text.contains(requests), "{text}");
+        assert!(text.contains("catena_log_lines_dropped_total 3"));
+        assert!(text.contains("# TYPE catena_connections gauge\ncatena_connections{core=\"0\"} 0"));
     }
 
     #[test]
-    fn a_node_is_ready_once_it_serves() {
-        let metrics = Metrics::default();
+    fn a_node_is_ready_once_every_core_serves() {
+        let metrics = Metrics::new(2, Weak::new());
         assert!(metrics.live().is_ok() && metrics.ready().is_err());
         let (at, status) = (Some(Instant::now()), Some(Status::Serving));
-        metrics.publish(Numbers { at, status, ..Numbers::default() });
+        metrics.publish(0, Numbers { at, status, ..Numbers::default() });
+        assert_eq!(metrics.ready(), Err("core 1 is starting".to_owned()));
+        metrics.publish(1, Numbers { at, status, ..Numbers::default() });
         assert!(metrics.ready().is_ok());
     }
 }

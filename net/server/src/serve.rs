@@ -1,28 +1,39 @@
 //! `catena serve`: from a directory and an address to a running node.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
-use catena_node::{Limits, Node, Status};
+use catena_node::{Limits, Node, NodeIdentity, Post, Status};
 use catena_uring::{Findings, Hands, HandsOptions, lock_directory, probe};
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::{
     admin::Admin,
-    config::{Config, Timeouts},
+    config::{Config, Gathered, Sources},
+    cores::{Cargo, Shared, placement},
     identity::Identity,
+    live::{Current, Live, reload_on_hangup},
+    logging::Logs,
     metrics::Metrics,
-    shell::{Shell, ShellOptions, Waits, bind},
+    shell::{Shell, ShellOptions, bind, bind_alone},
 };
 
 /// Direct I/O memory that is registered with the kernel, three times over.
 const REGISTERED_BYTES: usize = 1 << 20;
 
 /// Runs the server until it is told to stop.
-pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
+pub(crate) fn serve(
+    mut config: Config,
+    sources: Sources,
+    gathered: Gathered,
+    logs: &Arc<Logs>,
+) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let descriptors = raise_descriptor_limit()?;
     let data_dir = config.storage.data_dir;
@@ -32,47 +43,71 @@ pub(crate) fn serve(mut config: Config) -> anyhow::Result<()> {
     config.storage.data_dir = data_dir.canonicalize().context("no data directory")?;
     announce(&config, &findings);
     // Without it a write beyond a file-size limit would kill the process.
-    for signal in [signal_hook::consts::SIGXFSZ, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
-    }
+    let ignored = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, ignored)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
+    let live = Arc::new(Current::new(Live::of(&config)?));
+    reload_on_hangup(sources, gathered, Arc::downgrade(logs), live.clone())?;
     let wished = usize::try_from(config.limits.descriptors)?;
+    let cores = usize::try_from(config.node.cores.count().get())?;
     let hands = HandsOptions {
-        descriptors: wished.min((descriptors / 2).saturating_sub(64)).max(16),
-        memory_bytes: usize::try_from(config.limits.memory.0)?,
+        descriptors: (wished.min((descriptors / 2).saturating_sub(64)) / cores).max(16),
+        memory_bytes: usize::try_from(config.limits.memory.0)? / cores,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
-    LocalExecutorBuilder::new(Placement::Unbound)
-        .name("core-0")
+    let metrics = Arc::new(Metrics::new(cores, Arc::downgrade(logs)));
+    abort_on_panic();
+    executor(0, cores)
+        .make()
+        .map_err(|e| anyhow::anyhow!("cannot start the first core's executor: {e}"))?
+        .run(run(config, hands, live, metrics, stop))
+}
+
+fn executor(core: usize, cores: usize) -> LocalExecutorBuilder {
+    LocalExecutorBuilder::new(placement(core, cores))
+        .name(&format!("core-{core}"))
         .io_memory(REGISTERED_BYTES)
         .ring_depth(256)
         .preempt_timer(Duration::from_millis(1))
         .spin_before_park(Duration::from_micros(20))
-        .make()
-        .map_err(|e| anyhow::anyhow!("cannot start the core's executor: {e}"))?
-        .run(run(config, hands, stop))
 }
 
+/// A core that has panicked is gone with its partitions; nothing goes on without it.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
+/// The first core: it opens the catalog, starts the others, and ends when all have ended.
 async fn run(
     config: Config,
     hands_options: HandsOptions,
+    live: Arc<Current>,
+    metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let data_dir = &config.storage.data_dir;
-    let listener = bind(config.listen.client).await?;
+    let listener = bind_alone(config.listen.client).await?;
     let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
     let mut identity = Identity::open(data_dir)?;
     let hands = Hands::start(data_dir, hands_options).await?;
-    let create = !identity.founded;
-    let mut node = Node::new(identity.node, limits(&config)?, create, hands.memory());
-    node.set_topic_defaults(config.topic_settings());
-    let metrics = Arc::new(Metrics::default());
+    let cores = metrics.cores();
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
         .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
-    let shell = Shell::new(shell_options(&config, stop, metrics)?, node, hands);
+    let count = u16::try_from(cores)?;
+    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live);
+    let others = arrivals.split_off(1);
+    let create = !identity.founded;
+    let post = Post::First { create, cores: count };
+    let mut node = Node::new(identity.node, limits(&config)?, post, hands.memory());
+    node.set_topic_defaults(config.topic_settings());
+    let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
     wait_for_catalog(&shell).await?;
     if create {
@@ -80,12 +115,16 @@ async fn run(
         identity.write(data_dir)?;
     }
     let leftovers = shell.remove_leftovers().context("cannot look through the partitions")?;
-    let partitions = shell.look(|node| node.replicas().count());
+    let partitions = shell.look(|node| node.known().len());
+    let threads = start_further(&config, hands_options, identity.node, &shared, others).await?;
+    for arrivals in arrivals {
+        glommio::spawn_local(shell.clone().receive(arrivals)).detach();
+    }
     let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
     let milliseconds = began.elapsed().as_millis();
     tracing::info!(
         "ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
-         node {node}, {partitions} partitions, {leftovers} leftovers removed",
+         node {node}, {cores} cores, {partitions} partitions, {leftovers} leftovers removed",
         admin.address(),
     );
     // Without systemd there is nobody to tell.
@@ -96,15 +135,81 @@ async fn run(
     if let Status::Failed(_) | Status::Poisoned(_) = status {
         bail!("the catalog's log failed: {status:?}");
     }
-    shell.drain(config.timeouts.drain).await;
+    shell.drain().await;
+    for thread in threads {
+        thread.join().map_err(|e| anyhow::anyhow!("a core ended badly: {e}"))?;
+    }
     admin.stop();
+    if let Some(why) = shared.failure() {
+        bail!(why);
+    }
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Starts the further cores and waits until they listen.
+async fn start_further(
+    config: &Config,
+    hands_options: HandsOptions,
+    node: NodeIdentity,
+    shared: &Arc<Shared>,
+    arrivals: Vec<flume::Receiver<(u16, Cargo)>>,
+) -> anyhow::Result<Vec<ExecutorJoinHandle<()>>> {
+    let mut threads = Vec::new();
+    for (core, arrivals) in (1..).zip(arrivals) {
+        let (config, shared) = (config.clone(), shared.clone());
+        let all = shared.cores();
+        let further = move || further(config, hands_options, core, node, shared, arrivals);
+        let thread = executor(usize::from(core), all).spawn(further);
+        threads.push(thread.map_err(|e| anyhow::anyhow!("cannot start core {core}: {e}"))?);
+    }
+    while shared.listening.load(Ordering::Relaxed) < threads.len() && !shared.stops() {
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(threads)
+}
+
+/// A further core, from its start to its end.
+async fn further(
+    config: Config,
+    hands_options: HandsOptions,
+    core: u16,
+    identity: NodeIdentity,
+    shared: Arc<Shared>,
+    arrivals: flume::Receiver<(u16, Cargo)>,
+) {
+    if let Err(error) = serve_core(&config, hands_options, core, identity, &shared, arrivals).await
+    {
+        shared.idle.fetch_add(1, Ordering::Relaxed);
+        shared.fail(format!("core {core}: {error:#}"));
+    }
+}
+
+async fn serve_core(
+    config: &Config,
+    hands_options: HandsOptions,
+    core: u16,
+    identity: NodeIdentity,
+    shared: &Arc<Shared>,
+    arrivals: flume::Receiver<(u16, Cargo)>,
+) -> anyhow::Result<()> {
+    let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
+    let post = Post::Further { core, cores: u16::try_from(shared.cores())? };
+    let node = Node::new(identity, limits(config)?, post, hands.memory());
+    let shell = Shell::new(shell_options(config, core, shared)?, node, hands);
+    glommio::spawn_local(shell.clone().receive(arrivals)).detach();
+    let listener = bind(shared.address)?;
+    glommio::spawn_local(shell.clone().listen(listener)).detach();
+    shared.listening.fetch_add(1, Ordering::Relaxed);
+    shell.run().await;
+    shell.drain().await;
     Ok(())
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
+        bytes_in_flight_core_max: config.limits.in_flight_per_core.0,
         wait_max: config.timeouts.request,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0)?,
         checkpoint_bytes: config.storage.checkpoint.0,
@@ -113,18 +218,13 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
     })
 }
 
-fn shell_options(
-    config: &Config,
-    stop: Arc<AtomicBool>,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<ShellOptions> {
-    let Timeouts { handshake, idle, .. } = config.timeouts;
+fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Result<ShellOptions> {
     Ok(ShellOptions {
+        core,
         root: config.storage.data_dir.clone(),
         connections_max: usize::try_from(config.limits.connections)?,
-        waits: Waits { handshake, idle },
-        stop,
-        metrics,
+        keepalive: config.timeouts.keepalive,
+        shared: shared.clone(),
     })
 }
 

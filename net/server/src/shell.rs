@@ -6,10 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -18,17 +15,19 @@ use catena_log::{
     Now,
     io::{Done, OpId},
 };
-use catena_node::{Directory, Node, Send, SessionId, Status};
-use catena_uring::{DmaMemory, Folder, Hands, Share};
+use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
+use catena_uring::{DmaMemory, Folder, Hands, Share, attach_stream, create_directory};
 use glommio::{
-    channels::local_channel::{LocalSender, new_unbounded},
+    channels::local_channel::{LocalReceiver, LocalSender, new_unbounded},
     net::{TcpListener, TcpStream},
     timer::sleep,
 };
 
 use crate::{
     connection,
-    metrics::{Metrics, Numbers},
+    cores::{Cargo, Shared},
+    live::Live,
+    metrics::Numbers,
 };
 
 /// The longest nap of the core's clock.
@@ -39,22 +38,17 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that may wait for a client that does not read; beyond, its connection is closed.
 const OUTBOX_BYTES_MAX: usize = 128 << 20;
 
+/// Connections beyond the limit that are told so at a time; further ones are closed.
+const REFUSALS_MAX: usize = 64;
+
 /// What the shell of a core needs.
 pub(crate) struct ShellOptions {
+    pub(crate) core: u16,
     pub(crate) root: PathBuf,
     pub(crate) connections_max: usize,
-    pub(crate) waits: Waits,
-    pub(crate) stop: Arc<AtomicBool>,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-/// How long clients are waited for.
-#[derive(Clone, Copy)]
-pub(crate) struct Waits {
-    /// For the end of the handshake.
-    pub(crate) handshake: Duration,
-    /// For the next request.
-    pub(crate) idle: Duration,
+    /// How long a peer may be silent before it is probed.
+    pub(crate) keepalive: Duration,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// The way to one client.
@@ -87,8 +81,22 @@ impl Shell {
         })
     }
 
-    pub(crate) fn waits(&self) -> Waits {
-        self.options.waits
+    pub(crate) fn keepalive(&self) -> Duration {
+        self.options.keepalive
+    }
+
+    /// The settings in force that may change.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        self.shared().live.get()
+    }
+
+    pub(crate) fn core(&self) -> u16 {
+        self.options.core
+    }
+
+    /// What all cores share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.options.shared
     }
 
     /// Tells the admin thread how this core stands.
@@ -108,7 +116,7 @@ impl Shell {
             numbers.add(replica);
         }
         drop(node);
-        self.options.metrics.publish(numbers);
+        self.shared().metrics.publish(self.core(), numbers);
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -161,9 +169,30 @@ impl Shell {
             self.send(send);
         }
         loop {
+            let parcel = self.node.borrow_mut().poll_parcel();
+            let Some((to, parcel)) = parcel else { break };
+            self.shared().send(self.core(), to, Cargo::Parcel(parcel));
+        }
+        loop {
             let uid = self.node.borrow_mut().poll_removal();
             let Some(uid) = uid else { break };
             self.remove(Directory::Partition(uid));
+        }
+        while let Some(notice) = self.node.borrow_mut().poll_notice() {
+            tell(&notice);
+        }
+    }
+
+    /// Takes what other cores send, for as long as the server runs.
+    pub(crate) async fn receive(self: Rc<Self>, arrivals: flume::Receiver<(u16, Cargo)>) {
+        while let Ok((from, cargo)) = arrivals.recv_async().await {
+            match cargo {
+                Cargo::Parcel(parcel) => {
+                    self.input(|node, now| node.on_parcel(from, parcel, now));
+                }
+                Cargo::Connection(descriptor) => self.serve(attach_stream(descriptor), true),
+            }
+            glommio::yield_if_needed().await;
         }
     }
 
@@ -180,7 +209,7 @@ impl Shell {
         match directory {
             Directory::Catalog => self.options.root.join("meta").join("catalog"),
             Directory::Partition(uid) => {
-                self.options.root.join("p").join(format!("{:016x}", uid.get()))
+                self.options.root.join("p").join(directory_name(uid.get()))
             }
         }
     }
@@ -228,22 +257,49 @@ impl Shell {
     }
 
     fn accept(self: &Rc<Self>, stream: TcpStream) {
-        if self.outboxes.borrow().len() >= self.options.connections_max {
-            return;
+        let open = self.shared().connections.fetch_add(1, Ordering::Relaxed);
+        let limit = self.options.connections_max;
+        if open < limit {
+            self.serve(stream, false);
+        } else if open < limit + REFUSALS_MAX {
+            let shell = self.clone();
+            glommio::spawn_local(async move {
+                connection::refuse(&shell, stream).await;
+                shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
+            })
+            .detach();
+        } else {
+            self.shared().connections.fetch_sub(1, Ordering::Relaxed);
         }
-        let session = SessionId(self.next_session.get());
-        self.next_session.set(session.0 + 1);
+    }
+
+    /// Serves a connection to its end, here or on the core that its client asks for; `arrived`: it
+    /// is here because of that.
+    fn serve(self: &Rc<Self>, stream: TcpStream, arrived: bool) {
+        let shell = self.clone();
+        glommio::spawn_local(async move {
+            if connection::run(&shell, stream, arrived).await == connection::End::Here {
+                shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
+            }
+        })
+        .detach();
+    }
+
+    /// A connection has said that it speaks our protocol.
+    pub(crate) fn open_session(&self) -> (SessionId, LocalReceiver<Send<Share>>, Rc<Cell<usize>>) {
+        let number = self.next_session.get();
+        self.next_session.set(number + 1);
+        let session = SessionId { core: self.core(), number };
         let (sender, receiver) = new_unbounded();
         let bytes = Rc::new(Cell::new(0));
         self.outboxes.borrow_mut().insert(session, Outbox { sender, bytes: bytes.clone() });
         self.node.borrow_mut().on_connect(session);
-        let shell = self.clone();
-        glommio::spawn_local(async move {
-            connection::run(&shell, session, stream, receiver, bytes).await;
-            shell.outboxes.borrow_mut().remove(&session);
-            shell.input(|node, _| node.on_disconnect(session));
-        })
-        .detach();
+        (session, receiver, bytes)
+    }
+
+    pub(crate) fn close_session(self: &Rc<Self>, session: SessionId) {
+        self.outboxes.borrow_mut().remove(&session);
+        self.input(|node, _| node.on_disconnect(session));
     }
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
@@ -257,43 +313,85 @@ impl Shell {
             self.input(Node::on_tick);
             if now >= published + PUBLISH_EVERY {
                 published = now;
+                self.node.borrow_mut().limits_mut().wait_max = self.live().request;
                 self.publish();
             }
             let status = self.node.borrow().status();
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
-            if ended || self.options.stop.load(Ordering::Relaxed) {
+            if ended || self.shared().stops() {
                 return status;
             }
         }
     }
 
-    /// Refuses new work and waits until what was taken is on the disk and answered.
-    pub(crate) async fn drain(self: &Rc<Self>, longest: Duration) {
+    /// Refuses new work and waits until what was taken is on the disk and answered, here and on the
+    /// other cores, which may wait for this one.
+    pub(crate) async fn drain(self: &Rc<Self>) {
+        let longest = self.live().drain;
         self.input(|node, _| node.drain());
-        let began = Instant::now();
-        while !self.look(Node::is_idle) && began.elapsed() < longest {
+        let (began, mut idle) = (Instant::now(), false);
+        let all = self.shared().cores();
+        while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
+            if !idle && self.look(Node::is_idle) && self.unsent() == 0 {
+                idle = true;
+                self.shared().idle.fetch_add(1, Ordering::Relaxed);
+            }
             sleep(Duration::from_millis(1)).await;
             self.input(Node::on_tick);
         }
     }
 
+    fn unsent(&self) -> usize {
+        self.outboxes.borrow().values().map(|outbox| outbox.bytes.get()).sum()
+    }
+
     /// Removes directories of partitions that the catalog does not name: of deleted topics.
     pub(crate) fn remove_leftovers(&self) -> std::io::Result<usize> {
         let root = self.options.root.join("p");
-        std::fs::create_dir_all(&root)?;
+        create_directory(&root)?;
+        let known = self.look(Node::known);
         let mut removed = 0;
         for entry in std::fs::read_dir(&root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
-            let uid = name.and_then(|name| u64::from_str_radix(name, 16).ok());
-            let Some(uid) = uid.map(catena_format::PartitionUid::new) else { continue };
-            if !self.look(|node| node.knows(uid)) {
+            let Some(uid) = name.and_then(directory_uid) else { continue };
+            if !known.contains(&uid) {
                 remove_log(&path)?;
                 removed += 1;
             }
         }
         Ok(removed)
     }
+}
+
+/// Tells the operator what happened to a log.
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Opened(log, report) => {
+            let lost = report.offsets_damaged > 0 || report.resumed_at_mark || report.fold_lost;
+            if lost || report.manifest_repaired {
+                tracing::warn!("partition {} of {}: {report:?}", log.partition, log.topic);
+            } else if report.batches > 0 {
+                tracing::debug!("partition {} of {}: {report:?}", log.partition, log.topic);
+            }
+        }
+        Notice::Failed(log, error) => {
+            tracing::error!("partition {} of {} is closed: {error}", log.partition, log.topic);
+        }
+        Notice::Poisoned(log, error) => {
+            tracing::error!("partition {} of {} is read-only: {error}", log.partition, log.topic);
+        }
+    }
+}
+
+/// The partition that a directory of this name belongs to; nobody else's is touched.
+fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
+    let uid = u64::from_str_radix(name, 16).ok()?;
+    (directory_name(uid) == name).then(|| catena_format::PartitionUid::new(uid))
+}
+
+fn directory_name(uid: u64) -> String {
+    format!("{uid:016x}")
 }
 
 /// Removes a log's directory, the manifests first: what is left of it is no log.
@@ -317,7 +415,7 @@ const BIND_WAIT: Duration = Duration::from_secs(10);
 /// Binds the client listener. Listeners here may share a port with others of the same user (the
 /// runtime sets SO_REUSEPORT), and a bound check would stumble over connections of an earlier life;
 /// so whether somebody listens is found out by knocking.
-pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind_alone(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let began = Instant::now();
     while address.port() != 0
         && std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)).is_ok()
@@ -327,5 +425,10 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         }
         sleep(NAP_MAX).await;
     }
+    bind(address)
+}
+
+/// Binds the client listener once more, for another core: the kernel spreads connections.
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))
 }

@@ -1,6 +1,6 @@
 //! The client library against the real binary, with threads and with tasks.
 
-mod server;
+mod common;
 
 #[allow(dead_code)]
 #[path = "../../client/examples/consume.rs"]
@@ -12,17 +12,21 @@ mod produce_example;
 #[path = "../../client/examples/tasks.rs"]
 mod tasks_example;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    thread,
+    time::{Duration, Instant},
+};
 
 use catena_client::{
     Batch, Class, Client, Compression, ConsumerOptions, Durability, Error, ErrorCode, Header,
-    NewRecord, OffsetQuery, ProducerOptions, Setting, Start,
+    NewRecord, OffsetQuery, Options, ProducerOptions, Setting, Start,
     format::{Millis, Offset, PartitionIndex},
     tokio as tasks,
 };
 use tempfile::TempDir;
 
-use server::{Server, free_address, options};
+use common::{PATIENCE, Server, free_address};
 
 const ONLY: PartitionIndex = PartitionIndex::new(0);
 
@@ -43,8 +47,12 @@ impl World {
     }
 
     fn start(&mut self) {
-        let server = Server::start(self.directory.path(), &self.address);
-        server.wait();
+        let server = Server::start(self.directory.path(), &self.address, &["--cores", "2"]);
+        let deadline = Instant::now() + PATIENCE;
+        while self.client().topics().is_err() {
+            assert!(Instant::now() < deadline, "the server does not answer:\n{}", server.log());
+            thread::sleep(Duration::from_millis(2));
+        }
         self.server = Some(server);
     }
 
@@ -57,7 +65,7 @@ impl World {
     }
 
     fn client(&self) -> Client {
-        Client::new(options(&self.address))
+        Client::new(Options::new(&self.address))
     }
 
     /// Everything in the topic, in the order of offsets where it has one partition.

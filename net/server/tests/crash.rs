@@ -1,10 +1,11 @@
 //! The real binary, killed again and again while a producer writes: every record is there once, in
 //! order, at the offset that its receipt said.
 
-mod server;
+mod common;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -14,15 +15,31 @@ use std::{
 };
 
 use catena_client::{
-    Client, Compression, Error, FetchOptions, Fetched, NewRecord, OffsetQuery, ProducerOptions,
-    Setting, Ticket,
+    Client, Compression, Error, FetchOptions, Fetched, NewRecord, OffsetQuery, Options,
+    ProducerOptions, Setting, Ticket,
 };
 use catena_format::{Millis, PartitionIndex, TopicId};
-
-use server::{Server, free_address, options};
+use common::{PATIENCE, Server, free_address};
 
 const PARTITIONS: u32 = 4;
 const KILLS: usize = 12;
+
+fn start(directory: &Path, address: &str) -> Server {
+    Server::start(directory, address, &["--cores", "2"])
+}
+
+/// Waits until the server answers.
+fn wait(server: &Server) {
+    let deadline = Instant::now() + PATIENCE;
+    while client(&server.address).topics().is_err() {
+        assert!(Instant::now() < deadline, "the server does not answer:\n{}", server.log());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn client(address: &str) -> Client {
+    Client::new(Options::new(address).with_request_timeout(Duration::from_secs(10)))
+}
 
 /// What the producer's thread tells.
 #[derive(Default)]
@@ -42,7 +59,7 @@ fn produce(address: &str, progress: &Progress) -> Result<Vec<Vec<(u64, u64)>>, E
         partition.push((number, ticket.offset_in(&receipt).get()));
         Ok::<_, Error>(())
     };
-    let mut client = Client::new(options(address));
+    let mut client = client(address);
     let options = ProducerOptions {
         batch_bytes: 3000,
         in_flight: 24,
@@ -101,10 +118,10 @@ fn consume(client: &mut Client, topic: TopicId, partition: u32) -> BTreeMap<u64,
 fn every_record_survives_kills_once_and_in_order() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let address = free_address();
-    let mut server = Server::start(directory.path(), &address);
-    server.wait();
+    let mut server = start(directory.path(), &address);
+    wait(&server);
     let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string().into() }];
-    Client::new(options(&address)).create_topic("lines", PARTITIONS, set).unwrap();
+    client(&address).create_topic("lines", PARTITIONS, set).unwrap();
 
     let progress = Arc::new(Progress::default());
     let producer = {
@@ -115,7 +132,7 @@ fn every_record_survives_kills_once_and_in_order() {
     for kill in 0..KILLS {
         // Some kills hit recovery itself; the others wait until the producer got on.
         if kill % 4 != 3 {
-            server.wait();
+            wait(&server);
             let goal = progress.sent.load(Ordering::Relaxed) + 2000 + 1500 * kill as u64;
             let deadline = Instant::now() + Duration::from_secs(60);
             while progress.sent.load(Ordering::Relaxed) < goal && !producer.is_finished() {
@@ -124,26 +141,26 @@ fn every_record_survives_kills_once_and_in_order() {
             }
         }
         in_flight.push(progress.in_flight.load(Ordering::Relaxed));
-        drop(server);
-        server = Server::start(directory.path(), &address);
+        server.kill();
+        server = start(directory.path(), &address);
     }
-    server.wait();
+    wait(&server);
     progress.stop.store(true, Ordering::Relaxed);
     let told = producer.join().unwrap().unwrap();
     println!("batches in flight at the kills: {in_flight:?}");
     assert!(in_flight.iter().sum::<usize>() > 0, "no kill hit a batch in flight");
 
     // A last life: what is read is what the disk holds.
-    drop(server);
-    let server = Server::start(directory.path(), &address);
-    server.wait();
+    server.kill();
+    let mut server = start(directory.path(), &address);
+    wait(&server);
     every_record_is_there_once(&address, progress.sent.load(Ordering::Relaxed), &told);
-    drop(server);
+    server.kill();
 }
 
 /// All partitions together hold the numbers below `sent`, each in order and where its receipt said.
 fn every_record_is_there_once(address: &str, sent: u64, told: &[Vec<(u64, u64)>]) {
-    let mut client = Client::new(options(address));
+    let mut client = client(address);
     let topic = client.topic("lines").unwrap().id;
     let mut total = 0;
     for partition in 0..PARTITIONS {

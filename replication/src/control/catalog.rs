@@ -1,10 +1,10 @@
 //! The state machine itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
-    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, PartitionIndex,
-    PartitionUid, TopicId,
+    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
+    PartitionIndex, PartitionUid, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
     records::Records,
 };
@@ -31,7 +31,7 @@ pub enum Entry {
     },
     /// A topic is begun; it is served once it is ready.
     CreateTopic {
-        /// Its id, chosen at random by the proposer.
+        /// Its id, chosen by the proposer so that no other topic of the cluster ever has it.
         id: u128,
         /// Its name.
         name: String,
@@ -149,6 +149,8 @@ pub struct Catalog {
     next_producer_id: i64,
     partitions: usize,
     last: Option<Result<Applied, CatalogError>>,
+    /// The first batch that means nothing to this build; nothing behind it is carried out.
+    unreadable: Option<Offset>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -176,6 +178,30 @@ struct PartitionV1 {
     chain: Vec<u64>,
 }
 
+/// Counters of a snapshot that are as large have not been counted to.
+const COUNTED_MAX: u64 = 1 << 62;
+
+impl SnapshotV1 {
+    /// Whether a catalog can have come to this.
+    fn is_sound(&self) -> bool {
+        let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
+        let partitions = || self.topics.iter().flat_map(|t| &t.partitions);
+        let uids: BTreeSet<u64> = partitions().map(|p| p.uid).collect();
+        let counted = [self.version, self.next_uid, self.next_producer_id.cast_unsigned()];
+        let mut counted = counted.into_iter().chain(self.incarnations.iter().map(|(_, i)| *i));
+        self.topics.is_sorted_by(|a, b| a.id < b.id)
+            && self.incarnations.is_sorted_by(|a, b| a.0 < b.0)
+            && names.len() == self.topics.len()
+            && names.iter().all(|name| name_is_good(name))
+            && self.topics.len() <= TOPICS_MAX
+            && uids.len() == partitions().count()
+            && uids.len() <= PARTITIONS_MAX
+            && uids.last().is_none_or(|last| *last < self.next_uid)
+            && partitions().all(|p| p.epoch < Epoch::MAX.get())
+            && counted.all(|counter| counter < COUNTED_MAX)
+    }
+}
+
 impl Default for Catalog {
     fn default() -> Self {
         Self {
@@ -188,6 +214,7 @@ impl Default for Catalog {
             next_producer_id: 0,
             partitions: 0,
             last: None,
+            unreadable: None,
         }
     }
 }
@@ -324,6 +351,23 @@ impl Catalog {
         Incarnation::new(self.incarnations.get(&node.get()).copied().unwrap_or(0))
     }
 
+    /// Where an entry stands that this build cannot read, so that the catalog cannot be used.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<Offset> {
+        self.unreadable
+    }
+
+    fn apply_batch(&mut self, batch: &[u8]) -> Option<()> {
+        let header = BatchHeader::parse(batch).ok()?;
+        let records = batch.get(BATCH_HEADER_BYTES..)?;
+        for record in Records::new(records, header.count, header.base_timestamp) {
+            let archive = record.ok()?.value.and_then(archive)?;
+            let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
+            self.last = Some(self.apply(&entry));
+        }
+        Some(())
+    }
+
     /// What the last entry that was folded in brought.
     pub(crate) fn take_last(&mut self) -> Option<Result<Applied, CatalogError>> {
         self.last.take()
@@ -362,20 +406,17 @@ fn archive(bytes: &[u8]) -> Option<AlignedVec<16>> {
 }
 
 impl Fold for Catalog {
-    fn apply(&mut self, _: &FrameHeader, batch: &[u8]) {
-        let Ok(header) = BatchHeader::parse(batch) else { return };
-        let records = &batch[BATCH_HEADER_BYTES..];
-        for record in Records::new(records, header.count, header.base_timestamp).flatten() {
-            let entry = record.value.and_then(archive);
-            let entry = entry.and_then(|a| rkyv::from_bytes::<Entry, rancor::Error>(&a).ok());
-            // The checksums hold: what cannot be read was written by a newer version, which the
-            // feature level keeps from happening.
-            let entry = entry.expect("a catalog entry of a version that this build knows");
-            self.last = Some(self.apply(&entry));
+    fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
+        if self.unreadable.is_none() && self.apply_batch(batch).is_none() {
+            self.unreadable = Some(frame.base_offset);
         }
     }
 
     fn snapshot(&self) -> Vec<u8> {
+        // A catalog that lacks entries must not be taken for one: nothing restores from this.
+        if self.unreadable.is_some() {
+            return Vec::new();
+        }
         let archived = SnapshotV1 {
             version: self.version,
             incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
@@ -390,7 +431,7 @@ impl Fold for Catalog {
         self.reset();
         let read = archive(snapshot);
         let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV1, rancor::Error>(&a).ok());
-        let Some(read) = read else { return false };
+        let Some(read) = read.filter(SnapshotV1::is_sound) else { return false };
         self.version = read.version;
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
@@ -443,6 +484,11 @@ impl Topic {
 
 #[cfg(test)]
 mod tests {
+    use catena_format::{
+        Millis,
+        records::{BatchBuilder, Producer},
+    };
+
     use super::*;
 
     fn create(id: u128, name: &str, partitions: u32) -> Entry {
@@ -490,6 +536,29 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_no_catalog_makes_is_refused() {
+        let refused = |spoil: fn(&mut Catalog)| {
+            let mut catalog = Catalog::default();
+            for (id, name) in [(1, "a"), (2, "b")] {
+                catalog.apply(&create(id, name, 2)).unwrap();
+            }
+            spoil(&mut catalog);
+            !Catalog::default().restore(&catalog.snapshot())
+        };
+        assert!(!refused(|_| {}));
+        assert!(refused(|c| c.next_uid = 4));
+        assert!(refused(|c| c.next_uid = u64::MAX));
+        assert!(refused(|c| c.version = u64::MAX));
+        assert!(refused(|c| c.next_producer_id = -1));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
+        assert!(refused(|c| {
+            c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
+        }));
+    }
+
+    #[test]
     fn a_snapshot_is_the_catalog() {
         let mut catalog = Catalog::default();
         catalog.apply(&create(1, "a", 2)).unwrap();
@@ -499,5 +568,35 @@ mod tests {
         assert!(copy.restore(&catalog.snapshot()));
         assert_eq!(copy, catalog);
         assert!(!copy.restore(b"nonsense"));
+    }
+
+    #[test]
+    fn an_entry_of_an_unknown_version_stops_the_catalog() {
+        let mut value = encode(&Entry::NodeStarted { node: 1 });
+        let batch = |value: &[u8]| {
+            let mut builder = BatchBuilder::new();
+            builder.push(Millis::new(0), None, Some(value), &[]);
+            builder.build(Producer::NONE).unwrap()
+        };
+        let frame = |base: u64| FrameHeader {
+            mark: false,
+            payload_length: 0,
+            epoch: Epoch::new(1),
+            base_offset: Offset::new(base),
+            last_offset_delta: 0,
+            count: 1,
+            max_timestamp: Millis::new(0),
+            append_time: Millis::new(0),
+            durable_end: Offset::ZERO,
+            payload_crc: 0,
+        };
+        let mut catalog = Catalog::default();
+        Fold::apply(&mut catalog, &frame(0), &batch(&value));
+        assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
+        value[0] = VERSION + 1;
+        Fold::apply(&mut catalog, &frame(1), &batch(&value));
+        Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
+        assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));
+        assert!(!Catalog::default().restore(&catalog.snapshot()));
     }
 }

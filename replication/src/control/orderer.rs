@@ -126,6 +126,9 @@ impl<M: Memory + Clone> Orderer<M> {
     }
 
     fn opened(&mut self, log: Log<M, Catalog>, now: Now) {
+        if let Some(offset) = log.fold().unreadable() {
+            return self.fail(OpenError::Batch(offset));
+        }
         self.state = State::Open(log);
         let started = Entry::NodeStarted { node: self.node.get() };
         if let Err(error) = self.append(None, &started, now) {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use catena_format::{ClusterId, Millis, NodeId};
 use catena_log::{Now, OpenError, io::Heap};
-use catena_node::{Directory, Limits, Node, NodeIdentity, SessionId, Status};
-use catena_replication::Phase;
+use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, SessionId, Status};
+use catena_replication::{Phase, Replica};
 use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
 
 use super::{
@@ -39,14 +39,26 @@ pub struct Report {
 }
 
 enum Delivery {
-    ToNode { session: SessionId, bytes: Vec<u8> },
-    ToClient { session: SessionId, bytes: Vec<u8> },
+    Request { session: SessionId, bytes: Vec<u8> },
+    Response { session: SessionId, bytes: Vec<u8> },
+    Parcel { from: u16, to: u16, parcel: Parcel },
+}
+
+/// A way on which messages keep their order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Link {
+    ToNode(SessionId),
+    ToClient(SessionId),
+    Cores(u16, u16),
 }
 
 struct World {
     random: Random,
     disk: Disk,
-    node: Node<Heap>,
+    /// The cores of the node; how many, each life decides anew.
+    cores: Vec<Node<Heap>>,
+    /// Which core works on a directory.
+    owners: BTreeMap<u64, usize>,
     life: u64,
     founded: bool,
     now_ns: u64,
@@ -54,7 +66,7 @@ struct World {
     sessions: BTreeMap<SessionId, usize>,
     next_session: u64,
     network: BTreeMap<(u64, u64), Delivery>,
-    link_ns: BTreeMap<(SessionId, bool), u64>,
+    link_ns: BTreeMap<Link, u64>,
     deliveries: u64,
     oracle: Oracle,
     restarts: u64,
@@ -105,10 +117,14 @@ fn topic_config(random: &mut Random) -> Vec<Setting<'static>> {
     config
 }
 
-fn node(create: bool) -> Node<Heap> {
+/// A node of one to three cores.
+fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
     let identity = NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(1) };
     let limits = Limits { tail_cache_bytes: 64 << 10, ..Limits::default() };
-    Node::new(identity, limits, create, Heap)
+    let cores = 1 + random.below(3) as u16;
+    let further = (1..cores).map(|core| Post::Further { core, cores });
+    let posts = std::iter::once(Post::First { create, cores }).chain(further);
+    posts.map(|post| Node::new(identity, limits, post, Heap)).collect()
 }
 
 impl World {
@@ -129,10 +145,13 @@ impl World {
             clients.push(Client::reader(number, stream, partitions, trims));
         }
         let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup));
+        let mut random = root.stream("world");
+        let cores = node(true, &mut random);
         let mut world = Self {
-            random: root.stream("world"),
+            random,
             disk,
-            node: node(true),
+            cores,
+            owners: BTreeMap::new(),
             life: 0,
             founded: false,
             now_ns: 0,
@@ -223,17 +242,20 @@ impl World {
         }
     }
 
+    fn replicas(&self) -> impl Iterator<Item = &Replica<Heap>> {
+        self.cores.iter().flat_map(Node::replicas)
+    }
+
     /// Where the partitions end, once all are open.
     fn wait_open(&mut self) -> Result<BTreeMap<u32, u64>, String> {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
-            let open = self.node.replicas().all(|replica| replica.phase() == Phase::Open);
-            if open && self.node.status() == Status::Serving {
-                let end = |r: &catena_replication::Replica<Heap>| {
-                    (r.identity().partition.get(), r.high_watermark().get())
-                };
-                return Ok(self.node.replicas().map(end).collect());
+            let open = self.replicas().all(|replica| replica.phase() == Phase::Open);
+            if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
+                let end =
+                    |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
+                return Ok(self.replicas().map(end).collect());
             }
             if self.now_ns > deadline {
                 return Err("stuck: partitions do not open".into());
@@ -248,10 +270,11 @@ impl World {
         self.disk.crash(self.now_ns, kind);
         self.life += 1;
         self.restarts += 1;
-        self.node = node(!self.founded);
+        self.cores = node(!self.founded, &mut self.random);
         for at in 0..self.clients.len() {
             self.clients[at].on_disconnect(self.now_ns);
         }
+        self.owners.clear();
         self.sessions.clear();
         self.network.clear();
         self.link_ns.clear();
@@ -261,7 +284,8 @@ impl World {
 
     /// On to the next event.
     fn step(&mut self) -> Result<(), String> {
-        let tick = self.node.next_tick().map(|at| at.as_nanos() as u64);
+        let tick = self.cores.iter().filter_map(Node::next_tick).min();
+        let tick = tick.map(|at| at.as_nanos() as u64);
         let network = self.network.first_key_value().map(|((at, _), _)| *at);
         let wake = self.clients.iter().map(|client| client.wake_ns).min();
         let next = [self.disk.next_event(), tick, network, wake].into_iter().flatten().min();
@@ -270,11 +294,12 @@ impl World {
         while let Some((directory, id, done)) = self.disk.poll_done(self.now_ns) {
             let done = catena_log::io::Done { id, result: done.result };
             let now = self.now();
-            self.node.on_done(directory_of(directory), done, now);
+            let core = self.owners[&directory];
+            self.cores[core].on_done(directory_of(directory), done, now);
             self.carry_out();
         }
         let now = self.now();
-        self.node.on_tick(now);
+        self.cores.iter_mut().for_each(|core| core.on_tick(now));
         self.deliver()?;
         self.wake_clients();
         self.carry_out();
@@ -283,12 +308,12 @@ impl World {
 
     /// Does what an operator does: restarts a node that says it must be.
     fn watch(&mut self) -> Result<(), String> {
-        if self.node.status() == Status::Serving {
+        if self.cores[0].status() == Status::Serving {
             self.founded = true;
         }
-        let failed = match self.node.status() {
+        let failed = match self.cores[0].status() {
             Status::Failed(error) => Some(error),
-            _ => self.node.replicas().find_map(|replica| match replica.phase() {
+            _ => self.replicas().find_map(|replica| match replica.phase() {
                 Phase::Failed(error) => Some(error),
                 _ => None,
             }),
@@ -301,18 +326,14 @@ impl World {
             Some(error) => return Err(format!("a log cannot be opened: {error}")),
             None => {}
         }
-        let poisoned = |r: &catena_replication::Replica<Heap>| {
-            r.log().is_some_and(|log| log.poisoned().is_some())
-        };
+        let poisoned = |r: &Replica<Heap>| r.log().is_some_and(|log| log.poisoned().is_some());
         let sick =
-            matches!(self.node.status(), Status::Poisoned(_)) || self.node.replicas().any(poisoned);
+            matches!(self.cores[0].status(), Status::Poisoned(_)) || self.replicas().any(poisoned);
         if sick && self.random.chance(20_000) {
             self.crash();
         }
-        let damaged = |r: &catena_replication::Replica<Heap>| {
-            r.log().is_some_and(|log| !log.damaged().is_empty())
-        };
-        if let Some(replica) = self.node.replicas().find(|replica| damaged(replica)) {
+        let damaged = |r: &Replica<Heap>| r.log().is_some_and(|log| !log.damaged().is_empty());
+        if let Some(replica) = self.replicas().find(|replica| damaged(replica)) {
             let ranges = replica.log().map(catena_log::Log::damaged);
             let report = replica.log().map(catena_log::Log::recovery);
             let partition = replica.identity().partition;
@@ -322,28 +343,34 @@ impl World {
     }
 
     fn carry_out(&mut self) {
-        while let Some((directory, id, op)) = self.node.poll_op() {
-            let key = match directory {
-                Directory::Catalog => 0,
-                Directory::Partition(uid) => uid.get(),
-            };
-            self.disk.submit(self.now_ns, key, self.life, id, op);
-        }
-        while let Some(send) = self.node.poll_send() {
-            let mut bytes = send.bytes;
-            for share in &send.shares {
-                bytes.extend_from_slice(share);
+        for core in 0..self.cores.len() {
+            let number = core as u16;
+            while let Some((directory, id, op)) = self.cores[core].poll_op() {
+                let key = key_of(directory);
+                self.owners.insert(key, core);
+                self.disk.submit(self.now_ns, key, self.life, id, op);
             }
-            let session = send.session;
-            self.fingerprint.bytes(&bytes);
-            self.transmit(session, false, Delivery::ToClient { session, bytes });
+            while let Some(send) = self.cores[core].poll_send() {
+                let mut bytes = send.bytes;
+                for share in &send.shares {
+                    bytes.extend_from_slice(share);
+                }
+                let session = send.session;
+                self.fingerprint.bytes(&bytes);
+                self.transmit(Link::ToClient(session), Delivery::Response { session, bytes });
+            }
+            while let Some((to, parcel)) = self.cores[core].poll_parcel() {
+                let from = number;
+                self.transmit(Link::Cores(from, to), Delivery::Parcel { from, to, parcel });
+            }
+            while self.cores[core].poll_notice().is_some() {}
         }
     }
 
-    /// Messages of one direction of a session arrive in their order.
-    fn transmit(&mut self, session: SessionId, to_node: bool, delivery: Delivery) {
+    /// What goes over a link arrives in its order.
+    fn transmit(&mut self, link: Link, delivery: Delivery) {
         let at = self.now_ns + 5_000 + self.random.below(60_000);
-        let last = self.link_ns.entry((session, to_node)).or_insert(0);
+        let last = self.link_ns.entry(link).or_insert(0);
         *last = at.max(*last);
         let at = *last;
         self.deliveries += 1;
@@ -356,12 +383,17 @@ impl World {
                 return Ok(());
             }
             match entry.remove() {
-                Delivery::ToNode { session, bytes } => {
+                Delivery::Request { session, bytes } => {
                     let (header, head, payload) = parts(&bytes, FrameLimits::REQUEST)?;
                     let now = self.now();
-                    self.node.on_message(session, &header, head, payload, now);
+                    let core = &mut self.cores[usize::from(session.core)];
+                    core.on_message(session, &header, head, payload, now);
                 }
-                Delivery::ToClient { session, bytes } => {
+                Delivery::Parcel { from, to, parcel } => {
+                    let now = self.now();
+                    self.cores[usize::from(to)].on_parcel(from, parcel, now);
+                }
+                Delivery::Response { session, bytes } => {
                     let Some(at) = self.sessions.get(&session).copied() else { continue };
                     let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
                     let client = &mut self.clients[at];
@@ -382,7 +414,7 @@ impl World {
             self.clients[at].on_wake(self.now_ns, &self.oracle);
             self.drop_session_of(at);
             let ready = self.clients[at].hung_up && self.clients[at].wake_ns > self.now_ns;
-            if ready && self.node.status() == Status::Serving {
+            if ready && self.cores[0].status() == Status::Serving {
                 self.connect(at);
             }
             self.post(at);
@@ -390,10 +422,11 @@ impl World {
     }
 
     fn connect(&mut self, at: usize) {
-        let session = SessionId(self.next_session);
+        let core = self.random.below(self.cores.len() as u64) as u16;
+        let session = SessionId { core, number: self.next_session };
         self.next_session += 1;
         self.sessions.insert(session, at);
-        self.node.on_connect(session);
+        self.cores[usize::from(core)].on_connect(session);
         self.clients[at].on_connect();
     }
 
@@ -405,7 +438,7 @@ impl World {
         let of_client = self.sessions.iter().find(|(_, client)| **client == at);
         if let Some(session) = of_client.map(|(session, _)| *session) {
             self.sessions.remove(&session);
-            self.node.on_disconnect(session);
+            self.cores[usize::from(session.core)].on_disconnect(session);
         }
     }
 
@@ -414,7 +447,7 @@ impl World {
         let Some(session) = of_client.map(|(session, _)| *session) else { return };
         while let Some(bytes) = self.clients[at].poll_message() {
             self.fingerprint.bytes(&bytes);
-            self.transmit(session, true, Delivery::ToNode { session, bytes });
+            self.transmit(Link::ToNode(session), Delivery::Request { session, bytes });
         }
     }
 
@@ -438,6 +471,13 @@ fn crash_name(kind: Crash) -> &'static str {
     match kind {
         Crash::PowerLoss => "power_loss",
         Crash::ProcessKill => "process_kill",
+    }
+}
+
+fn key_of(directory: Directory) -> u64 {
+    match directory {
+        Directory::Catalog => 0,
+        Directory::Partition(uid) => uid.get(),
     }
 }
 

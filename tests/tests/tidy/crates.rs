@@ -10,7 +10,7 @@ use crate::{files, no_complaints, read, root};
 const ARROWS: [(&str, &[&str]); 11] = [
     ("catena-format", &[]),
     ("catena-log", &["catena-format"]),
-    ("catena-blocking", &["catena-log"]),
+    ("catena-blocking", &["catena-log", "catena-format"]),
     ("catena-uring", &["catena-log"]),
     ("catena-replication", &["catena-log", "catena-format"]),
     ("catena-wire", &["catena-format"]),

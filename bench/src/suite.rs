@@ -1,0 +1,126 @@
+//! `catena-bench suite`: the check, several times over, the server and the disk by turns.
+
+use std::time::Duration;
+
+use catena_client::Durability;
+
+use crate::{
+    args::{LoadArgs, SuiteArgs},
+    error::Error,
+    fio::{Fio, block_bytes},
+    payload::{Payload, records_per_batch},
+    produce::{Measured, measure},
+    report::Report,
+    round_trip,
+};
+
+const RECORD_BYTES: usize = 512;
+const BULK_BATCH_BYTES: usize = 64 << 10;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The figures of all runs, by name.
+#[derive(Default)]
+struct Runs(Vec<(&'static str, Vec<f64>)>);
+
+impl Runs {
+    fn push(&mut self, name: &'static str, figure: f64) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, figures)) => figures.push(figure),
+            None => self.0.push((name, vec![figure])),
+        }
+    }
+}
+
+/// Measures everything `args.runs` times.
+///
+/// # Errors
+/// The first that a run met: half a suite tells nothing.
+pub(crate) fn run(server: &str, args: &SuiteArgs) -> Result<Report, Error> {
+    let fio = match &args.disk.fio_dir {
+        Some(directory) => Fio::find(directory, &args.disk)?,
+        None => None,
+    };
+    let mut report = Report::new();
+    report.set("mode", "suite");
+    report.set("runs", args.runs);
+    report.set("level", Durability::ChainDisk.name());
+    report.set("record_bytes", RECORD_BYTES);
+    report.set("bulk_batch_bytes", BULK_BATCH_BYTES);
+    report.set("bulk_in_flight", args.bulk_in_flight);
+    report.set_fio(args.disk.fio_dir.is_some(), fio.as_ref());
+    let mut runs = Runs::default();
+    for _ in 0..args.runs {
+        one_at_a_time(server, args, fio.as_ref(), &mut runs)?;
+        bulk(server, args, fio.as_ref(), &mut runs)?;
+    }
+    for (name, figures) in runs.0 {
+        report.set_spread(name, figures);
+    }
+    Ok(report)
+}
+
+fn one_at_a_time(
+    server: &str,
+    args: &SuiteArgs,
+    fio: Option<&Fio>,
+    runs: &mut Runs,
+) -> Result<(), Error> {
+    let batch_bytes = batch_bytes(0)?;
+    let round_trip = round_trip::measure(batch_bytes)?.quantile_us(0.5);
+    let disk = fio.map(|fio| fio.one_at_a_time(block_bytes(batch_bytes))).transpose()?;
+    let ours = load(server, args, 0, 1)?;
+    let p50 = ours.tally.latencies.quantile_us(0.5);
+    runs.push("p50_us", p50);
+    runs.push("p99_us", ours.tally.latencies.quantile_us(0.99));
+    runs.push("p999_us", ours.tally.latencies.quantile_us(0.999));
+    runs.push("round_trip_p50_us", round_trip);
+    if let Some(disk) = disk {
+        runs.push("fio_p50_us", disk.p50_us);
+        runs.push("fio_p99_us", disk.p99_us);
+        runs.push("p50_ratio", p50 / (disk.p50_us + round_trip));
+    }
+    Ok(())
+}
+
+fn bulk(server: &str, args: &SuiteArgs, fio: Option<&Fio>, runs: &mut Runs) -> Result<(), Error> {
+    let block_bytes = block_bytes(batch_bytes(BULK_BATCH_BYTES)?);
+    let disk = fio.map(|fio| fio.bulk(block_bytes)).transpose()?;
+    let ours = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight)?;
+    runs.push("bulk_bytes_per_s", ours.bytes_per_s());
+    runs.push("bulk_p50_us", ours.tally.latencies.quantile_us(0.5));
+    runs.push("bulk_p99_us", ours.tally.latencies.quantile_us(0.99));
+    if let Some(disk) = disk {
+        runs.push("fio_bytes_per_s", disk.bytes_per_s);
+        runs.push("fio_depth", f64::from(disk.depth));
+        runs.push("bandwidth_ratio", ours.bytes_per_s() / disk.bytes_per_s);
+    }
+    Ok(())
+}
+
+fn batch_bytes(wished: usize) -> Result<usize, Error> {
+    Payload::new(RECORD_BYTES, records_per_batch(RECORD_BYTES, wished), 0)?.batch_bytes()
+}
+
+/// One producer in a closed loop; anything that goes wrong ends the suite.
+fn load(
+    server: &str,
+    args: &SuiteArgs,
+    batch_bytes: usize,
+    in_flight: u32,
+) -> Result<Measured, Error> {
+    let load = LoadArgs {
+        record_bytes: RECORD_BYTES,
+        batch_bytes,
+        producers: 1,
+        partitions: 1,
+        in_flight,
+        durability: Durability::ChainDisk,
+        rate: None,
+        duration: args.duration,
+        warmup: args.warmup,
+        timeout: TIMEOUT,
+        idempotent: false,
+    };
+    let mut measured = measure(server, &load)?;
+    measured.tally.failure.take().map_or(Ok(measured), Err)
+}

@@ -1,0 +1,240 @@
+//! The cores of a node: each holds some of its partitions, the first one also the catalog.
+//!
+//! A client goes to the core that owns its partition, and no request crosses cores. One that comes
+//! to another core all the same is forwarded with its bytes copied, and so is every question about
+//! topics, to the first core. Cores share nothing: what they tell each other are [`Parcel`]s, which
+//! the shell carries, each core's to another in their order.
+
+use std::collections::BTreeMap;
+
+use catena_format::{Incarnation, PartitionIndex, PartitionUid, TopicId};
+use catena_log::{Now, io::Memory};
+use catena_replication::{Phase, Ticket, control::Topic};
+use catena_wire::{DescribeTopicResponse, ErrorCode, PartitionDetail};
+
+use crate::node::{Caller, Directory, Node, Send, SessionId, Status};
+
+/// The core that orders the catalog.
+pub(crate) const FIRST: u16 = 0;
+
+/// What a core is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Post {
+    /// The first core orders the catalog and assigns partitions to all of them.
+    First {
+        /// The data directory is empty and becomes this node's.
+        create: bool,
+        /// How many cores there are.
+        cores: u16,
+    },
+    /// A further core does as the first one tells it.
+    Further {
+        /// Its number, from 1.
+        core: u16,
+        /// How many cores there are.
+        cores: u16,
+    },
+}
+
+/// What one core has for another.
+#[derive(Debug)]
+pub struct Parcel(pub(crate) Content);
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// A request whose partition, or whose subject, is another core's.
+    Request { caller: Caller, head: Vec<u8>, payload: Vec<u8> },
+    /// Its answer, whole.
+    Response { caller: Caller, bytes: Vec<u8> },
+    /// A client is gone that had asked there.
+    Gone(SessionId),
+    /// A topic, and which core owns each partition.
+    Hold { topic: Topic, cores: Vec<u16>, create: bool },
+    /// It is durable that a topic is ready.
+    Ready(TopicId),
+    /// A topic's settings have changed.
+    Altered(Topic),
+    /// A topic is gone.
+    Deleted(TopicId),
+    /// All topics are known: requests can be taken.
+    Serve(Incarnation),
+    /// How the opening of a partition ended.
+    Opened { uid: PartitionUid, topic: TopicId, phase: Phase },
+    /// How do the partitions of a topic stand?
+    Describe { ticket: Ticket, topic: TopicId },
+    /// They stand so.
+    Details { ticket: Ticket, details: Vec<PartitionDetail> },
+}
+
+/// Where a partition is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) uid: PartitionUid,
+    pub(crate) core: u16,
+}
+
+/// A description that waits for other cores.
+pub(crate) struct Gather {
+    caller: Caller,
+    topic: TopicId,
+    /// Cores that have not answered.
+    missing: usize,
+    details: BTreeMap<PartitionIndex, PartitionDetail>,
+}
+
+impl<M: Memory + Clone> Node<M> {
+    /// The next parcel, and the core it goes to.
+    pub fn poll_parcel(&mut self) -> Option<(u16, Parcel)> {
+        self.parcels.pop_front()
+    }
+
+    /// Takes what core `from` sent.
+    pub fn on_parcel(&mut self, from: u16, parcel: Parcel, now: Now) {
+        match parcel.0 {
+            Content::Request { caller, head, payload } => {
+                if self.status == Status::Starting {
+                    self.refuse(caller, ErrorCode::Starting, "the core is starting");
+                } else {
+                    self.dispatch(caller, &head, &payload, now);
+                }
+            }
+            Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
+            Content::Gone(session) => self.forget(session),
+            Content::Hold { topic, cores, create } => self.hold(&topic, &cores, create),
+            Content::Ready(topic) => drop(self.creating.remove(&topic)),
+            Content::Altered(topic) => self.configure(&topic),
+            Content::Deleted(topic) => self.release(topic),
+            Content::Serve(incarnation) => {
+                self.incarnation = incarnation;
+                if self.status == Status::Starting {
+                    self.status = Status::Serving;
+                }
+            }
+            Content::Opened { uid, topic, phase } => {
+                // Unless it was deleted meanwhile.
+                if self.knows_topic(topic) {
+                    self.phases.insert(uid, phase);
+                    self.topic_opened(topic, now);
+                }
+            }
+            Content::Describe { ticket, topic } => {
+                let details = self.details_here(topic);
+                self.send_parcel(from, Content::Details { ticket, details });
+            }
+            Content::Details { ticket, details } => self.gathered(ticket, details),
+        }
+    }
+
+    pub(crate) fn send_parcel(&mut self, to: u16, content: Content) {
+        self.parcels.push_back((to, Parcel(content)));
+    }
+
+    /// Tells every further core.
+    pub(crate) fn tell_cores(&mut self, content: impl Fn() -> Content) {
+        for core in 1..self.cores {
+            self.send_parcel(core, content());
+        }
+    }
+
+    /// Leaves a request to the core that can answer it.
+    pub(crate) fn forward(&mut self, to: u16, caller: Caller, head: &[u8], payload: &[u8]) {
+        self.stats.forwarded += 1;
+        if let Some(session) = self.sessions.get_mut(&caller.session) {
+            session.abroad.insert(to);
+        }
+        let (head, payload) = (head.to_vec(), payload.to_vec());
+        self.send_parcel(to, Content::Request { caller, head, payload });
+    }
+
+    /// Gives an answer to the client, through the core that its connection is on.
+    pub(crate) fn deliver(&mut self, caller: Caller, mut bytes: Vec<u8>, shares: Vec<M::Share>) {
+        if caller.session.core != self.core {
+            shares.iter().for_each(|share| bytes.extend_from_slice(share.as_ref()));
+            let home = caller.session.core;
+            return self.send_parcel(home, Content::Response { caller, bytes });
+        }
+        let Some(session) = self.sessions.get_mut(&caller.session) else { return };
+        session.requests = session.requests.saturating_sub(1);
+        session.bytes = session.bytes.saturating_sub(caller.bytes);
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(caller.bytes);
+        self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
+    }
+
+    /// Drops what a client waits for here.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        for held in self.held.values_mut() {
+            held.waiters.retain(|waiter| waiter.caller.session != session);
+        }
+    }
+
+    /// Which core takes each partition of a topic: one after the other, so that partitions of a
+    /// topic are spread, and topics of one partition too.
+    pub(crate) fn assign(&mut self, partitions: usize) -> Vec<u16> {
+        let mut next = || {
+            let core = self.next_core;
+            self.next_core = (core + 1) % self.cores;
+            core
+        };
+        (0..partitions).map(|_| next()).collect()
+    }
+
+    /// How a partition stands, on whichever core.
+    pub(crate) fn phase_of(&self, uid: PartitionUid) -> Phase {
+        match self.held.get(&uid) {
+            Some(held) => held.replica.phase(),
+            None => self.phases.get(&uid).copied().unwrap_or(Phase::Opening),
+        }
+    }
+
+    /// Describes a topic once every core that holds a part of it has answered.
+    pub(crate) fn gather(&mut self, caller: Caller, topic: TopicId) {
+        let details = self.details_here(topic);
+        let of_topic = self.places.range((topic, PartitionIndex::new(0))..);
+        let of_topic = of_topic.take_while(|((id, _), _)| *id == topic);
+        let mut others: Vec<u16> = of_topic.map(|(_, place)| place.core).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|core| *core != self.core);
+        let ticket = Ticket(self.number());
+        let gather = Gather { caller, topic, missing: others.len() + 1, details: BTreeMap::new() };
+        self.gathers.insert(ticket, gather);
+        for core in others {
+            self.send_parcel(core, Content::Describe { ticket, topic });
+        }
+        self.gathered(ticket, details);
+    }
+
+    fn gathered(&mut self, ticket: Ticket, details: Vec<PartitionDetail>) {
+        let Some(gather) = self.gathers.get_mut(&ticket) else { return };
+        gather.details.extend(details.into_iter().map(|d| (d.place.index, d)));
+        gather.missing -= 1;
+        if gather.missing > 0 {
+            return;
+        }
+        let Some(Gather { caller, topic, details, .. }) = self.gathers.remove(&ticket) else {
+            return;
+        };
+        let Some(topic) = self.orderer().catalog().topic(topic) else {
+            return self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+        };
+        let response = DescribeTopicResponse {
+            error: ErrorCode::None,
+            id: topic.id,
+            config_version: self.orderer().catalog().version(),
+            config: crate::topics::settings_of(topic),
+            partitions: details.into_values().collect(),
+            message: "".into(),
+        };
+        self.answer(caller, &response);
+    }
+
+    fn details_here(&self, topic: TopicId) -> Vec<PartitionDetail> {
+        self.held.values().filter(|held| held.topic == topic).map(|h| self.detail(h)).collect()
+    }
+
+    /// Marks all that is held here as having something to do.
+    pub(crate) fn stir(&mut self) {
+        let all = self.held.keys().map(|uid| Directory::Partition(*uid));
+        self.dirty.extend(all);
+    }
+}

@@ -1,0 +1,126 @@
+//! A server as the tests of the real binary start it, and a connection without a client library.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    ffi::OsStr,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use catena_wire::{
+    Api, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest, HandshakeResponse,
+    Message, Preface, encode_message,
+};
+
+/// How long anything is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `catena serve`; killed when it is dropped.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: String,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts a server on `directory`; what it says goes to a file beside that.
+    pub(crate) fn start<A: AsRef<OsStr>>(directory: &Path, address: &str, more: &[A]) -> Self {
+        let log = directory.with_extension("log");
+        let mut file = std::fs::OpenOptions::new();
+        let file = file.append(true).create(true).open(&log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
+            .args(["serve", "--data-dir"])
+            .arg(directory)
+            .args(["--listen", address, "--admin", "127.0.0.1:0"])
+            .args(more)
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("the binary starts");
+        Self { child, address: address.to_owned(), log }
+    }
+
+    /// What the servers of the directory said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the servers of the directory have said something `times` times.
+    pub(crate) fn wait_for(&self, text: &str, times: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.log().matches(text).count() < times {
+            assert!(Instant::now() < deadline, "`{text}` was not said:\n{}", self.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().expect("the server is gone");
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("there is a kill").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").to_string()
+}
+
+/// Connects and asks for a core.
+pub(crate) fn connect(address: &str, core: Option<u16>) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&Preface { core }.encode()).unwrap();
+    stream
+}
+
+/// Sends a request and gives the answer's header and head.
+pub(crate) fn ask<'r, R: Message<'r>>(
+    stream: &mut (impl Read + Write),
+    api: Api,
+    request: &R,
+) -> std::io::Result<(FrameHeader, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    encode_message(api, 7, request, 0, &mut bytes).unwrap();
+    stream.write_all(&bytes)?;
+    let mut header = [0; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header)?;
+    let header = FrameHeader::parse(&header, FrameLimits::RESPONSE).unwrap();
+    let mut head = vec![0; header.head_bytes as usize];
+    stream.read_exact(&mut head)?;
+    Ok((header, head))
+}
+
+/// Shakes hands; the core that serves the connection.
+pub(crate) fn greet(stream: &mut (impl Read + Write)) -> std::io::Result<u16> {
+    let request = HandshakeRequest {
+        client: "test".into(),
+        client_version: "0".into(),
+        apis: Vec::new(),
+        features: 0,
+        mechanism: "".into(),
+        authentication: Vec::new().into(),
+    };
+    let (header, head) = ask(stream, Api::Handshake, &request)?;
+    if header.is_refusal() {
+        return Err(std::io::Error::other("refused"));
+    }
+    let response = HandshakeResponse::decode(&head).unwrap();
+    Ok(response.core)
+}

@@ -1,0 +1,83 @@
+//! Several cores in the real binary: a connection goes where its client asks, a request is answered
+//! wherever it comes in, and connections beyond the limit are told so.
+
+mod common;
+
+use std::{collections::BTreeSet, io::Read, time::Duration};
+
+use catena_client::{Client, Options};
+use catena_wire::{
+    Api, ErrorCode, ListOffsetsRequest, ListOffsetsResponse, Message, OffsetQuery, PingRequest,
+    Refusal,
+};
+use common::{Server, ask, connect, free_address, greet};
+
+fn server(more: &[&str]) -> (tempfile::TempDir, Server) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let address = free_address();
+    let server = Server::start(directory.path(), &address, more);
+    server.wait_for("ready on", 1);
+    (directory, server)
+}
+
+#[test]
+fn a_connection_goes_to_its_core_and_every_core_answers_for_all() {
+    let (_directory, server) = server(&["--cores", "3"]);
+    for core in 0..3 {
+        assert_eq!(greet(&mut connect(&server.address, Some(core))).unwrap(), core);
+    }
+    // A core that does not exist counts as any.
+    assert!(greet(&mut connect(&server.address, Some(700))).unwrap() < 3);
+
+    let request_timeout = Duration::from_secs(10);
+    let mut client =
+        Client::new(Options::new(&server.address).with_request_timeout(request_timeout));
+    client.create_topic("t", 6, Vec::new()).unwrap();
+    let topic = client.topic("t").unwrap();
+    let owners: BTreeSet<u16> = topic.partitions.iter().map(|p| p.core).collect();
+    assert_eq!(owners, BTreeSet::from([0, 1, 2]), "partitions are spread");
+    // Described by the first core, which asks the others.
+    assert_eq!(client.describe_topic("t").unwrap().partitions.len(), 6);
+
+    for core in 0..3 {
+        let mut stream = connect(&server.address, Some(core));
+        greet(&mut stream).unwrap();
+        for partition in &topic.partitions {
+            let request = ListOffsetsRequest {
+                topic: topic.id,
+                partition: partition.index,
+                query: OffsetQuery::Latest,
+            };
+            let (_, head) = ask(&mut stream, Api::ListOffsets, &request).unwrap();
+            let response = ListOffsetsResponse::decode(&head).unwrap();
+            assert_eq!(response.error, ErrorCode::None, "core {core}, {partition:?}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_over_the_limit_is_told_so() {
+    let (directory, server) = server(&["--cores", "1"]);
+    drop(server);
+    let config = directory.path().join("catena.toml");
+    std::fs::write(&config, "[limits]\nconnections = 2\n").unwrap();
+    let config = config.to_str().unwrap();
+    let server = Server::start(directory.path(), &free_address(), &["--config", config]);
+    server.wait_for("ready on", 2);
+    let mut first = connect(&server.address, None);
+    let mut second = connect(&server.address, None);
+    greet(&mut first).unwrap();
+    greet(&mut second).unwrap();
+    let mut third = connect(&server.address, None);
+    let (header, head) = ask(&mut third, Api::Ping, &PingRequest {}).unwrap();
+    assert!(header.is_refusal());
+    assert_eq!(Refusal::decode(&head).unwrap().error, ErrorCode::ConnectionBudget);
+    assert_eq!(third.read(&mut [0]).unwrap(), 0, "and its connection ends");
+    ask(&mut first, Api::Ping, &PingRequest {}).unwrap();
+    // A place that becomes free is taken.
+    drop(second);
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while greet(&mut connect(&server.address, None)).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the place does not become free");
+    }
+}
