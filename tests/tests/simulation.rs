@@ -36,13 +36,14 @@ fn run_all(seeds: u64) -> Vec<(u64, Result<Report, String>)> {
 fn acknowledged_records_survive_every_crash() {
     let mut broken = Vec::new();
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
-    let (mut acked, mut checked, mut restarts) = (0, 0, 0);
+    let (mut acked, mut checked, mut pushes, mut restarts) = (0, 0, 0, 0);
     for (seed, result) in run_all(SEEDS) {
         match result {
             Ok(report) => {
                 assert!(report.acked >= 200 && report.restarts >= 1, "seed {seed} did too little");
                 acked += report.acked;
                 checked += report.checked;
+                pushes += report.pushes;
                 restarts += report.restarts;
                 for (kind, count) in report.faults {
                     *faults.entry(kind).or_insert(0) += count;
@@ -51,7 +52,9 @@ fn acknowledged_records_survive_every_crash() {
             Err(error) => broken.push(format!("{error}\nreplay: cargo sim --seed {seed}")),
         }
     }
-    println!("{SEEDS} seeds: {acked} acked, {checked} checked, {restarts} restarts, {faults:?}");
+    println!("{SEEDS} seeds: {acked} acked, {checked} checked, {pushes} pushed");
+    println!("{restarts} restarts, {faults:?}");
+    assert!(pushes > SEEDS, "subscribers heard little: {pushes} pushes");
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     let kinds = [
         "power_loss",

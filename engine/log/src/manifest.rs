@@ -192,7 +192,7 @@ impl ManifestV1 {
     fn gaps(&self) -> Vec<Range<Offset>> {
         let (mut at, mut gaps) = (self.log_start, Vec::new());
         let holds = |s: &SegmentV1| s.base..if s.sealed { s.end } else { u64::MAX };
-        for held in self.segments.iter().map(holds).chain([self.log_end..u64::MAX]) {
+        for held in self.segments.iter().map(holds).chain(std::iter::once(self.log_end..u64::MAX)) {
             if at < held.start {
                 gaps.push(Offset::new(at)..Offset::new(held.start));
             }

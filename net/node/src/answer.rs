@@ -14,10 +14,13 @@ use catena_wire::{
 use crate::node::{Caller, Node, Send, SessionId};
 
 /// What is answered with more than an error.
-const SERVED: [Api; 12] = [
+const SERVED: [Api; 15] = [
     Api::Handshake,
     Api::Produce,
     Api::Fetch,
+    Api::Subscribe,
+    Api::Credit,
+    Api::Unsubscribe,
     Api::ListOffsets,
     Api::Metadata,
     Api::CreateTopic,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use catena_format::{Incarnation, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{Now, io::Memory};
 use catena_replication::{Phase, Ticket, control::Topic};
-use catena_wire::{DescribeTopicResponse, ErrorCode, PartitionDetail};
+use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::node::{Caller, Directory, Node, Send, SessionId, Status};
 
@@ -46,6 +46,8 @@ pub(crate) enum Content {
     Request { caller: Caller, head: Vec<u8>, payload: Vec<u8> },
     /// Its answer, whole.
     Response { caller: Caller, bytes: Vec<u8> },
+    /// Batches for a subscription of a connection there; `ended`: it was the last of that one.
+    Push { session: SessionId, bytes: Vec<u8>, ended: Option<u32> },
     /// A client is gone that had asked there.
     Gone(SessionId),
     /// A topic, and which core owns each partition.
@@ -99,6 +101,14 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
+            Content::Push { session, bytes, ended } => {
+                if let Some(subscription) = ended {
+                    self.forget_subscription((session, subscription));
+                }
+                if self.sessions.contains_key(&session) {
+                    self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: false });
+                }
+            }
             Content::Gone(session) => self.forget(session),
             Content::Hold { topic, cores, create } => self.hold(&topic, &cores, create),
             Content::Ready(topic) => drop(self.creating.remove(&topic)),
@@ -153,17 +163,32 @@ impl<M: Memory + Clone> Node<M> {
             let home = caller.session.core;
             return self.send_parcel(home, Content::Response { caller, bytes });
         }
-        let Some(session) = self.sessions.get_mut(&caller.session) else { return };
+        if !self.settle(caller) {
+            return;
+        }
+        if caller.api == Api::Subscribe {
+            self.subscribe_answered(caller, &bytes);
+        }
+        self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
+    }
+
+    /// A request of a connection of this core is over; false when the connection is.
+    pub(crate) fn settle(&mut self, caller: Caller) -> bool {
+        let Some(session) = self.sessions.get_mut(&caller.session) else { return false };
         session.requests = session.requests.saturating_sub(1);
         session.bytes = session.bytes.saturating_sub(caller.bytes);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(caller.bytes);
-        self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
+        true
     }
 
     /// Drops what a client waits for here.
     pub(crate) fn forget(&mut self, session: SessionId) {
         for held in self.held.values_mut() {
             held.waiters.retain(|waiter| waiter.caller.session != session);
+        }
+        let names = self.subscribed.range((session, 0)..=(session, u32::MAX));
+        for name in names.map(|(name, _)| *name).collect::<Vec<_>>() {
+            self.drop_subscription(name);
         }
     }
 

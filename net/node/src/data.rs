@@ -23,11 +23,11 @@ type Handled = Result<(), WireError>;
 
 /// A request about a partition, as it came.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
-    topic: TopicId,
-    partition: PartitionIndex,
-    head: &'a [u8],
-    payload: &'a [u8],
+pub(crate) struct Asked<'a> {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: PartitionIndex,
+    pub(crate) head: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -72,7 +72,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// A partition that can be used now, here. Otherwise the caller's request is forwarded to the
     /// core that owns it, or the caller is told why not.
-    fn serving(&mut self, caller: Caller, asked: Asked<'_>) -> Option<PartitionUid> {
+    pub(crate) fn serving(&mut self, caller: Caller, asked: Asked<'_>) -> Option<PartitionUid> {
         let place = match self.locate(asked.topic, asked.partition) {
             Ok(place) => place,
             Err(code) => {
@@ -200,6 +200,11 @@ impl<M: Memory + Clone> Node<M> {
             }
             self.read(uid, waiter, now);
         }
+        let Some(held) = self.held.get(&uid) else { return };
+        let names: Vec<_> = held.subscriptions.keys().copied().collect();
+        for name in names {
+            self.push(name);
+        }
     }
 
     /// Answers the fetches of a partition whose time is up with nothing.
@@ -241,6 +246,7 @@ impl<M: Memory + Clone> Node<M> {
             (Some(Reader::List(caller)), Err(error)) => {
                 self.refuse(caller, read_code(&error), &error.to_string());
             }
+            (Some(Reader::Push(name)), answer) => self.push_read(name, id, answer),
             (None, _) | (Some(_), Ok(_)) => {}
         }
     }
@@ -387,7 +393,7 @@ fn invalid_code(invalid: &InvalidBatch) -> ErrorCode {
     }
 }
 
-fn read_code(error: &ReadError) -> ErrorCode {
+pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Damaged { .. } => ErrorCode::Damaged,

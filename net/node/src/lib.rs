@@ -6,6 +6,7 @@ mod answer;
 mod cores;
 mod data;
 mod node;
+mod push;
 mod topics;
 
 pub use cores::{Parcel, Post};

@@ -19,7 +19,10 @@ use catena_replication::{
 };
 use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
-use crate::cores::{Content, FIRST, Gather, Parcel, Place, Post};
+use crate::{
+    cores::{Content, FIRST, Gather, Parcel, Place, Post},
+    push::{Name, Subscription},
+};
 
 /// A client's connection, named by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -70,6 +73,8 @@ pub struct Limits {
     pub bytes_in_flight_max: u64,
     /// The same of all connections of a core; what would go beyond is refused.
     pub bytes_in_flight_core_max: u64,
+    /// The most subscriptions of a connection.
+    pub subscriptions_max: u32,
     /// The most batches' bytes in one fetch response.
     pub fetch_bytes_max: u32,
     /// The longest wait of a fetch, and of a produce without a deadline of its own.
@@ -90,6 +95,7 @@ impl Default for Limits {
             requests_in_flight_max: 4096,
             bytes_in_flight_max: 64 << 20,
             bytes_in_flight_core_max: 256 << 20,
+            subscriptions_max: 1024,
             fetch_bytes_max: 16 << 20,
             wait_max: Duration::from_secs(30),
             timestamp_ahead_ms_max: 3_600_000,
@@ -144,6 +150,8 @@ pub(crate) struct Session {
     pub(crate) bytes: u64,
     /// Other cores that it has asked something.
     pub(crate) abroad: BTreeSet<u16>,
+    /// Its subscriptions: the core on which each lives, and the correlation id of its request.
+    pub(crate) subscriptions: BTreeMap<u32, (u16, u32)>,
 }
 
 /// A request that waits for something.
@@ -163,6 +171,7 @@ pub(crate) struct Waiter {
 pub(crate) enum Reader {
     Fetch(Caller, FetchRequest),
     List(Caller),
+    Push(Name),
 }
 
 /// A partition that the node holds.
@@ -174,6 +183,7 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) readers: BTreeMap<ReadId, Reader>,
     pub(crate) trims: VecDeque<Ticket>,
+    pub(crate) subscriptions: BTreeMap<Name, Subscription>,
 }
 
 /// What happened to a log, for the operator.
@@ -204,6 +214,8 @@ pub struct Node<M: Memory> {
     pub(crate) phases: BTreeMap<PartitionUid, Phase>,
     pub(crate) next_core: u16,
     pub(crate) gathers: BTreeMap<Ticket, Gather>,
+    /// The partition of each subscription that lives here.
+    pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -263,6 +275,7 @@ impl<M: Memory + Clone> Node<M> {
             phases: BTreeMap::new(),
             next_core: FIRST,
             gathers: BTreeMap::new(),
+            subscribed: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),
@@ -358,8 +371,11 @@ impl<M: Memory + Clone> Node<M> {
                 self.answer_status(caller, ErrorCode::None, "");
                 Ok(())
             }
-            Api::Subscribe | Api::Credit | Api::Unsubscribe | Api::Push => {
-                self.refuse(caller, ErrorCode::UnknownApi, "subscriptions are not served yet");
+            Api::Subscribe => self.subscribe(caller, head),
+            Api::Credit => self.credit(caller, head),
+            Api::Unsubscribe => self.unsubscribe(caller, head),
+            Api::Push => {
+                self.refuse(caller, ErrorCode::UnknownApi, "only a server pushes");
                 Ok(())
             }
         };
@@ -543,6 +559,10 @@ impl<M: Memory + Clone> Node<M> {
         }
         self.held.values_mut().for_each(|held| held.replica.close());
         self.stir();
+        let uids: Vec<_> = self.held.keys().copied().collect();
+        for uid in uids {
+            self.end_subscriptions(uid, ErrorCode::ShuttingDown, "the node is shutting down");
+        }
     }
 
     /// Nothing is under way.

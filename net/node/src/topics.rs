@@ -23,7 +23,7 @@ use catena_wire::{
 
 use crate::{
     cores::{Content, FIRST, Place},
-    node::{Caller, Directory, Held, Node, Status},
+    node::{Caller, Directory, Held, Node, Pending, Reader, Status},
 };
 
 type Handled = Result<(), WireError>;
@@ -85,6 +85,7 @@ impl<M: Memory + Clone> Node<M> {
                 waiters: Vec::new(),
                 readers: BTreeMap::new(),
                 trims: VecDeque::new(),
+                subscriptions: BTreeMap::new(),
             };
             self.held.insert(partition.uid, held);
             self.dirty.insert(Directory::Partition(partition.uid));
@@ -281,29 +282,27 @@ impl<M: Memory + Clone> Node<M> {
         let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
         for uid in &uids {
             self.phases.remove(uid);
+            self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
             self.removals.push_back(*uid);
             for waiter in held.waiters {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                let (crate::node::Reader::Fetch(caller, _) | crate::node::Reader::List(caller)) =
-                    reader;
-                self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+                if let Reader::Fetch(caller, _) | Reader::List(caller) = reader {
+                    self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+                }
             }
         }
-        let of_topic = |pending: &crate::node::Pending| match pending {
-            crate::node::Pending::Produce { uid, .. } | crate::node::Pending::Trim { uid, .. } => {
-                uids.contains(uid)
-            }
+        let of_topic = |pending: &Pending| match pending {
+            Pending::Produce { uid, .. } | Pending::Trim { uid, .. } => uids.contains(uid),
         };
         let gone = self.pending.iter().filter(|(_, p)| of_topic(p)).map(|(t, _)| *t);
         for ticket in gone.collect::<Vec<_>>() {
             match self.pending.remove(&ticket) {
-                Some(
-                    crate::node::Pending::Produce { caller, .. }
-                    | crate::node::Pending::Trim { caller, .. },
-                ) => self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted"),
+                Some(Pending::Produce { caller, .. } | Pending::Trim { caller, .. }) => {
+                    self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted")
+                }
                 None => {}
             }
         }

@@ -1,6 +1,6 @@
 //! One client's connection: bytes in to whole messages, answers out, nothing decided.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use catena_node::{Send, SessionId};
 use catena_uring::{Share, detach_stream, stream_descriptor};
@@ -16,7 +16,7 @@ use glommio::{
 };
 use rustix::net::sockopt;
 
-use crate::{cores::Cargo, shell::Shell, socket::Socket};
+use crate::{cores::Cargo, outbox::Unsent, shell::Shell, socket::Socket};
 
 /// What an idle connection keeps.
 const IDLE_BYTES: usize = 1 << 10;
@@ -58,13 +58,12 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
     if within_handshake(shell, greet(&socket, &mut buffer)).await.is_none() {
         return End::Here;
     }
-    let (session, outbox, waiting) = shell.open_session();
+    let (session, outbox, unsent) = shell.open_session();
     let reads = async {
         let _ = read(shell, session, &socket, buffer).await;
     };
-    // Whichever ends first ends the other: a client that does not read is not read from either.
-    future::or(reads, write(&socket, outbox, &waiting)).await;
-    waiting.set(0);
+    // Whichever ends first ends the others: a client that does not read is not read from either.
+    future::or(future::or(reads, write(&socket, outbox, &unsent)), unsent.cut()).await;
     shell.close_session(session);
     End::Here
 }
@@ -275,14 +274,14 @@ impl Received {
     }
 }
 
-async fn write(socket: &Socket, outbox: LocalReceiver<Send<Share>>, waiting: &Cell<usize>) {
+async fn write(socket: &Socket, outbox: LocalReceiver<Send<Share>>, unsent: &Unsent) {
     let mut stream = Box::pin(outbox.stream());
     while let Some(send) = stream.next().await {
         let mut slices = vec![&*send.bytes];
         slices.extend(send.shares.iter().map(AsRef::as_ref));
         let sent = socket.write_slices(&slices).await;
         let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        waiting.set(waiting.get() - bytes);
+        unsent.sent(bytes);
         if sent.is_err() || send.last {
             break;
         }

@@ -12,6 +12,7 @@ mod identity;
 mod live;
 mod logging;
 mod metrics;
+mod outbox;
 #[cfg(test)]
 mod reference;
 mod serve;
@@ -78,8 +79,7 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Settings that this build knows and does not serve: made by anybody, they are refused.
-const UNSERVED: [&str; 3] =
-    ["listen.advertised", "limits.subscriptions_per_connection", "storage.index_stride"];
+const UNSERVED: [&str; 2] = ["listen.advertised", "storage.index_stride"];
 
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
     let sources = args.sources();

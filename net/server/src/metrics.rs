@@ -25,6 +25,8 @@ pub(crate) struct Numbers {
     pub(crate) memory_bytes: u64,
     pub(crate) descriptors: u64,
     pub(crate) connections: u64,
+    pub(crate) unsent_bytes: u64,
+    pub(crate) slow_consumers: u64,
     pub(crate) partitions: [u64; 3],
     pub(crate) poisoned: u64,
     pub(crate) disk_full: u64,
@@ -61,13 +63,14 @@ impl Numbers {
         self.cold_reads += stats.cold_reads;
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 15] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 16] {
         let (node, hands) = (&self.node, &self.hands);
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
             ("catena_requests_forwarded_total", "Left to another core.", node.forwarded),
             ("catena_connections_total", "Connections accepted.", node.sessions),
+            ("catena_slow_consumers_total", "Connections cut unread.", self.slow_consumers),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", self.appended_batches),
             ("catena_appended_bytes_total", "Bytes of batches appended.", self.appended_bytes),
@@ -82,10 +85,11 @@ impl Numbers {
         ]
     }
 
-    fn gauges(&self) -> [(&'static str, &'static str, u64); 12] {
+    fn gauges(&self) -> [(&'static str, &'static str, u64); 13] {
         let [open, opening, failed] = self.partitions;
         [
             ("catena_connections", "Connections open.", self.connections),
+            ("catena_unsent_bytes", "Bytes that wait for clients.", self.unsent_bytes),
             ("catena_partitions_open", "Partitions that serve.", open),
             ("catena_partitions_opening", "Partitions being opened.", opening),
             ("catena_partitions_failed", "Partitions that cannot be opened.", failed),

@@ -210,6 +210,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
         bytes_in_flight_core_max: config.limits.in_flight_per_core.0,
+        subscriptions_max: config.limits.subscriptions_per_connection,
         wait_max: config.timeouts.request,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0)?,
         checkpoint_bytes: config.storage.checkpoint.0,
@@ -223,6 +224,8 @@ fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Re
         core,
         root: config.storage.data_dir.clone(),
         connections_max: usize::try_from(config.limits.connections)?,
+        // A quarter of the core's memory: the rest is for writes and reads.
+        unsent_bytes_max: usize::try_from(config.limits.memory.0)? / shared.cores() / 4,
         keepalive: config.timeouts.keepalive,
         shared: shared.clone(),
     })

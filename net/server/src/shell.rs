@@ -18,7 +18,7 @@ use catena_log::{
 use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
 use catena_uring::{DmaMemory, Folder, Hands, Share, attach_stream, create_directory};
 use glommio::{
-    channels::local_channel::{LocalReceiver, LocalSender, new_unbounded},
+    channels::local_channel::LocalReceiver,
     net::{TcpListener, TcpStream},
     timer::sleep,
 };
@@ -28,6 +28,7 @@ use crate::{
     cores::{Cargo, Shared},
     live::Live,
     metrics::Numbers,
+    outbox::{Outbox, Unsent},
 };
 
 /// The longest nap of the core's clock.
@@ -35,7 +36,7 @@ const NAP_MAX: Duration = Duration::from_millis(10);
 const NAP_MIN: Duration = Duration::from_micros(200);
 /// How often the numbers for metrics and health are brought up to date.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
-/// Bytes that may wait for a client that does not read; beyond, its connection is closed.
+/// Bytes that may wait for one client that does not read; beyond, its connection is cut.
 const OUTBOX_BYTES_MAX: usize = 128 << 20;
 
 /// Connections beyond the limit that are told so at a time; further ones are closed.
@@ -46,15 +47,11 @@ pub(crate) struct ShellOptions {
     pub(crate) core: u16,
     pub(crate) root: PathBuf,
     pub(crate) connections_max: usize,
+    /// Bytes that may wait for clients.
+    pub(crate) unsent_bytes_max: usize,
     /// How long a peer may be silent before it is probed.
     pub(crate) keepalive: Duration,
     pub(crate) shared: Arc<Shared>,
-}
-
-/// The way to one client.
-struct Outbox {
-    sender: LocalSender<Send<Share>>,
-    bytes: Rc<Cell<usize>>,
 }
 
 /// One core.
@@ -64,6 +61,9 @@ pub(crate) struct Shell {
     hands: Hands,
     folders: RefCell<BTreeMap<Directory, Folder>>,
     outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
+    /// Bytes that wait for clients, of all outboxes.
+    unsent: Rc<Cell<usize>>,
+    slow_consumers: Cell<u64>,
     next_session: Cell<u64>,
     started: Instant,
 }
@@ -76,6 +76,8 @@ impl Shell {
             hands,
             folders: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
+            unsent: Rc::new(Cell::new(0)),
+            slow_consumers: Cell::new(0),
             next_session: Cell::new(0),
             started: Instant::now(),
         })
@@ -109,6 +111,8 @@ impl Shell {
             hands: self.hands.stats(),
             memory_bytes: self.hands.memory().used() as u64,
             descriptors: self.hands.descriptors() as u64,
+            unsent_bytes: self.unsent.get() as u64,
+            slow_consumers: self.slow_consumers.get(),
             connections: self.outboxes.borrow().len() as u64,
             ..Numbers::default()
         };
@@ -234,15 +238,30 @@ impl Shell {
     }
 
     fn send(&self, send: Send<Share>) {
-        let mut outboxes = self.outboxes.borrow_mut();
-        let Some(outbox) = outboxes.get(&send.session) else { return };
         let session = send.session;
-        let bytes = send.bytes.len() + send.shares.iter().map(|s| s.as_ref().len()).sum::<usize>();
-        outbox.bytes.set(outbox.bytes.get() + bytes);
-        let full = outbox.bytes.get() > OUTBOX_BYTES_MAX;
-        if outbox.sender.try_send(send).is_err() || full {
-            outboxes.remove(&session);
+        let mut outboxes = self.outboxes.borrow_mut();
+        let Some(outbox) = outboxes.get(&session) else { return };
+        let gone = !outbox.send(send);
+        let slow = outbox.unsent() > OUTBOX_BYTES_MAX;
+        if gone || slow {
+            self.cut(&mut outboxes, session, slow);
         }
+        // What clients do not read must not take the memory of those who write.
+        while self.unsent.get() > self.options.unsent_bytes_max {
+            let slowest = outboxes.iter().max_by_key(|(_, outbox)| outbox.unsent());
+            let Some(slowest) = slowest.map(|(session, _)| *session) else { return };
+            self.cut(&mut outboxes, slowest, true);
+        }
+    }
+
+    fn cut(&self, outboxes: &mut BTreeMap<SessionId, Outbox>, session: SessionId, slow: bool) {
+        let Some(outbox) = outboxes.remove(&session) else { return };
+        if slow {
+            let bytes = outbox.unsent();
+            self.slow_consumers.set(self.slow_consumers.get() + 1);
+            tracing::warn!("{session:?} was cut: its client left {bytes} bytes unread");
+        }
+        outbox.cut();
     }
 
     /// Takes connections for as long as the server runs.
@@ -286,15 +305,14 @@ impl Shell {
     }
 
     /// A connection has said that it speaks our protocol.
-    pub(crate) fn open_session(&self) -> (SessionId, LocalReceiver<Send<Share>>, Rc<Cell<usize>>) {
+    pub(crate) fn open_session(&self) -> (SessionId, LocalReceiver<Send<Share>>, Rc<Unsent>) {
         let number = self.next_session.get();
         self.next_session.set(number + 1);
         let session = SessionId { core: self.core(), number };
-        let (sender, receiver) = new_unbounded();
-        let bytes = Rc::new(Cell::new(0));
-        self.outboxes.borrow_mut().insert(session, Outbox { sender, bytes: bytes.clone() });
+        let (outbox, receiver, unsent) = Outbox::new(self.unsent.clone());
+        self.outboxes.borrow_mut().insert(session, outbox);
         self.node.borrow_mut().on_connect(session);
-        (session, receiver, bytes)
+        (session, receiver, unsent)
     }
 
     pub(crate) fn close_session(self: &Rc<Self>, session: SessionId) {
@@ -332,17 +350,13 @@ impl Shell {
         let (began, mut idle) = (Instant::now(), false);
         let all = self.shared().cores();
         while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
-            if !idle && self.look(Node::is_idle) && self.unsent() == 0 {
+            if !idle && self.look(Node::is_idle) && self.unsent.get() == 0 {
                 idle = true;
                 self.shared().idle.fetch_add(1, Ordering::Relaxed);
             }
             sleep(Duration::from_millis(1)).await;
             self.input(Node::on_tick);
         }
-    }
-
-    fn unsent(&self) -> usize {
-        self.outboxes.borrow().values().map(|outbox| outbox.bytes.get()).sum()
     }
 
     /// Removes directories of partitions that the catalog does not name: of deleted topics.

@@ -76,9 +76,8 @@ fn server(signed: &Signed, clients: Option<&Authority>) -> (tempfile::TempDir, S
         config += &format!("client_ca = '{}'\n", at("ca.pem"));
     }
     std::fs::write(at("catena.toml"), config).unwrap();
-    let data = directory.path().join("data");
     let more = ["--config", &at("catena.toml"), "--cores", "1"];
-    let server = Server::start(&data, &free_address(), &more);
+    let server = Server::start(directory.path(), &free_address(), &more);
     server.wait_for("ready on", 1);
     (directory, server)
 }

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::{
-    Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
+    BatchHeader, Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
-    Api, ApiRange, CreateTopicRequest, Durability, ErrorCode, FetchRequest, FetchResponse,
-    FrameHeader, HandshakeRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse, ProducerIdRequest, ProducerIdResponse, Setting, TrimRequest, TrimResponse,
-    encode_message,
+    Api, ApiRange, CreateTopicRequest, CreditRequest, Durability, ErrorCode, FetchRequest,
+    FetchResponse, FrameHeader, HandshakeRequest, Message, MetadataRequest, MetadataResponse,
+    ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, Setting,
+    StatusResponse, SubscribeRequest, SubscribeResponse, TrimRequest, TrimResponse,
+    UnsubscribeRequest, encode_message,
 };
 
 use super::{
@@ -57,7 +58,20 @@ enum Kind {
         partition: u32,
         offset: u64,
         full: Option<BTreeMap<u64, super::oracle::Name>>,
+        /// It subscribes instead of fetching.
+        pushed: Option<Pushed>,
     },
+}
+
+/// What a subscriber knows of its subscription.
+#[derive(Default)]
+struct Pushed {
+    /// Its name and the correlation id of its request, once it is asked for.
+    asked: Option<(u32, u32)>,
+    names: u32,
+    credit: i64,
+    /// Pushes taken.
+    count: u64,
 }
 
 /// A client.
@@ -103,14 +117,25 @@ impl Client {
     /// A reader of random places; `trims`: it sometimes raises the log start.
     #[must_use]
     pub fn reader(number: u32, random: Random, partitions: u32, trims: bool) -> Self {
-        let kind = Kind::Reader { partition: number % partitions, offset: 0, full: None };
+        let partition = number % partitions;
+        let kind = Kind::Reader { partition, offset: 0, full: None, pushed: None };
         Self::new(number, random, kind, partitions, Vec::new(), trims)
+    }
+
+    /// A reader that is pushed batches from random places on.
+    #[must_use]
+    pub fn subscriber(number: u32, random: Random, partitions: u32) -> Self {
+        let partition = number % partitions;
+        let pushed = Some(Pushed::default());
+        let kind = Kind::Reader { partition, offset: 0, full: None, pushed };
+        Self::new(number, random, kind, partitions, Vec::new(), false)
     }
 
     /// A reader that reads a partition once from end to end.
     #[must_use]
     pub fn checker(number: u32, random: Random, partition: u32, partitions: u32) -> Self {
-        let kind = Kind::Reader { partition, offset: 0, full: Some(BTreeMap::new()) };
+        let full = Some(BTreeMap::new());
+        let kind = Kind::Reader { partition, offset: 0, full, pushed: None };
         Self::new(number, random, kind, partitions, Vec::new(), false)
     }
 
@@ -148,8 +173,12 @@ impl Client {
         self.out.clear();
         self.hung_up = true;
         self.wake_ns = now_ns + RETRY_NS + self.random.below(RETRY_NS);
-        if let Kind::Producer { unacked, .. } = &mut self.kind {
-            unacked.iter_mut().for_each(|batch| batch.correlation = None);
+        match &mut self.kind {
+            Kind::Producer { unacked, .. } => {
+                unacked.iter_mut().for_each(|batch| batch.correlation = None);
+            }
+            Kind::Reader { pushed: Some(pushed), .. } => pushed.asked = None,
+            Kind::Reader { .. } => {}
         }
     }
 
@@ -182,11 +211,20 @@ impl Client {
         }
     }
 
+    /// Pushes that a subscriber has taken.
+    #[must_use]
+    pub fn pushes(&self) -> u64 {
+        match &self.kind {
+            Kind::Reader { pushed: Some(pushed), .. } => pushed.count,
+            _ => 0,
+        }
+    }
+
     /// What a checker has read, once it reached `end`.
     #[must_use]
     pub fn checked(&self) -> Option<(u32, u64, &BTreeMap<u64, super::oracle::Name>)> {
         match &self.kind {
-            Kind::Reader { partition, offset, full: Some(read) } => {
+            Kind::Reader { partition, offset, full: Some(read), .. } => {
                 Some((*partition, *offset, read))
             }
             _ => None,
@@ -216,6 +254,12 @@ impl Client {
         }
         match &self.kind {
             Kind::Producer { .. } => self.produce(now_ns),
+            Kind::Reader { partition, pushed: Some(pushed), .. } => {
+                if pushed.asked.is_none() {
+                    self.told = oracle.told(*partition);
+                }
+                self.subscribe();
+            }
             Kind::Reader { partition, .. } if self.calls.is_empty() => {
                 self.told = oracle.told(*partition);
                 self.read();
@@ -264,6 +308,84 @@ impl Client {
         }
     }
 
+    /// Begins a subscription, adds to its credit, or ends it.
+    fn subscribe(&mut self) {
+        let (grant, end) = (self.random.below(30_000) as u32, self.random.chance(10_000));
+        let topic = self.topic;
+        let Kind::Reader { partition, offset, pushed: Some(pushed), .. } = &mut self.kind else {
+            return;
+        };
+        let (partition, offset) = (PartitionIndex::new(*partition), Offset::new(*offset));
+        match pushed.asked {
+            None => {
+                pushed.names += 1;
+                let subscription = pushed.names % 3;
+                pushed.credit = i64::from(grant);
+                let request = SubscribeRequest {
+                    subscription,
+                    topic,
+                    partition,
+                    offset,
+                    credit_bytes: grant,
+                };
+                let correlation = self.call(Api::Subscribe, &request, &[]);
+                if let Kind::Reader { pushed: Some(pushed), .. } = &mut self.kind {
+                    pushed.asked = Some((subscription, correlation));
+                }
+            }
+            Some((subscription, _)) if end => {
+                pushed.asked = None;
+                self.call(Api::Unsubscribe, &UnsubscribeRequest { subscription }, &[]);
+            }
+            Some((subscription, _)) if pushed.credit < 30_000 => {
+                pushed.credit += i64::from(grant);
+                let request = CreditRequest { subscription, bytes: grant };
+                let correlation = self.call(Api::Credit, &request, &[]);
+                // It has no answer.
+                self.calls.remove(&correlation);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn pushed(
+        &mut self,
+        correlation: u32,
+        push: &Push<'_>,
+        payload: &[u8],
+        now_ns: u64,
+        oracle: &mut Oracle,
+    ) -> Result<(), String> {
+        let Kind::Reader { offset, pushed: Some(pushed), .. } = &mut self.kind else {
+            return Err("a push for nobody".to_owned());
+        };
+        // Of a subscription that was ended meanwhile.
+        if pushed.asked != Some((push.subscription, correlation)) {
+            return Ok(());
+        }
+        if push.error != ErrorCode::None {
+            pushed.asked = None;
+        } else {
+            if pushed.credit <= 0 {
+                return Err(format!("pushed without credit ({})", pushed.credit));
+            }
+            pushed.credit -= payload.len() as i64;
+            pushed.count += 1;
+            let base = BatchHeader::parse(payload).map_err(|e| e.to_string())?.base_offset;
+            if base as u64 > *offset {
+                return Err(format!("pushed from {base} on, at {offset}: there is a seam"));
+            }
+        }
+        let response = FetchResponse {
+            next_offset: push.next_offset,
+            log_start: push.log_start,
+            high_watermark: push.high_watermark,
+            epoch: push.epoch,
+            ..FetchResponse::refused(push.error, "")
+        };
+        self.fetched(&response, payload, now_ns, oracle)
+    }
+
     fn read(&mut self) {
         let max_bytes = 1 + self.random.below(60_000) as u32;
         let max_wait_ms = self.random.below(5) as u32;
@@ -293,6 +415,10 @@ impl Client {
         now_ns: u64,
         oracle: &mut Oracle,
     ) -> Result<(), String> {
+        if header.api == Api::Push as u8 {
+            let push = Push::decode(head).map_err(|e| format!("a push: {e}"))?;
+            return self.pushed(header.correlation, &push, payload, now_ns, oracle);
+        }
         let Some(api) = self.calls.remove(&header.correlation) else { return Ok(()) };
         let garbled = |e: catena_wire::WireError| format!("a response of {api:?}: {e}");
         match api {
@@ -320,6 +446,17 @@ impl Client {
                 let response = FetchResponse::decode(head).map_err(garbled)?;
                 self.fetched(&response, payload, now_ns, oracle)?;
             }
+            Api::Subscribe => {
+                let response = SubscribeResponse::decode(head).map_err(garbled)?;
+                match response.error {
+                    ErrorCode::None => {}
+                    error if error.class() == catena_wire::Class::Definite => {
+                        return Err(format!("{}: {}", error.name(), response.message));
+                    }
+                    _ => self.on_disconnect(now_ns),
+                }
+            }
+            Api::Unsubscribe => drop(StatusResponse::decode(head).map_err(garbled)?),
             Api::Trim => drop(TrimResponse::decode(head).map_err(garbled)?),
             other => return Err(format!("{other:?} was never asked")),
         }
@@ -427,7 +564,10 @@ impl Client {
         let high = response.high_watermark.get();
         let log_start = response.log_start.get();
         let spot = self.random.below(high.max(1));
-        let Kind::Reader { partition, offset, full } = &mut self.kind else { return Ok(()) };
+        let Kind::Reader { partition, offset, full, pushed } = &mut self.kind else {
+            return Ok(());
+        };
+        let subscribed = pushed.as_ref().is_some_and(|pushed| pushed.asked.is_some());
         match response.error {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
@@ -458,7 +598,7 @@ impl Client {
         if let Some(read) = full {
             let known = oracle.known(*partition);
             read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));
-        } else if jump {
+        } else if jump && !subscribed {
             *offset = spot;
         }
         Ok(())

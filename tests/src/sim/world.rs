@@ -30,6 +30,8 @@ pub struct Report {
     pub acked: u64,
     /// Records compared.
     pub checked: u64,
+    /// Pushes taken by subscribers.
+    pub pushes: u64,
     /// Lives of the node but the first.
     pub restarts: u64,
     /// What was injected, by kind.
@@ -143,6 +145,11 @@ impl World {
             let number = clients.len() as u32;
             let stream = root.numbered_stream("client", u64::from(number));
             clients.push(Client::reader(number, stream, partitions, trims));
+        }
+        for _ in 0..2 {
+            let number = clients.len() as u32;
+            let stream = root.numbered_stream("client", u64::from(number));
+            clients.push(Client::subscriber(number, stream, partitions));
         }
         let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup));
         let mut random = root.stream("world");
@@ -460,6 +467,7 @@ impl World {
         Report {
             acked: self.oracle.acked_batches,
             checked: self.oracle.checked,
+            pushes: self.clients.iter().map(Client::pushes).sum(),
             restarts: self.restarts,
             faults: self.faults,
             fingerprint: self.fingerprint.value(),

@@ -28,14 +28,15 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server on `directory`; what it says goes to a file beside that.
+    /// Starts a server within `directory`; what it says goes to a file beside its data.
     pub(crate) fn start<A: AsRef<OsStr>>(directory: &Path, address: &str, more: &[A]) -> Self {
-        let log = directory.with_extension("log");
+        std::fs::create_dir_all(directory).unwrap();
+        let log = directory.join("log");
         let mut file = std::fs::OpenOptions::new();
         let file = file.append(true).create(true).open(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_catena"))
             .args(["serve", "--data-dir"])
-            .arg(directory)
+            .arg(directory.join("data"))
             .args(["--listen", address, "--admin", "127.0.0.1:0"])
             .args(more)
             .stdout(Stdio::null())
@@ -74,6 +75,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if thread::panicking() {
+            eprintln!("the server said:\n{}", self.log());
+        }
     }
 }
 

@@ -1,0 +1,174 @@
+//! A subscription on the real binary: from history to the live end, as far as its credit, and to
+//! its end; on the core that owns the partition and on another one.
+
+mod common;
+
+use std::{io::Read, net::TcpStream, time::Duration};
+
+use catena_client::{Client, Options};
+use catena_format::{BatchHeader, Offset, TopicId};
+use catena_wire::{
+    Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Message, Push,
+    StatusResponse, SubscribeRequest, SubscribeResponse, UnsubscribeRequest, encode_message,
+};
+use common::{Server, ask, connect, free_address, greet};
+
+const TOPIC: &str = "pushed";
+
+struct Subscriber {
+    stream: TcpStream,
+    topic: TopicId,
+}
+
+impl Subscriber {
+    fn new(server: &Server, core: u16, topic: TopicId) -> Self {
+        let mut stream = connect(&server.address, Some(core));
+        assert_eq!(greet(&mut stream).unwrap(), core);
+        Self { stream, topic }
+    }
+
+    fn subscribe(&mut self, subscription: u32, offset: u64, credit_bytes: u32) -> ErrorCode {
+        let request = SubscribeRequest {
+            subscription,
+            topic: self.topic,
+            partition: Default::default(),
+            offset: Offset::new(offset),
+            credit_bytes,
+        };
+        let (_, head) = ask(&mut self.stream, Api::Subscribe, &request).unwrap();
+        SubscribeResponse::decode(&head).unwrap().error
+    }
+
+    fn credit(&mut self, subscription: u32, bytes: u32) {
+        let mut message = Vec::new();
+        let request = CreditRequest { subscription, bytes };
+        encode_message(Api::Credit, 9, &request, 0, &mut message).unwrap();
+        std::io::Write::write_all(&mut self.stream, &message).unwrap();
+    }
+
+    /// The next push: its error, its subscription, where it ends, and its payload.
+    fn next(&mut self) -> (ErrorCode, u32, u64, Vec<u8>) {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.stream.read_exact(&mut header).unwrap();
+        let header = FrameHeader::parse(&header, FrameLimits::RESPONSE).unwrap();
+        assert_eq!(header.api, Api::Push as u8);
+        let mut head = vec![0; header.head_bytes as usize];
+        self.stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; header.payload_bytes as usize];
+        self.stream.read_exact(&mut payload).unwrap();
+        let push = Push::decode(&head).unwrap();
+        (push.error, push.subscription, push.next_offset.get(), payload)
+    }
+
+    /// Takes pushes up to `end`; each begins where the one before it ended.
+    fn read_to(&mut self, mut at: u64, end: u64) {
+        while at < end {
+            let (error, _, next, payload) = self.next();
+            assert_eq!(error, ErrorCode::None);
+            assert_eq!(BatchHeader::parse(&payload).unwrap().base_offset as u64, at);
+            at = next;
+        }
+        assert_eq!(at, end);
+    }
+
+    /// Nothing is on its way: what is asked next is answered next.
+    fn hears_nothing(&mut self) {
+        let ping = catena_wire::PingRequest {};
+        let (header, _) = ask(&mut self.stream, Api::Ping, &ping).unwrap();
+        assert_eq!(header.api, Api::Ping as u8);
+    }
+}
+
+fn produce(client: &mut Client, from: u64, count: u64) {
+    let options = catena_client::ProducerOptions { batch_bytes: 2000, ..Default::default() };
+    let mut producer = catena_client::Producer::new(client, TOPIC, options, |_| {}).unwrap();
+    for number in from..from + count {
+        let value = format!("{number} {}", "y".repeat(500));
+        producer.append(0, 1_700_000_000_000, None, Some(value.as_bytes()), &[]).unwrap();
+    }
+    producer.flush().unwrap();
+}
+
+fn subscription_from_history_to_its_end(core: u16) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = Server::start(directory.path(), &free_address(), &["--cores", "2"]);
+    server.wait_for("ready on", 1);
+    let request_timeout = Duration::from_secs(10);
+    let mut client = Client::new(Options { server: server.address.clone(), request_timeout });
+    client.create_topic(TOPIC, 1, Vec::new()).unwrap();
+    let topic = client.topic(TOPIC).unwrap().id;
+    produce(&mut client, 0, 300);
+
+    let mut subscriber = Subscriber::new(&server, core, topic);
+    assert_eq!(subscriber.subscribe(1, 0, 1 << 20), ErrorCode::None);
+    subscriber.read_to(0, 300);
+    // A name that is in use is refused, and the subscription goes on.
+    assert_eq!(subscriber.subscribe(1, 0, 10), ErrorCode::InvalidRequest);
+    produce(&mut client, 300, 50);
+    subscriber.read_to(300, 350);
+
+    // Without credit nothing comes; with a little, one batch.
+    assert_eq!(subscriber.subscribe(2, 0, 0), ErrorCode::None);
+    subscriber.hears_nothing();
+    subscriber.credit(2, 1);
+    let (_, name, next, payload) = subscriber.next();
+    assert!(name == 2 && next > 0 && payload.len() > 1);
+    subscriber.hears_nothing();
+
+    let unsubscribe = UnsubscribeRequest { subscription: 2 };
+    let (_, head) = ask(&mut subscriber.stream, Api::Unsubscribe, &unsubscribe).unwrap();
+    assert_eq!(StatusResponse::decode(&head).unwrap().error, ErrorCode::None);
+    assert_eq!(subscriber.subscribe(2, 1000, 1), ErrorCode::None);
+    let (error, name, next, _) = subscriber.next();
+    assert_eq!((error, name, next), (ErrorCode::OffsetOutOfRange, 2, 350));
+    assert_eq!(subscriber.subscribe(2, 350, 1), ErrorCode::None, "an end frees the name");
+
+    client.delete_topic(TOPIC).unwrap();
+    let mut ended = [subscriber.next(), subscriber.next()];
+    ended.sort_by_key(|(_, name, ..)| *name);
+    assert!(ended.iter().all(|(error, ..)| *error == ErrorCode::UnknownTopic), "{ended:?}");
+    assert_eq!(subscriber.subscribe(3, 0, 1), ErrorCode::UnknownTopic);
+}
+
+#[test]
+fn on_the_core_that_owns_the_partition() {
+    subscription_from_history_to_its_end(0);
+}
+
+#[test]
+fn on_a_core_that_forwards_it() {
+    subscription_from_history_to_its_end(1);
+}
+
+#[test]
+fn a_consumer_that_does_not_read_is_cut_and_costs_the_others_nothing() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = directory.path().join("catena.toml");
+    std::fs::write(&config, "[limits]\nmemory = '64MiB'\nin_flight_per_core = '32MiB'\n").unwrap();
+    let more = ["--cores", "1", "--config", config.to_str().unwrap()];
+    let server = Server::start(directory.path(), &free_address(), &more);
+    server.wait_for("ready on", 1);
+    let request_timeout = Duration::from_secs(10);
+    let mut client = Client::new(Options { server: server.address.clone(), request_timeout });
+    client.create_topic(TOPIC, 1, Vec::new()).unwrap();
+    let topic = client.topic(TOPIC).unwrap().id;
+
+    let mut slow = Subscriber::new(&server, 0, topic);
+    assert_eq!(slow.subscribe(1, 0, 1 << 30), ErrorCode::None);
+    let mut reader = Subscriber::new(&server, 0, topic);
+    assert_eq!(reader.subscribe(1, 0, 1 << 30), ErrorCode::None);
+    // Far more than the kernel's buffers and a quarter of the memory.
+    let mut at = 0;
+    while !server.log().contains("was cut") {
+        assert!(at < 400_000, "the slow consumer was never cut");
+        produce(&mut client, at, 4000);
+        reader.read_to(at, at + 4000);
+        at += 4000;
+    }
+    produce(&mut client, at, 100);
+    reader.read_to(at, at + 100);
+    // What had been sent can be read; then the connection ends within a message or between two.
+    let mut rest = Vec::new();
+    let _ = slow.stream.read_to_end(&mut rest);
+    assert!(rest.len() < (at * 500) as usize);
+}
