@@ -24,7 +24,7 @@ pub(crate) struct Topic {
 
 /// A client of `server` whose requests may take `timeout`.
 pub(crate) fn client(server: &str, timeout: Duration) -> Client {
-    Client::new(Options { server: server.to_owned(), request_timeout: timeout })
+    Client::new(Options::new(server).with_request_timeout(timeout))
 }
 
 impl Topic {

@@ -2,13 +2,12 @@
 
 use std::{
     io::{self, BufRead, Write},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use catena_client::{
-    Client, Durability, Error, FetchOptions, OffsetQuery, Options, Producer, ProducerOptions,
-    partition_for_key,
+    Client, Durability, Error, FetchOptions, NewRecord, OffsetQuery, Options, ProducerOptions,
 };
 use catena_format::{Millis, Offset, PartitionIndex, TopicId};
 
@@ -17,7 +16,8 @@ use crate::cli::Exit;
 /// A client of `server`.
 pub(crate) fn client(server: &str) -> Client {
     let request_timeout = Duration::from_secs(10);
-    Client::new(Options { server: server.to_owned(), request_timeout })
+    let server = server.to_owned();
+    Client::new(Options { server, request_timeout, ..Options::default() })
 }
 
 pub(crate) fn list_topics(client: &mut Client) -> anyhow::Result<()> {
@@ -77,47 +77,37 @@ pub(crate) fn produce(
     options: &ProduceOptions,
     input: &mut impl BufRead,
 ) -> anyhow::Result<u64> {
-    let batches = options.batch_bytes;
     let producer_options = ProducerOptions {
-        batch_bytes: batches,
+        batch_bytes: options.batch_bytes,
         durability: options.durability,
         ..ProducerOptions::default()
     };
-    let mut producer = Producer::new(client, &options.topic, producer_options, |_| {})?;
+    let producer = client.producer(&options.topic, producer_options)?;
     let partitions = producer.partitions();
     if let Some(partition) = options.partition.filter(|partition| *partition >= partitions) {
         bail!("topic `{}` has {partitions} partitions, there is no {partition}", options.topic);
     }
-    let (mut line, mut lines, mut sticky) = (Vec::new(), 0u64, 0);
+    let partition = options.partition.map(PartitionIndex::new);
+    let (mut line, mut lines) = (Vec::new(), 0u64);
     let began = std::time::Instant::now();
     while input.read_until(b'\n', &mut line).context("cannot read the input")? > 0 {
         if line.last() == Some(&b'\n') {
             line.pop();
         }
         let (key, value) = split_key(&line, options.key_separator.as_deref());
-        let partition = match (options.partition, key) {
-            (Some(partition), _) => partition,
-            (None, Some(key)) => partition_for_key(key, partitions),
-            (None, None) => sticky,
-        };
-        let sent = producer.append(partition, now_ms(), key, Some(value), &[])?;
-        if sent && partition == sticky {
-            sticky = (sticky + 1) % partitions;
-        }
+        let record = NewRecord { partition, key, value: Some(value), ..NewRecord::default() };
+        // Whether it is stored, closing tells.
+        drop(producer.append(&record)?);
         lines += 1;
         line.clear();
         if let Some(rate) = options.rate {
-            // Ahead of its time a line waits; what was gathered goes out meanwhile.
             let due = Duration::from_secs_f64(lines as f64 / rate);
-            if let Some(wait) = due.checked_sub(began.elapsed())
-                && wait > Duration::from_millis(2)
-            {
-                producer.send(partition)?;
+            if let Some(wait) = due.checked_sub(began.elapsed()) {
                 std::thread::sleep(wait);
             }
         }
     }
-    producer.flush()?;
+    producer.close()?;
     Ok(lines)
 }
 
@@ -129,11 +119,6 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> (Option<&'a [u8]>, 
         Some(at) => (Some(&line[..at]), &line[at + separator.len()..]),
         None => (None, line),
     }
-}
-
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Where `consume` begins.

@@ -30,7 +30,8 @@ fn a_connection_goes_to_its_core_and_every_core_answers_for_all() {
     assert!(greet(&mut connect(&server.address, Some(700))).unwrap() < 3);
 
     let request_timeout = Duration::from_secs(10);
-    let mut client = Client::new(Options { server: server.address.clone(), request_timeout });
+    let mut client =
+        Client::new(Options::new(&server.address).with_request_timeout(request_timeout));
     client.create_topic("t", 6, Vec::new()).unwrap();
     let topic = client.topic("t").unwrap();
     let owners: BTreeSet<u16> = topic.partitions.iter().map(|p| p.core).collect();

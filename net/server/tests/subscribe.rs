@@ -5,7 +5,7 @@ mod common;
 
 use std::{io::Read, net::TcpStream, time::Duration};
 
-use catena_client::{Client, Options};
+use catena_client::{Client, NewRecord, Options, ProducerOptions};
 use catena_format::{BatchHeader, Offset, TopicId};
 use catena_wire::{
     Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Message, Push,
@@ -80,13 +80,15 @@ impl Subscriber {
 }
 
 fn produce(client: &mut Client, from: u64, count: u64) {
-    let options = catena_client::ProducerOptions { batch_bytes: 2000, ..Default::default() };
-    let mut producer = catena_client::Producer::new(client, TOPIC, options, |_| {}).unwrap();
+    // Batches are cut by their bytes alone.
+    let linger = Duration::from_secs(3600);
+    let options = ProducerOptions { batch_bytes: 2000, linger, ..Default::default() };
+    let producer = client.producer(TOPIC, options).unwrap();
     for number in from..from + count {
         let value = format!("{number} {}", "y".repeat(500));
-        producer.append(0, 1_700_000_000_000, None, Some(value.as_bytes()), &[]).unwrap();
+        drop(producer.append(&NewRecord::value(value.as_bytes())).unwrap());
     }
-    producer.flush().unwrap();
+    producer.close().unwrap();
 }
 
 fn subscription_from_history_to_its_end(core: u16) {
@@ -94,7 +96,8 @@ fn subscription_from_history_to_its_end(core: u16) {
     let server = Server::start(directory.path(), &free_address(), &["--cores", "2"]);
     server.wait_for("ready on", 1);
     let request_timeout = Duration::from_secs(10);
-    let mut client = Client::new(Options { server: server.address.clone(), request_timeout });
+    let mut client =
+        Client::new(Options::new(&server.address).with_request_timeout(request_timeout));
     client.create_topic(TOPIC, 1, Vec::new()).unwrap();
     let topic = client.topic(TOPIC).unwrap().id;
     produce(&mut client, 0, 300);
@@ -149,7 +152,8 @@ fn a_consumer_that_does_not_read_is_cut_and_costs_the_others_nothing() {
     let server = Server::start(directory.path(), &free_address(), &more);
     server.wait_for("ready on", 1);
     let request_timeout = Duration::from_secs(10);
-    let mut client = Client::new(Options { server: server.address.clone(), request_timeout });
+    let mut client =
+        Client::new(Options::new(&server.address).with_request_timeout(request_timeout));
     client.create_topic(TOPIC, 1, Vec::new()).unwrap();
     let topic = client.topic(TOPIC).unwrap().id;
 
