@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn the_promised_forms_are_understood() {
         let lines = [
-            "catena-bench --server a:1 produce --record-bytes 512 --batch-bytes 65536 --producers 2 \
-             --durability head-disk --duration 10s --json",
+            "catena-bench --server a:1 produce --record-bytes 512 --batch-bytes 65536 \
+             --producers 2 --durability head-disk --duration 10s --json",
             "catena-bench produce --rate 1000 --partitions 4 --in-flight 8 --warmup 0s",
             "catena-bench produce --fio --fio-dir .",
             "catena-bench consume --fill 1MiB --partitions 2",

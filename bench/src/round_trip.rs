@@ -1,4 +1,5 @@
-//! What the loopback does without a server: as many bytes there and back as a batch and its receipt.
+//! What the loopback does without a server: as many bytes there and back as a batch and its
+//! receipt.
 
 use std::{
     io::{self, Read, Write},

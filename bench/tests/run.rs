@@ -16,8 +16,8 @@ use serde_json::Value;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_catena-bench");
 
-/// The server's binary, which lies beside the tool's. Tests of the whole workspace build both; tests
-/// of this room alone build the tool only.
+/// The server's binary, which lies beside the tool's. Tests of the whole workspace build both;
+/// tests of this room alone build the tool only.
 fn server_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {

@@ -97,9 +97,9 @@ pub(crate) struct ConsumeArgs {
     /// Wait for further records at the end, until SIGINT or SIGTERM.
     #[arg(long, conflicts_with = "until")]
     pub(crate) follow: bool,
-    /// How a record is printed: %v value, %k key, %h headers, %p partition, %o offset, %t timestamp,
-    /// %%; \n, \r, \t, \0, \\ as usual, and \xHH for a byte; without it %v\n. With `--output json`
-    /// each record is an object on a line of its own.
+    /// How a record is printed: %v value, %k key, %h headers, %p partition, %o offset, %t
+    /// timestamp, %%; \n, \r, \t, \0, \\ as usual, and \xHH for a byte; without it %v\n. With
+    /// `--output json` each record is an object on a line of its own.
     #[arg(long, value_name = "TEXT")]
     pub(crate) format: Option<commands::Format>,
 }

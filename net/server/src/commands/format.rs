@@ -138,7 +138,10 @@ pub(super) fn write_json(
     offset: Offset,
     record: &Record<'_>,
 ) -> io::Result<()> {
-    let header = |header: Header<'_>| json!({ "key": bytes(Some(header.key)), "value": bytes(header.value) });
+    let header = |header: Header<'_>| {
+        let (key, value) = (bytes(Some(header.key)), bytes(header.value));
+        json!({ "key": key, "value": value })
+    };
     let object = json!({
         "partition": partition.get(),
         "offset": offset.get(),

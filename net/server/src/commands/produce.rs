@@ -29,8 +29,8 @@ const RECORD_OVERHEAD_BYTES: usize = 32;
 /// Sends each line as a record; says how many, once all are acknowledged.
 ///
 /// # Errors
-/// When the input cannot be read to its end, or a batch is refused. Of an input that cannot be read,
-/// the lines before are sent.
+/// When the input cannot be read to its end, or a batch is refused. Of an input that cannot be
+/// read, the lines before are sent.
 pub(crate) fn produce(
     client: &mut Client,
     args: &ProduceArgs,
