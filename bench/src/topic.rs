@@ -24,7 +24,8 @@ pub(crate) struct Topic {
 
 /// A client of `server` whose requests may take `timeout`.
 pub(crate) fn client(server: &str, timeout: Duration) -> Client {
-    Client::new(Options { server: server.to_owned(), request_timeout: timeout })
+    let (server, request_timeout) = (server.to_owned(), timeout);
+    Client::new(Options { server, request_timeout, ..Options::default() })
 }
 
 impl Topic {

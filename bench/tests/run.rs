@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_client::{Client, Options, Producer, ProducerOptions};
+use catena_client::{Client, NewRecord, Options, ProducerOptions};
 use serde_json::Value;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_catena-bench");
@@ -61,18 +61,20 @@ impl Server {
         server
     }
 
+    fn client(&self) -> Client {
+        Client::new(Options { server: self.address.clone(), ..Options::default() })
+    }
+
     /// The names of its topics, once it answers.
     fn topics(&self) -> Option<Vec<String>> {
-        let request_timeout = Duration::from_secs(10);
-        let mut client = Client::new(Options { server: self.address.clone(), request_timeout });
+        let mut client = self.client();
         let topics = client.topics().ok()?;
         Some(topics.into_iter().map(|topic| topic.name.into_owned()).collect())
     }
 
     /// Records of its topics.
     fn records(&self) -> u64 {
-        let request_timeout = Duration::from_secs(10);
-        let mut client = Client::new(Options { server: self.address.clone(), request_timeout });
+        let mut client = self.client();
         let topics = client.topics().unwrap();
         let described = topics.iter().filter_map(|topic| client.describe_topic(&topic.name).ok());
         let partitions = described.flat_map(|topic| topic.partitions);
@@ -167,18 +169,15 @@ fn a_topic_is_read_from_its_beginning() {
     assert!(report["records"].as_u64().unwrap() >= 2048, "{report:#}");
     assert_eq!(server.topics(), Some(Vec::new()));
 
-    let request_timeout = Duration::from_secs(10);
-    let options = Options { server: server.address.clone(), request_timeout };
-    let mut client = Client::new(options);
+    let mut client = server.client();
     client.create_topic("lines", 1, Vec::new()).unwrap();
     let output = server.run("consume --topic lines");
     assert_eq!(output.status.code(), Some(1), "an empty topic has no throughput");
-    let mut producer =
-        Producer::new(&mut client, "lines", ProducerOptions::default(), |_| {}).unwrap();
+    let producer = client.producer("lines", ProducerOptions::default()).unwrap();
     for _ in 0..100 {
-        producer.append(0, 0, None, Some(b"a line"), &[]).unwrap();
+        drop(producer.append(&NewRecord::value(b"a line")).unwrap());
     }
-    producer.flush().unwrap();
+    producer.close().unwrap();
     let report = server.measure("consume --topic lines");
     assert_eq!(report["records"], 100);
     assert_eq!(server.topics(), Some(vec!["lines".to_owned()]), "others' topics stay");

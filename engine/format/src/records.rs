@@ -83,6 +83,19 @@ impl Producer {
         Self { id: ProducerId::NONE, epoch: ProducerEpoch::new(-1), sequence: Sequence::NONE };
 }
 
+/// Writes the producer into a finished batch, and its CRC-32C anew.
+///
+/// # Panics
+/// When `batch` is shorter than [`BATCH_HEADER_BYTES`].
+pub fn stamp(batch: &mut [u8], producer: Producer) {
+    assert!(batch.len() >= BATCH_HEADER_BYTES, "a batch has a header");
+    batch[43..51].copy_from_slice(&producer.id.get().to_be_bytes());
+    batch[51..53].copy_from_slice(&producer.epoch.get().to_be_bytes());
+    batch[53..57].copy_from_slice(&producer.sequence.get().to_be_bytes());
+    let crc = checksum::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
 /// Puts records together to a batch.
 #[derive(Clone, Debug, Default)]
 pub struct BatchBuilder {
@@ -328,6 +341,17 @@ mod tests {
         let mut builder = BatchBuilder::new();
         builder.push(Millis::new(1_700_000_000_000), None, Some(b"catena"), &[]);
         assert_eq!(builder.build(Producer::NONE).unwrap(), golden());
+    }
+
+    #[test]
+    fn a_stamped_batch_is_as_if_built_so() {
+        let mut builder = BatchBuilder::new();
+        builder.push(Millis::new(1_700_000_000_000), None, Some(b"catena"), &[]);
+        let (id, epoch) = (ProducerId::new(7), ProducerEpoch::new(2));
+        let producer = Producer { id, epoch, sequence: Sequence::new(9) };
+        let mut batch = builder.build(Producer::NONE).unwrap();
+        stamp(&mut batch, producer);
+        assert_eq!(batch, builder.build(producer).unwrap());
     }
 
     #[test]

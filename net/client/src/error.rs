@@ -1,12 +1,14 @@
 //! What can go wrong, and what may be concluded from it.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
-use catena_format::{BatchError, records::RecordError};
+use catena_format::{BatchError, Offset, PartitionIndex, records::RecordError};
 use catena_wire::{Class, ErrorCode, FrameError, WireError};
 
+use crate::compression::CompressionError;
+
 /// An error of the client.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The server refused.
@@ -23,7 +25,7 @@ pub enum Error {
         /// Where to.
         address: String,
         /// Why.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// The server's bytes make no sense.
     #[error("the server's answer makes no sense: {0}")]
@@ -34,9 +36,42 @@ pub enum Error {
     /// A record that was read is damaged, or one to send is too large.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// Records are compressed with a codec that this client does not know yet.
-    #[error("the records are compressed ({0:?}), which this client does not read yet")]
-    Compressed(catena_format::Codec),
+    /// Records were given up because they could not be stored in time.
+    #[error("not stored after {after:?}{}: {last}", if *unclear { ", or perhaps stored" } else { "" })]
+    Undelivered {
+        /// How long it was tried.
+        after: Duration,
+        /// Whether they may be stored all the same.
+        unclear: bool,
+        /// What was last in the way.
+        last: Box<Self>,
+    },
+    /// Nothing can be read at an offset of a partition; reading can go on at another.
+    #[error("partition {partition}: {} {message}(go on at {next})", code.describe())]
+    Unreadable {
+        /// Why: [`ErrorCode::Damaged`], [`ErrorCode::OffsetOutOfRange`] or
+        /// [`ErrorCode::Truncated`].
+        code: ErrorCode,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The next readable offset.
+        next: Offset,
+        /// The server's words.
+        message: String,
+    },
+    /// The producer or consumer is closed, or what drives it has ended; `unclear`: the record may
+    /// be stored all the same.
+    #[error("it is closed{}", if *unclear { "; the record may be stored or not" } else { "" })]
+    Closed {
+        /// Whether a record may be stored all the same.
+        unclear: bool,
+    },
+    /// An option or a connection string is not right.
+    #[error("{0}")]
+    Option(String),
+    /// Records cannot be compressed or decompressed.
+    #[error(transparent)]
+    Compression(#[from] CompressionError),
 }
 
 impl Error {
@@ -44,9 +79,14 @@ impl Error {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Server { code, .. } => code.class(),
+            Self::Server { code, .. } | Self::Unreadable { code, .. } => code.class(),
+            Self::Undelivered { unclear: true, .. } | Self::Closed { unclear: true } => {
+                Class::Indeterminate
+            }
+            Self::Undelivered { unclear: false, .. } => Class::Retriable,
+            Self::Option(_) | Self::Closed { unclear: false } => Class::Definite,
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
-            Self::Batch(_) | Self::Record(_) | Self::Compressed(_) => Class::Definite,
+            Self::Batch(_) | Self::Record(_) | Self::Compression(_) => Class::Definite,
         }
     }
 

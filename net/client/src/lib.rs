@@ -1,26 +1,64 @@
-//! Floor 3: the Rust client of Catena, blocking. Neither the server nor its runtime is in its
-//! dependency tree.
+//! Floor 3: the Rust client of Catena. Neither the server nor its runtime is in its dependency tree.
 //!
-//! A [`Client`] talks to a server; a [`Producer`] sends records in batches, several of them in
-//! flight, and sends them again under the same sequences when a connection or the server fails, so
-//! that each is stored once and in order; [`Client::fetch`] reads batches back.
+//! One core decides and does nothing: connections, batches, retries, reading ahead. Two front ends
+//! do it: [`blocking`] for threads, and `tokio` (behind the cargo feature of that name) for tasks.
+//! They have the same things:
+//!
+//! - a `Client` asks: topics, offsets, single fetches;
+//! - a `Producer` appends records and gives a [`Ticket`] for each, which becomes a [`Receipt`]. It
+//!   sends them in batches, several in flight, and again under the same sequences when a connection
+//!   or the server fails, so that each is stored once and in order;
+//! - a `Consumer` reads [`Batch`]es ahead, whose records are borrowed from them.
+//!
+//! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not done
+//! and worth another try; *indeterminate*, done or not.
+//!
+//! ```no_run
+//! use catena_client::{Client, ConsumerOptions, NewRecord, Options, ProducerOptions};
+//!
+//! # fn main() -> Result<(), catena_client::Error> {
+//! let mut client = Client::new(Options::default());
+//! let producer = client.producer("greetings", ProducerOptions::default())?;
+//! let ticket = producer.append(&NewRecord::value(b"hello"))?;
+//! println!("stored at {}", ticket.wait()?.first_offset);
+//! producer.close()?;
+//!
+//! for batch in client.consumer("greetings", ConsumerOptions::default())? {
+//!     for record in batch?.records() {
+//!         let (offset, record) = record?;
+//!         println!("{offset}: {:?}", record.value);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
-mod client;
-mod connection;
+mod batch;
+pub mod blocking;
+mod compression;
+mod core;
 mod error;
-mod partitioner;
-mod pipeline;
-mod producer;
+mod options;
+mod record;
+mod shared;
+mod ticket;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 
 /// Ids, batches and records, as the disk and the wire have them.
 pub use catena_format as format;
+pub use catena_format::records::{Header, Record};
 pub use catena_wire::{
     Class, DescribeTopicResponse, Durability, ErrorCode, OffsetQuery, PartitionDetail,
     ProduceRequest, ProduceResponse, Setting, TopicMetadata,
 };
-pub use client::{Client, FetchOptions, Fetched, Options};
-pub use connection::Connection;
+
+pub use crate::core::partitioner::{murmur2, partition_for_key};
+pub use batch::{Batch, Fetched};
+pub use blocking::{Client, Connection, Consumer, Producer};
+pub use compression::{Compression, CompressionError, CompressionUnknown, DECOMPRESSED_BYTES_MAX};
 pub use error::Error;
-pub use partitioner::{murmur2, partition_for_key};
-pub use producer::{Producer, ProducerOptions, Receipt};
+pub use options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, Start};
+pub use record::{NewRecord, Receipt};
+pub use ticket::Ticket;

@@ -22,11 +22,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use catena_client::Client;
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, Exit, Output, ProduceArgs, SettingArgs},
+    cli::{Cli, Command, Exit, SettingArgs},
     config::{Config, ConfigError},
 };
 
@@ -57,7 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve(&args),
         Command::Topic(command) => commands::topic(&mut client, command, cli.output),
-        Command::Produce(args) => produce(&mut client, &args, cli.output),
+        Command::Produce(args) => commands::produce(&mut client, &args, cli.output),
         Command::Consume(args) => commands::consume(&mut client, &args, cli.output),
         Command::Segment(_) | Command::Doctor(_) => bail!("this build cannot do that yet"),
         Command::Config(command) => print(command.run(cli.output)?.as_bytes()),
@@ -89,11 +88,6 @@ fn serve(args: &SettingArgs) -> anyhow::Result<()> {
     refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
     let _logs = logging::Logs::start(&config.logging)?;
     serve::serve(config)
-}
-
-fn produce(client: &mut Client, args: &ProduceArgs, output: Output) -> anyhow::Result<()> {
-    refuse(&[("--compression", args.compression != cli::Compression::None)])?;
-    commands::produce(client, args, output)
 }
 
 /// Fails on what is defined and not done yet, so that nothing is silently left out.

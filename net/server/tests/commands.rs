@@ -173,6 +173,24 @@ fn bytes_that_are_no_text_survive() {
 }
 
 #[test]
+fn compressed_records_are_read_back() {
+    let server = Server::start();
+    let line = "abc".repeat(1000);
+    let input = format!("{line}\n").repeat(10);
+    let mut sizes = Vec::new();
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        server.output(&format!("topic create {codec}"), "");
+        server.output(&format!("produce {codec} --compression {codec} --linger 1s"), &input);
+        assert_eq!(server.output(&format!("consume {codec}"), ""), input, "{codec}");
+        sizes.push(
+            server.json(&format!("topic describe {codec}"))["partitions"][0]["bytes"].clone(),
+        );
+    }
+    let sizes: Vec<u64> = sizes.iter().map(|size| size.as_u64().unwrap()).collect();
+    assert!(sizes[1..].iter().all(|size| *size < sizes[0]), "{sizes:?}");
+}
+
+#[test]
 fn files_and_standard_input_are_read_one_after_the_other() {
     let server = Server::start();
     server.output("topic create a", "");
@@ -194,13 +212,18 @@ fn a_line_that_is_too_long_is_named_and_those_before_it_are_stored() {
     let long = "x".repeat(1900);
     let fits = server.run("produce a --batch-bytes 2KiB", format!("a\n{long}\nb\n{long}\n"));
     assert!(fits.status.success(), "{}", String::from_utf8_lossy(&fits.stderr));
-    let too_long = "x".repeat(2048);
+    let too_long = "x".repeat(3000);
     let output = server.run("produce a --batch-bytes 1KiB", format!("c\nd\n{too_long}\ne\n"));
     let (code, said) = failure(&output);
     assert_eq!(code, Some(1));
     assert!(said.contains("standard input:3: the line has more than"), "{said}");
     let text = server.output("consume a", "");
     assert_eq!(text, format!("a\n{long}\nb\n{long}\nc\nd\n"));
+    // A line that fits, but not with its key, its headers and what a batch takes besides.
+    let almost = "x".repeat(2000);
+    let (code, said) = failure(&server.run("produce a --batch-bytes 1KiB", format!("{almost}\n")));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("standard input:1: "), "{said}");
     let (code, said) = failure(&server.run("produce a --batch-bytes 4KiB", ""));
     assert_eq!(code, Some(2), "{said}");
 }

@@ -18,7 +18,7 @@ pub(crate) use self::{
     exit::Exit,
     generate::{completions, man_pages},
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
-    records::{Compression, ConsumeArgs, ProduceArgs},
+    records::{ConsumeArgs, ProduceArgs},
     topic::{CreateArgs, TopicCommand},
 };
 

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use catena_client::Durability;
+use catena_client::{Compression, Durability};
 use clap::{
-    Args, ValueEnum,
+    Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct ProduceArgs {
     /// A batch goes out when it has so many bytes.
     #[arg(long, value_name = "SIZE", default_value = "64KiB", value_parser = size)]
     pub(crate) batch_bytes: usize,
-    /// How long a batch waits for company; with 0s it goes out as soon as the input pauses.
+    /// How long a batch waits for company; with 0s it goes out as soon as the server takes it.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) linger: Duration,
@@ -50,26 +50,11 @@ pub(crate) struct ProduceArgs {
     #[arg(long, value_name = "LEVEL", default_value = "chain-disk", value_parser = durability())]
     pub(crate) durability: Durability,
     /// How batches are compressed.
-    #[arg(long, value_name = "CODEC", default_value = "none")]
+    #[arg(long, value_name = "CODEC", default_value = "none", value_parser = compression())]
     pub(crate) compression: Compression,
     /// Show no progress bar; without a terminal there is none anyway.
     #[arg(long)]
     pub(crate) no_progress: bool,
-}
-
-/// How batches are compressed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(crate) enum Compression {
-    /// Not at all.
-    None,
-    /// DEFLATE with its frame.
-    Gzip,
-    /// Snappy.
-    Snappy,
-    /// LZ4: quick.
-    Lz4,
-    /// Zstandard: small.
-    Zstd,
 }
 
 /// What is read, and how it is printed.
@@ -107,6 +92,11 @@ pub(crate) struct ConsumeArgs {
 fn durability() -> impl TypedValueParser<Value = Durability> {
     let levels = ["none", "head-disk", "chain-memory", "chain-disk"];
     PossibleValuesParser::new(levels).try_map(|level| level.parse::<Durability>())
+}
+
+fn compression() -> impl TypedValueParser<Value = Compression> {
+    let codecs = Compression::ALL.map(Compression::name);
+    PossibleValuesParser::new(codecs).try_map(|codec| codec.parse::<Compression>())
 }
 
 fn size(text: &str) -> Result<usize, String> {

@@ -1,19 +1,14 @@
-//! Lines of files and standard input: read by a thread, so that whoever sends them need not wait
-//! for the next while there is none.
+//! Lines of files and standard input, one file after the other.
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
-    thread,
-    time::Instant,
+    vec,
 };
 
 /// Read at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Chunks that are read ahead, at most.
-const CHUNKS_AHEAD: usize = 16;
 
 /// Why there is no next line.
 #[derive(Debug, thiserror::Error)]
@@ -27,68 +22,39 @@ pub(super) enum InputError {
         source: io::Error,
     },
     /// A line is longer than any record may be.
-    #[error("{name}:{line}: the line has more than {limit} bytes, which the topic does not take")]
+    #[error("{place}: the line has more than {limit} bytes, which the topic does not take")]
     TooLong {
-        /// The file.
-        name: String,
-        /// The line's number, from 1 on.
-        line: u64,
+        /// The file, and the line's number from 1 on.
+        place: String,
         /// The most bytes.
         limit: usize,
     },
 }
 
-/// What came next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
-    /// A line, see [`Input::line`].
-    Line,
-    /// Nothing until the time given.
-    Nothing,
-    /// No further line.
-    End,
-}
-
-/// What the reading thread sends.
-enum Event {
-    /// A file of this name begins.
-    Begin(String),
-    Bytes(Vec<u8>),
-    Failed(io::Error),
-}
-
-/// The lines of several files, one file after the other. A last line needs no line break, and no
-/// line goes on in the next file.
+/// The lines of several files. A last line needs no line break, and no line goes on in the next
+/// file. No more than one line is held.
 pub(super) struct Input {
-    events: Receiver<Event>,
+    files: vec::IntoIter<PathBuf>,
+    reader: Option<Box<dyn BufRead>>,
     line_bytes_max: usize,
     name: String,
     number: u64,
-    chunk: Vec<u8>,
-    at: usize,
     line: Vec<u8>,
-    is_complete: bool,
-    taken: u64,
+    bytes: u64,
 }
 
 impl Input {
     /// The lines of `files`; `-` or none: standard input.
-    pub(super) fn open(files: &[PathBuf], line_bytes_max: usize) -> Self {
-        let (sender, events) = sync_channel(CHUNKS_AHEAD);
+    pub(super) fn new(files: &[PathBuf], line_bytes_max: usize) -> Self {
         let files = if files.is_empty() { vec![PathBuf::from("-")] } else { files.to_vec() };
-        // It ends with the files, or with whoever listens, and is waited for by nobody: it may
-        // stand at a terminal.
-        thread::spawn(move || files.iter().all(|file| read_file(file, &sender)));
         Self {
-            events,
+            files: files.into_iter(),
+            reader: None,
             line_bytes_max,
             name: String::new(),
             number: 0,
-            chunk: Vec::new(),
-            at: 0,
             line: Vec::new(),
-            is_complete: true,
-            taken: 0,
+            bytes: 0,
         }
     }
 
@@ -97,115 +63,70 @@ impl Input {
         &self.line
     }
 
-    /// Bytes of all lines so far, with their line breaks.
-    pub(super) fn bytes(&self) -> u64 {
-        self.taken
+    /// Where it stands: the file, and its number there.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}", self.name, self.number)
     }
 
-    /// The next line. Where it has to be waited for, `until` tells how long; `None`: as long as it
-    /// takes.
+    /// Bytes of all lines so far, with their line breaks.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the next line; false: there is none.
     ///
     /// # Errors
     /// See [`InputError`]: nothing follows.
-    pub(super) fn next(&mut self, until: impl Fn() -> Option<Instant>) -> Result<Next, InputError> {
-        if self.is_complete {
-            self.line.clear();
-            self.is_complete = false;
-        }
+    pub(super) fn next_line(&mut self) -> Result<bool, InputError> {
         loop {
-            if self.cut()? {
-                return Ok(self.complete());
-            }
-            match self.receive(until()) {
-                Ok(Event::Bytes(bytes)) => (self.chunk, self.at) = (bytes, 0),
-                Ok(Event::Failed(source)) => {
+            let Some(reader) = &mut self.reader else {
+                let Some(file) = self.files.next() else { return Ok(false) };
+                self.open(&file)?;
+                continue;
+            };
+            self.line.clear();
+            // Room for the line break, and for a byte that shows a line to be too long.
+            let limit = self.line_bytes_max as u64 + 2;
+            let read = reader.by_ref().take(limit).read_until(b'\n', &mut self.line);
+            match read {
+                Ok(0) => self.reader = None,
+                Ok(length) => {
+                    self.bytes += length as u64;
+                    return self.cut();
+                }
+                Err(source) => {
                     return Err(InputError::Read { name: self.name.clone(), source });
                 }
-                Ok(Event::Begin(name)) => {
-                    let last = (!self.line.is_empty()).then(|| self.complete());
-                    (self.name, self.number) = (name, 0);
-                    if let Some(last) = last {
-                        return Ok(last);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(Next::Nothing),
-                Err(RecvTimeoutError::Disconnected) if self.line.is_empty() => {
-                    return Ok(Next::End);
-                }
-                Err(RecvTimeoutError::Disconnected) => return Ok(self.complete()),
             }
         }
     }
 
-    fn complete(&mut self) -> Next {
-        self.number += 1;
-        self.is_complete = true;
-        Next::Line
+    fn open(&mut self, file: &Path) -> Result<(), InputError> {
+        self.number = 0;
+        if file == Path::new("-") {
+            self.name = "standard input".to_owned();
+            self.reader = Some(Box::new(BufReader::with_capacity(CHUNK_BYTES, io::stdin())));
+            return Ok(());
+        }
+        self.name = file.display().to_string();
+        let opened = File::open(file);
+        let opened =
+            opened.map_err(|source| InputError::Read { name: self.name.clone(), source })?;
+        self.reader = Some(Box::new(BufReader::with_capacity(CHUNK_BYTES, opened)));
+        Ok(())
     }
 
-    /// Takes from the chunk up to a line break; whether there was one.
+    /// The line without its break.
     fn cut(&mut self) -> Result<bool, InputError> {
-        let rest = &self.chunk[self.at..];
-        let end = rest.iter().position(|byte| *byte == b'\n');
-        let taken = end.unwrap_or(rest.len());
-        if self.line.len() + taken > self.line_bytes_max {
-            let (name, line, limit) = (self.name.clone(), self.number + 1, self.line_bytes_max);
-            return Err(InputError::TooLong { name, line, limit });
+        self.number += 1;
+        if self.line.last() == Some(&b'\n') {
+            self.line.pop();
         }
-        self.line.extend_from_slice(&rest[..taken]);
-        let passed = taken + usize::from(end.is_some());
-        self.at += passed;
-        self.taken += passed as u64;
-        Ok(end.is_some())
-    }
-
-    fn receive(&self, until: Option<Instant>) -> Result<Event, RecvTimeoutError> {
-        match until {
-            None => self.events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                self.events.recv_timeout(left)
-            }
+        if self.line.len() > self.line_bytes_max {
+            let (place, limit) = (self.place(), self.line_bytes_max);
+            return Err(InputError::TooLong { place, limit });
         }
-    }
-}
-
-/// Whether the next file is to be read.
-fn read_file(path: &Path, events: &SyncSender<Event>) -> bool {
-    let is_stdin = path == Path::new("-");
-    let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
-    if events.send(Event::Begin(name)).is_err() {
-        return false;
-    }
-    let read = if is_stdin {
-        read_all(&mut io::stdin().lock(), events)
-    } else {
-        File::open(path).and_then(|mut file| read_all(&mut file, events))
-    };
-    match read {
-        Ok(is_heard) => is_heard,
-        Err(error) => {
-            // Whoever does not listen any more need not know.
-            let _ = events.send(Event::Failed(error));
-            false
-        }
-    }
-}
-
-/// Sends what `from` holds; whether anybody still listens.
-fn read_all(from: &mut impl Read, events: &SyncSender<Event>) -> io::Result<bool> {
-    loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let length = match from.read(&mut chunk) {
-            Ok(0) => return Ok(true),
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        chunk.truncate(length);
-        if events.send(Event::Bytes(chunk)).is_err() {
-            return Ok(false);
-        }
+        Ok(true)
     }
 }
 
@@ -223,14 +144,11 @@ mod tests {
 
     /// All lines, and the error at which they end.
     fn lines(files: &[PathBuf], limit: usize) -> (Vec<String>, Option<InputError>) {
-        let (mut input, mut lines) = (Input::open(files, limit), Vec::new());
+        let (mut input, mut lines) = (Input::new(files, limit), Vec::new());
         loop {
-            match input.next(|| None) {
-                Ok(Next::Line) => lines.push(String::from_utf8(input.line().to_vec()).unwrap()),
-                Ok(next) => {
-                    assert_eq!(next, Next::End);
-                    return (lines, None);
-                }
+            match input.next_line() {
+                Ok(true) => lines.push(String::from_utf8(input.line().to_vec()).unwrap()),
+                Ok(false) => return (lines, None),
                 Err(error) => return (lines, Some(error)),
             }
         }
@@ -258,6 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn a_line_may_be_just_as_long_as_it_may_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = [file(directory.path(), "a", b"1234\n123\n1234")];
+        let (four, error) = lines(&files, 4);
+        assert_eq!(four, ["1234", "123", "1234"]);
+        assert!(error.is_none());
+        let (three, error) = lines(&files, 3);
+        assert!(three.is_empty() && error.is_some());
+    }
+
+    #[test]
     fn a_line_that_is_too_long_is_named_by_file_and_number() {
         let directory = tempfile::tempdir().unwrap();
         let long = "x".repeat(2 * CHUNK_BYTES);
@@ -267,9 +196,9 @@ mod tests {
         ];
         let (lines, error) = lines(&files, 100);
         assert_eq!(lines, ["1", "2", "3"]);
-        let Some(InputError::TooLong { name, line, limit }) = error else { panic!("{error:?}") };
-        assert!(name.ends_with("/b"), "{name}");
-        assert_eq!((line, limit), (2, 100));
+        let Some(InputError::TooLong { place, limit }) = error else { panic!("{error:?}") };
+        assert!(place.ends_with("/b:2"), "{place}");
+        assert_eq!(limit, 100);
     }
 
     #[test]

@@ -25,8 +25,8 @@ use crate::cli::Exit;
 
 /// A client of `server`.
 pub(crate) fn client(server: &str) -> Client {
-    let request_timeout = Duration::from_secs(10);
-    Client::new(Options { server: server.to_owned(), request_timeout })
+    let (server, request_timeout) = (server.to_owned(), Duration::from_secs(10));
+    Client::new(Options { server, request_timeout, ..Options::default() })
 }
 
 /// Options that contradict each other, or what is on the server: nothing was tried.

@@ -1,4 +1,5 @@
-//! Which partition a keyed record goes to: as Kafka's default partitioner decides.
+//! Which partition a record goes to: by its key as Kafka's default partitioner decides; without a
+//! key, the same until its batch is closed.
 
 /// MurmurHash2 in Kafka's variant (`org.apache.kafka.common.utils.Utils.murmur2`), seed 0x9747b28c.
 #[must_use]
@@ -32,9 +33,48 @@ pub fn partition_for_key(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 
+/// Chooses partitions.
+#[derive(Debug)]
+pub(crate) struct Partitioner {
+    partitions: u32,
+    sticky: u32,
+}
+
+impl Partitioner {
+    /// Among `partitions`, which are not zero; records without a key begin anywhere.
+    pub(crate) fn new(partitions: u32, anywhere: u64) -> Self {
+        assert!(partitions > 0, "a topic has a partition");
+        let sticky = (anywhere % u64::from(partitions)) as u32;
+        Self { partitions, sticky }
+    }
+
+    /// The partition of a record with this key.
+    pub(crate) fn partition(&self, key: Option<&[u8]>) -> u32 {
+        key.map_or(self.sticky, |key| partition_for_key(key, self.partitions))
+    }
+
+    /// A batch of the partition was closed: records without a key go elsewhere now.
+    pub(crate) fn on_closed(&mut self, partition: u32) {
+        if partition == self.sticky {
+            self.sticky = (partition + 1) % self.partitions;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_key_a_partition_sticks_until_its_batch_is_closed() {
+        let mut partitioner = Partitioner::new(3, 8);
+        assert_eq!(partitioner.partition(None), 2);
+        partitioner.on_closed(1);
+        assert_eq!(partitioner.partition(None), 2);
+        partitioner.on_closed(2);
+        assert_eq!(partitioner.partition(None), 0);
+        assert_eq!(partitioner.partition(Some(b"21")), partition_for_key(b"21", 3));
+    }
 
     #[test]
     fn kafka_s_own_vectors() {

@@ -1,0 +1,95 @@
+//! Records in, tickets out.
+
+use std::{future::poll_fn, pin::pin, sync::Arc, thread::JoinHandle};
+
+use super::{client::Client, driver::Driver};
+use crate::{
+    core::producer::{Producer as Core, Target},
+    error::Error,
+    options::{ProducerOptions, seed},
+    record::NewRecord,
+    shared::SharedProducer,
+    ticket::{Ticket, block_on},
+};
+
+/// Sends records of one topic, from any number of threads.
+///
+/// Dropping it does not wait: a thread goes on to send what was appended, for at most the delivery
+/// timeout, and tickets still come true. A process that ends meanwhile ends that too:
+/// [`Producer::close`] waits.
+#[derive(Debug)]
+pub struct Producer {
+    shared: Arc<SharedProducer>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    pub(super) fn new(
+        client: &mut Client,
+        topic: &str,
+        options: ProducerOptions,
+    ) -> Result<Self, Error> {
+        options.check()?;
+        let target = Target::of(&client.topic(topic)?, client.producer_id()?)?;
+        let settings = client.options();
+        let wait = settings.request_timeout;
+        let (driver, bell) = Driver::new(settings.servers()?, wait);
+        let core = Core::new(target, options, settings.session(seed()), wait, seed());
+        let shared = Arc::new(SharedProducer::new(core, bell));
+        let thread = Some(driver.spawn("catena-produce", shared.clone())?);
+        Ok(Self { shared, thread })
+    }
+
+    /// Partitions of the topic.
+    #[must_use]
+    pub fn partitions(&self) -> u32 {
+        self.shared.ask(Core::partitions)
+    }
+
+    /// How often batches were sent again.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.shared.ask(Core::retries)
+    }
+
+    /// Batches sent and not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.shared.ask(Core::in_flight)
+    }
+
+    /// Takes a record in, and gives a ticket for its receipt. While the buffer is full it waits.
+    /// Records of one partition are stored in the order in which they were appended.
+    ///
+    /// # Errors
+    /// When the record can never be stored: it is too large, its partition does not exist, or the
+    /// producer has failed for good. Such a record is not sent.
+    pub fn append(&self, record: &NewRecord<'_>) -> Result<Ticket, Error> {
+        block_on(poll_fn(|context| self.shared.poll_append(record, context)))
+    }
+
+    /// Sends everything and waits until all that was appended before is settled.
+    ///
+    /// # Errors
+    /// The first failure since the last flush, whether or not somebody keeps the ticket.
+    pub fn flush(&self) -> Result<(), Error> {
+        block_on(pin!(self.shared.flush()))
+    }
+
+    /// Sends everything, waits until it is settled, and ends the producer's thread.
+    ///
+    /// # Errors
+    /// As [`Producer::flush`].
+    pub fn close(mut self) -> Result<(), Error> {
+        let flushed = self.flush();
+        self.shared.finish();
+        let ended = self.thread.take().is_none_or(|thread| thread.join().is_ok());
+        if ended { flushed } else { flushed.and(Err(Error::Closed { unclear: true })) }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.shared.finish();
+    }
+}

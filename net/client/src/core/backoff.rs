@@ -1,0 +1,90 @@
+//! How long to wait before something is tried again.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Pauses that double up to a second, each shortened by up to half at random, so that many clients
+/// do not come back at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    /// Pauses from the shortest on; the seed decides by how much each is shortened.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { next: PAUSE_MIN, random: seed | 1 }
+    }
+
+    /// The next pause.
+    pub(crate) fn pause(&mut self) -> Duration {
+        // Marsaglia's xorshift64.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let whole = self.next;
+        self.next = (whole * 2).min(PAUSE_MAX);
+        whole - whole * u32::from((self.random & 0xff) as u8) / 512
+    }
+
+    /// It went well: the next pause is short again.
+    pub(crate) fn reset(&mut self) {
+        self.next = PAUSE_MIN;
+    }
+}
+
+/// How long a request that changes nothing is tried again.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    until: Instant,
+    backoff: Backoff,
+}
+
+impl Patience {
+    /// Patience until then.
+    pub(crate) fn new(until: Instant, seed: u64) -> Self {
+        Self { until, backoff: Backoff::new(seed) }
+    }
+
+    /// How long to wait before the request is tried again; `None`: not at all.
+    pub(crate) fn pause(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+        let pause = self.backoff.pause();
+        let worth = error.is_retriable() || matches!(error, Error::Connection { .. });
+        (worth && now + pause < self.until).then_some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_shrink_again() {
+        let mut backoff = Backoff::new(7);
+        for _ in 0..20 {
+            let pause = backoff.pause();
+            assert!(pause >= PAUSE_MIN / 2 && pause <= PAUSE_MAX, "{pause:?}");
+        }
+        assert!(backoff.pause() >= PAUSE_MAX / 2);
+        backoff.reset();
+        assert!(backoff.pause() <= PAUSE_MIN);
+    }
+
+    #[test]
+    fn patience_ends_in_time_and_at_a_definite_error() {
+        let now = Instant::now();
+        let mut patience = Patience::new(now + Duration::from_secs(5), 1);
+        let later =
+            Error::Server { code: catena_wire::ErrorCode::Starting, message: String::new() };
+        assert!(patience.pause(&later, now).is_some());
+        assert!(patience.pause(&later, now + Duration::from_secs(5)).is_none());
+        let never =
+            Error::Server { code: catena_wire::ErrorCode::UnknownTopic, message: String::new() };
+        assert!(patience.pause(&never, now).is_none());
+    }
+}

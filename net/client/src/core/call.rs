@@ -1,0 +1,173 @@
+//! Requests with one answer: topics, offsets, producer ids, single fetches.
+
+use bytes::Bytes;
+use catena_format::{BatchHeader, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_wire::{
+    AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
+    DescribeTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
+    Message, MetadataRequest, MetadataResponse, OffsetQuery, PingRequest, ProducerIdRequest,
+    ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
+};
+
+use super::{link::Answer, reader};
+use crate::{
+    batch::{Fetched, split},
+    error::Error,
+    options::FetchOptions,
+};
+
+/// A request, encoded, and how to read its answer.
+pub(crate) struct Call<T> {
+    pub(crate) api: Api,
+    pub(crate) head: Vec<u8>,
+    /// It changes nothing, or nothing that matters: it may be made again.
+    pub(crate) repeatable: bool,
+    pub(crate) read: Box<dyn Fn(Answer) -> Result<T, Error> + Send + Sync>,
+}
+
+impl<T> Call<T> {
+    fn new<'q, Q: Message<'q>>(
+        api: Api,
+        request: &Q,
+        read: impl Fn(Answer) -> Result<T, Error> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let mut head = Vec::new();
+        request.encode(&mut head)?;
+        Ok(Self { api, head, repeatable: false, read: Box::new(read) })
+    }
+
+    fn repeatable(self) -> Self {
+        Self { repeatable: true, ..self }
+    }
+}
+
+fn status(answer: Answer) -> Result<(), Error> {
+    let status = StatusResponse::decode(&answer.head)?;
+    Error::check(status.error, &status.message)
+}
+
+pub(crate) fn ping() -> Result<Call<()>, Error> {
+    Ok(Call::new(Api::Ping, &PingRequest {}, status)?.repeatable())
+}
+
+pub(crate) fn create_topic(
+    name: &str,
+    partitions: u32,
+    config: Vec<Setting<'_>>,
+) -> Result<Call<()>, Error> {
+    let (name, validate_only) = (name.into(), false);
+    let request = CreateTopicRequest { name, partitions, replicas: 0, config, validate_only };
+    Call::new(Api::CreateTopic, &request, status)
+}
+
+pub(crate) fn alter_topic(
+    name: &str,
+    set: Vec<Setting<'_>>,
+    remove: Vec<String>,
+) -> Result<Call<()>, Error> {
+    let remove = remove.into_iter().map(Into::into).collect();
+    let (name, partitions, new_name) = (name.into(), 0, "".into());
+    let request = AlterTopicRequest { name, set, remove, partitions, new_name };
+    Call::new(Api::AlterTopic, &request, status)
+}
+
+pub(crate) fn delete_topic(name: &str) -> Result<Call<()>, Error> {
+    Call::new(Api::DeleteTopic, &DeleteTopicRequest { name: name.into() }, status)
+}
+
+pub(crate) fn topics() -> Result<Call<Vec<TopicMetadata<'static>>>, Error> {
+    let call = Call::new(Api::Metadata, &MetadataRequest { names: Vec::new() }, |answer| {
+        let response = MetadataResponse::decode_owned(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok(response.topics)
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn topic(name: &str) -> Result<Call<TopicMetadata<'static>>, Error> {
+    let request = MetadataRequest { names: vec![name.into()] };
+    let name = name.to_owned();
+    let call = Call::new(Api::Metadata, &request, move |answer| {
+        let response = MetadataResponse::decode_owned(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        let topic = response.topics.into_iter().next();
+        let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
+        Error::check(topic.error, &format!("(topic `{name}`)"))?;
+        Ok(topic)
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn describe_topic(name: &str) -> Result<Call<DescribeTopicResponse<'static>>, Error> {
+    let request = DescribeTopicRequest { name: name.into() };
+    let call = Call::new(Api::DescribeTopic, &request, |answer| {
+        let response = DescribeTopicResponse::decode_owned(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok(response)
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn offset(
+    topic: TopicId,
+    partition: PartitionIndex,
+    query: OffsetQuery,
+) -> Result<Call<Option<Offset>>, Error> {
+    let request = ListOffsetsRequest { topic, partition, query };
+    let call = Call::new(Api::ListOffsets, &request, |answer| {
+        let response = ListOffsetsResponse::decode(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok(response.found.then_some(response.offset))
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn trim(
+    topic: TopicId,
+    partition: PartitionIndex,
+    to: Offset,
+) -> Result<Call<Offset>, Error> {
+    Call::new(Api::Trim, &TrimRequest { topic, partition, to }, |answer| {
+        let response = TrimResponse::decode(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok(response.log_start)
+    })
+}
+
+/// An id that was asked for and never used harms nobody.
+pub(crate) fn producer_id() -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
+    let call = Call::new(Api::ProducerId, &ProducerIdRequest::fresh(), |answer| {
+        let response = ProducerIdResponse::decode(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok((response.id, response.epoch))
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn fetch(
+    topic: TopicId,
+    partition: PartitionIndex,
+    offset: Offset,
+    options: FetchOptions,
+) -> Result<Call<Fetched>, Error> {
+    let max_wait_ms = u32::try_from(options.max_wait.as_millis()).unwrap_or(u32::MAX);
+    let max_bytes = options.max_bytes;
+    let request = FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
+    let call = Call::new(Api::Fetch, &request, move |answer| {
+        let response = FetchResponse::decode(&answer.head)?;
+        reader::check(&response, partition)?;
+        let batches = Bytes::from(answer.payload);
+        for batch in split(batches.clone()) {
+            let batch = batch?;
+            BatchHeader::parse(&batch)?.verify(&batch)?;
+        }
+        Ok(Fetched {
+            partition,
+            batches,
+            next_offset: response.next_offset,
+            high_watermark: response.high_watermark,
+            log_start: response.log_start,
+        })
+    });
+    Ok(call?.repeatable())
+}

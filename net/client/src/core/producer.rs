@@ -1,0 +1,589 @@
+//! A producer: records in, batches out, each stored once and in order.
+//!
+//! ```text
+//! append ─> open batch ─(full, lingered, flushed)─> closed ─(sent)─> under way ─(receipt)─> settled
+//!                                                      ^─────────────────┘ refused, or lost
+//! ```
+//!
+//! What was sent is sent again under the same sequence until it is answered, in the partition's
+//! order, so that the server knows repetitions. A batch that fails for good leaves a gap in the
+//! sequences: once no batch is left of which nobody knows whether it is stored, the producer's epoch
+//! rises and the rest is sent under new sequences.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use catena_format::{
+    BATCH_HEADER_BYTES, Millis, PartitionIndex, ProducerEpoch, ProducerId, Sequence, TopicId,
+    limits::BATCH_BYTES_MAX,
+    records::{BatchBuilder, Producer as Stamp, RecordError, stamp},
+};
+use catena_wire::{
+    Api, Class, ConnectionLimits, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse,
+    TopicMetadata,
+};
+
+use super::{
+    Step,
+    link::{Answer, Response},
+    partition::{Batch, BatchId, Hold, Open, Partition},
+    partitioner::Partitioner,
+    session::{self, Session},
+};
+use crate::{
+    error::Error,
+    options::ProducerOptions,
+    record::{NewRecord, Receipt},
+};
+
+/// What a batch came to.
+pub(crate) type Settled = (BatchId, Result<Receipt, Error>);
+
+/// Where a record went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Appended {
+    pub(crate) batch: BatchId,
+    /// Its place in the batch.
+    pub(crate) index: u32,
+}
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The buffer is full: try again when something is settled.
+    Full,
+    /// It never will be.
+    Error(Error),
+}
+
+/// What a producer writes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) topic: TopicId,
+    pub(crate) partitions: u32,
+    pub(crate) batch_bytes_max: usize,
+    pub(crate) producer: (ProducerId, ProducerEpoch),
+}
+
+impl Target {
+    /// As the server describes it.
+    pub(crate) fn of(
+        topic: &TopicMetadata<'_>,
+        producer: (ProducerId, ProducerEpoch),
+    ) -> Result<Self, Error> {
+        let partitions = u32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0);
+        let none = || Error::Protocol("a topic without partitions".to_owned());
+        Ok(Self {
+            topic: topic.id,
+            partitions: partitions.ok_or_else(none)?,
+            batch_bytes_max: (topic.batch_bytes_max as usize).min(BATCH_BYTES_MAX),
+            producer,
+        })
+    }
+}
+
+/// The state machine of a producer.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    options: ProducerOptions,
+    request_timeout: Duration,
+    target: Target,
+    session: Session,
+    partitioner: Partitioner,
+    partitions: Vec<Partition>,
+    /// Partitions that hold something.
+    active: BTreeSet<u32>,
+    /// Where sending goes on.
+    turn: u32,
+    next_batch: u64,
+    buffered_bytes: usize,
+    in_flight: usize,
+    in_flight_bytes: usize,
+    /// Partitions by the correlation ids under way.
+    waiting: BTreeMap<u32, u32>,
+    /// When the server last answered, or was asked while nothing else was under way.
+    progress: Option<Instant>,
+    settled: VecDeque<Settled>,
+    retries: u64,
+    raising: bool,
+    closing: bool,
+    /// Why the last connection ended.
+    trouble: Option<Error>,
+    fatal: Option<Error>,
+}
+
+impl Producer {
+    pub(crate) fn new(
+        target: Target,
+        options: ProducerOptions,
+        session: Session,
+        request_timeout: Duration,
+        seed: u64,
+    ) -> Self {
+        let partition = |index| Partition::new(seed.wrapping_add(u64::from(index)));
+        Self {
+            options,
+            request_timeout,
+            target,
+            session,
+            partitioner: Partitioner::new(target.partitions, seed),
+            partitions: (0..target.partitions).map(partition).collect(),
+            active: BTreeSet::new(),
+            turn: 0,
+            next_batch: 0,
+            buffered_bytes: 0,
+            in_flight: 0,
+            in_flight_bytes: 0,
+            waiting: BTreeMap::new(),
+            progress: None,
+            settled: VecDeque::new(),
+            retries: 0,
+            raising: false,
+            closing: false,
+            trouble: None,
+            fatal: None,
+        }
+    }
+
+    /// Partitions of the topic.
+    pub(crate) fn partitions(&self) -> u32 {
+        self.target.partitions
+    }
+
+    /// How often batches were sent again.
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// Batches under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The name that the next batch will have.
+    pub(crate) fn next_batch(&self) -> BatchId {
+        BatchId(self.next_batch)
+    }
+
+    /// Takes a record in.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub(crate) fn append(
+        &mut self,
+        record: &NewRecord<'_>,
+        timestamp: Millis,
+        now: Instant,
+    ) -> Result<Appended, Refused> {
+        if let Some(error) = &self.fatal {
+            return Err(Refused::Error(error.clone()));
+        }
+        let chosen = record.partition.map(PartitionIndex::get);
+        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
+        if index >= self.target.partitions {
+            let (code, partitions) = (ErrorCode::UnknownPartition, self.target.partitions);
+            let message = format!("{index}, there are {partitions}");
+            return Err(Refused::Error(Error::Server { code, message }));
+        }
+        let bytes = record.bytes_max();
+        if BATCH_HEADER_BYTES + bytes > self.target.batch_bytes_max {
+            let refused = RecordError::TooLarge(BATCH_HEADER_BYTES + bytes);
+            return Err(Refused::Error(refused.into()));
+        }
+        if self.buffered_bytes > 0 && self.buffered_bytes + bytes > self.options.buffer_bytes {
+            return Err(Refused::Full);
+        }
+        let open = &self.partitions[index as usize].open;
+        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
+        if !open.as_ref().is_none_or(fits) {
+            self.close(index);
+        }
+        Ok(self.push(index, record, timestamp, now))
+    }
+
+    fn push(
+        &mut self,
+        index: u32,
+        record: &NewRecord<'_>,
+        timestamp: Millis,
+        now: Instant,
+    ) -> Appended {
+        self.active.insert(index);
+        let next = &mut self.next_batch;
+        let open = self.partitions[index as usize].open.get_or_insert_with(|| {
+            let id = BatchId(*next);
+            *next += 1;
+            Open { id, builder: BatchBuilder::new(), since: now, hurry: false }
+        });
+        let before = if open.builder.count() == 0 { 0 } else { open.builder.bytes() };
+        open.builder.push(timestamp, record.key, record.value, record.headers);
+        let (after, batch) = (open.builder.bytes(), open.id);
+        let place = open.builder.count() - 1;
+        self.buffered_bytes += after - before;
+        if after >= self.options.batch_bytes {
+            self.close(index);
+        }
+        Appended { batch, index: place }
+    }
+
+    fn close(&mut self, index: u32) {
+        let partition = &mut self.partitions[index as usize];
+        let Some(open) = &partition.open else { return };
+        self.buffered_bytes -= open.builder.bytes();
+        match partition.close(self.options.compression) {
+            Ok(()) => {
+                let closed = partition.closed.back().expect("it was just closed");
+                self.buffered_bytes += closed.bytes.len();
+            }
+            Err((id, error)) => self.settled.push_back((id, Err(error))),
+        }
+        self.partitioner.on_closed(index);
+        self.rest(index);
+    }
+
+    /// Forgets a partition that holds nothing.
+    fn rest(&mut self, index: u32) {
+        let partition = &mut self.partitions[index as usize];
+        if partition.is_empty() {
+            partition.hold = None;
+            self.active.remove(&index);
+        }
+    }
+
+    /// What was gathered lingers no longer.
+    pub(crate) fn flush(&mut self) {
+        for index in &self.active {
+            if let Some(open) = &mut self.partitions[*index as usize].open {
+                open.hurry = true;
+            }
+        }
+    }
+
+    /// Nothing more is appended: once all is settled it is done.
+    pub(crate) fn finish(&mut self) {
+        self.flush();
+        self.closing = true;
+    }
+
+    /// The next batch that was settled.
+    pub(crate) fn poll_settled(&mut self) -> Option<Settled> {
+        self.settled.pop_front()
+    }
+
+    pub(crate) fn on_connected(&mut self, now: Instant) {
+        if let Err(error) = self.session.on_connected(now) {
+            self.fail(error);
+        }
+    }
+
+    pub(crate) fn on_bytes(&mut self, bytes: &[u8], now: Instant) {
+        if let Err(error) = self.session.on_bytes(bytes) {
+            self.session.fail(now);
+            return self.unanswered(&error);
+        }
+        while let Some(response) = self.session.poll_response() {
+            self.progress = Some(now);
+            self.on_response(response, now);
+        }
+    }
+
+    pub(crate) fn on_lost(&mut self, error: &Error, now: Instant) {
+        self.session.on_lost(now);
+        self.unanswered(error);
+    }
+
+    /// What was under way may have been stored or not; everything is sent again, in order.
+    fn unanswered(&mut self, error: &Error) {
+        self.trouble = Some(error.clone());
+        self.waiting.clear();
+        (self.in_flight, self.in_flight_bytes, self.progress) = (0, 0, None);
+        for index in &self.active {
+            let partition = &mut self.partitions[*index as usize];
+            partition.hold = None;
+            for batch in partition.closed.iter_mut().filter(|b| b.correlation.is_some()) {
+                batch.correlation = None;
+                batch.tainted = true;
+                batch.last = Some(error.clone());
+                self.retries += 1;
+            }
+        }
+    }
+
+    fn on_response(&mut self, response: Response, now: Instant) {
+        let Some(index) = self.waiting.remove(&response.correlation) else { return };
+        let partition = &mut self.partitions[index as usize];
+        let Some(at) = partition.sent_under(response.correlation) else { return };
+        let batch = &mut partition.closed[at];
+        batch.correlation = None;
+        self.in_flight -= 1;
+        self.in_flight_bytes -= batch.bytes.len();
+        let since = batch.since;
+        match answered(response.answer) {
+            Ok((produced, _)) if produced.error == ErrorCode::None => {
+                partition.backoff.reset();
+                let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
+                self.settle(index, at, Ok(receipt));
+            }
+            Ok((produced, message)) => {
+                let wait = Duration::from_millis(u64::from(produced.retry_after_ms));
+                let error = Error::Server { code: produced.error, message };
+                self.on_refused(index, at, error, wait, now);
+            }
+            Err(error) => self.on_refused(index, at, error, Duration::ZERO, now),
+        }
+    }
+
+    fn on_refused(&mut self, index: u32, at: usize, error: Error, wait: Duration, now: Instant) {
+        let code = match &error {
+            Error::Server { code, .. } => *code,
+            _ => ErrorCode::Internal,
+        };
+        let partition = &mut self.partitions[index as usize];
+        // Behind a batch that was refused for the moment, one is out of order for the moment.
+        let follows = partition.hold.is_some() || self.raising;
+        let forgotten = code == ErrorCode::UnknownProducer
+            || code == ErrorCode::OutOfOrderSequence
+                && matches!(self.options.durability, Durability::None | Durability::ChainMemory);
+        match (code, error.class()) {
+            // It is stored: no gap.
+            (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
+            (ErrorCode::ProducerFenced, _) => return self.fail(error),
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {
+                partition.closed[at].tainted = false;
+            }
+            (_, Class::Definite) if forgotten => {
+                partition.closed[at].tainted = false;
+                self.raising = true;
+            }
+            (_, Class::Definite) => {
+                self.raising = true;
+                return self.settle(index, at, Err(error));
+            }
+            (_, Class::Retriable) => {}
+            (_, Class::Indeterminate) => partition.closed[at].tainted = true,
+        }
+        self.retries += 1;
+        partition.closed[at].last = Some(error);
+        if partition.hold.is_none() {
+            let pause = partition.backoff.pause().max(wait);
+            partition.hold = Some(Hold { until: now + pause });
+        }
+    }
+
+    fn settle(&mut self, index: u32, at: usize, result: Result<Receipt, Error>) {
+        let batch = self.partitions[index as usize].closed.remove(at).expect("it was found");
+        self.buffered_bytes -= batch.bytes.len();
+        self.settled.push_back((batch.id, result));
+        self.rest(index);
+    }
+
+    /// Nothing can be stored any more: everything that waits gets the error, and so does what comes.
+    pub(crate) fn fail(&mut self, error: Error) {
+        for index in std::mem::take(&mut self.active) {
+            let partition = &mut self.partitions[index as usize];
+            let closed = partition.closed.drain(..).map(|batch| batch.id);
+            let open = partition.open.take().map(|open| open.id);
+            let all = closed.chain(open).map(|id| (id, Err(error.clone())));
+            self.settled.extend(all);
+        }
+        self.waiting.clear();
+        (self.in_flight, self.in_flight_bytes, self.buffered_bytes) = (0, 0, 0);
+        self.fatal = Some(error);
+    }
+
+    /// What to do next.
+    pub(crate) fn step(&mut self, now: Instant) -> Step {
+        self.expire(now);
+        if self.stalled_at().is_some_and(|at| now >= at) || self.session.is_late(now) {
+            self.session.fail(now);
+            self.unanswered(&session::late());
+        }
+        self.release(now);
+        self.raise();
+        self.fill(now);
+        let wanted = !self.active.is_empty();
+        if let Some(step) = self.session.step(now, wanted) {
+            return step;
+        }
+        if self.closing && !wanted { Step::Done } else { Step::Wait(self.timeout(now)) }
+    }
+
+    fn stalled_at(&self) -> Option<Instant> {
+        let since = self.progress.filter(|_| self.in_flight > 0)?;
+        Some(since + self.request_timeout)
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Instant> {
+        let linger = self.options.linger;
+        let partitions = self.active.iter().flat_map(|index| {
+            let partition = &self.partitions[*index as usize];
+            let lingered = partition.open.as_ref().map(|open| open.since + linger);
+            let held = partition.hold.as_ref().map(|hold| hold.until);
+            let closed = partition.closed.front().map(|batch| batch.since);
+            let oldest = closed.or(partition.open.as_ref().map(|open| open.since));
+            let expired = oldest.map(|since| since + self.options.delivery_timeout);
+            [lingered, held, expired]
+        });
+        let own = [self.stalled_at(), self.session.timeout(!self.active.is_empty())];
+        // What is due already waits for something else to happen.
+        partitions.chain(own).flatten().filter(|at| *at > now).min()
+    }
+
+    /// Gives up what was not stored in time.
+    fn expire(&mut self, now: Instant) {
+        let timeout = self.options.delivery_timeout;
+        let indices: Vec<u32> = self.active.iter().copied().collect();
+        for index in indices {
+            let late = |since: Instant| now >= since + timeout;
+            let partition = &self.partitions[index as usize];
+            if partition.closed.is_empty() && partition.open.as_ref().is_some_and(|o| late(o.since))
+            {
+                self.close(index);
+            }
+            while let Some(batch) = self.partitions[index as usize].closed.front()
+                && late(batch.since)
+            {
+                let under_way = batch.correlation;
+                let error = undelivered(batch, self.trouble.as_ref(), timeout);
+                self.raising |= batch.sequence.is_some();
+                if let Some(correlation) = under_way {
+                    self.waiting.remove(&correlation);
+                    self.in_flight -= 1;
+                    self.in_flight_bytes -= batch.bytes.len();
+                }
+                self.settle(index, 0, Err(error));
+            }
+        }
+    }
+
+    /// Ends the pauses that are over.
+    fn release(&mut self, now: Instant) {
+        for index in &self.active {
+            let partition = &mut self.partitions[*index as usize];
+            let over = partition.hold.as_ref().is_some_and(|hold| now >= hold.until);
+            if over && partition.in_flight() == 0 {
+                partition.hold = None;
+            }
+        }
+    }
+
+    /// Raises the epoch when a gap was left and every sequence that was given is known to be free.
+    fn raise(&mut self) {
+        let taken = |batch: &Batch| {
+            batch.sequence.is_some() && (batch.correlation.is_some() || batch.tainted)
+        };
+        let mut active = self.active.iter().map(|index| &self.partitions[*index as usize]);
+        if !self.raising || active.any(|partition| partition.closed.iter().any(taken)) {
+            return;
+        }
+        self.raising = false;
+        let (id, epoch) = self.target.producer;
+        let Some(next) = epoch.get().checked_add(1) else {
+            let message = "the producer's epochs are used up: make a new one".to_owned();
+            return self.fail(Error::Server { code: ErrorCode::ProducerFenced, message });
+        };
+        self.target.producer = (id, ProducerEpoch::new(next));
+        for partition in &mut self.partitions {
+            partition.next_sequence = Sequence::new(0);
+            partition.hold = None;
+            for batch in &mut partition.closed {
+                batch.sequence = None;
+            }
+        }
+    }
+
+    /// Sends what may be sent.
+    fn fill(&mut self, now: Instant) {
+        let greeting = self.session.link().and_then(|link| link.greeting());
+        let Some(limits) = greeting.map(|greeting| greeting.limits.clone()) else { return };
+        let turn = self.turn;
+        let order: Vec<u32> =
+            self.active.range(turn..).chain(self.active.range(..turn)).copied().collect();
+        for index in order {
+            while self.send_next(index, &limits, now) {
+                self.turn = index + 1;
+            }
+        }
+    }
+
+    /// Sends the next batch of a partition, if it has one that may be sent.
+    fn send_next(&mut self, index: u32, limits: &ConnectionLimits, now: Instant) -> bool {
+        let partition = &self.partitions[index as usize];
+        let most = self.options.in_flight.min(limits.in_flight_max as usize).max(1);
+        let window = limits.dedup_window.max(1) as usize;
+        if self.in_flight >= most || partition.hold.is_some() || partition.in_flight() >= window {
+            return false;
+        }
+        let at = if self.raising {
+            let unclear = |batch: &Batch| batch.tainted && batch.correlation.is_none();
+            partition.closed.iter().position(unclear)
+        } else {
+            partition.next_to_send()
+        };
+        let due = !self.raising && at.is_none() && partition.is_due(self.options.linger, now);
+        if due {
+            self.close(index);
+        }
+        let partition = &self.partitions[index as usize];
+        let at = if due { partition.next_to_send() } else { at };
+        let Some(at) = at else { return false };
+        let bytes = partition.closed[at].bytes.len();
+        let room = limits.in_flight_bytes_max as usize;
+        if self.in_flight > 0 && self.in_flight_bytes + bytes > room {
+            return false;
+        }
+        self.send(index, at, now)
+    }
+
+    fn send(&mut self, index: u32, at: usize, now: Instant) -> bool {
+        let partition = &mut self.partitions[index as usize];
+        let batch = &mut partition.closed[at];
+        let fresh = batch.sequence.is_none();
+        let sequence = batch.sequence.unwrap_or(partition.next_sequence);
+        let (id, epoch) = self.target.producer;
+        stamp(&mut batch.bytes, Stamp { id, epoch, sequence });
+        let request = ProduceRequest {
+            topic: self.target.topic,
+            partition: PartitionIndex::new(index),
+            durability: self.options.durability,
+            expect_next_offset: None,
+            deadline_ms: 0,
+        };
+        let link = self.session.link().expect("its limits are known");
+        match link.request(Api::Produce, &request, &batch.bytes) {
+            Ok(correlation) => {
+                batch.correlation = Some(correlation);
+                batch.sequence = Some(sequence);
+                if fresh {
+                    partition.next_sequence = sequence.wrapping_add(batch.count);
+                }
+                if self.in_flight == 0 {
+                    self.progress = Some(now);
+                }
+                self.in_flight += 1;
+                self.in_flight_bytes += batch.bytes.len();
+                self.waiting.insert(correlation, index);
+            }
+            Err(error) => {
+                self.raising |= !fresh;
+                self.settle(index, at, Err(error));
+            }
+        }
+        true
+    }
+}
+
+fn answered(answer: Result<Answer, Error>) -> Result<(ProduceResponse<'static>, String), Error> {
+    let produced = ProduceResponse::decode_owned(&answer?.head)?;
+    let message = produced.message.to_string();
+    Ok((produced, message))
+}
+
+/// What a batch that was given up is told.
+fn undelivered(batch: &Batch, trouble: Option<&Error>, after: Duration) -> Error {
+    let last = batch.last.clone().or_else(|| trouble.cloned()).unwrap_or_else(session::late);
+    let unclear = batch.tainted || batch.correlation.is_some();
+    Error::Undelivered { after, unclear, last: Box::new(last) }
+}

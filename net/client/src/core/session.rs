@@ -1,0 +1,157 @@
+//! A connection that comes back: made when it is wanted, shaken hands on, backed off from.
+
+use std::time::{Duration, Instant};
+
+use catena_wire::ErrorCode;
+
+use super::{
+    Step,
+    backoff::Backoff,
+    link::{Hello, Link, Response},
+};
+use crate::error::Error;
+
+#[derive(Debug)]
+enum State {
+    /// No connection; not before this time.
+    Down(Option<Instant>),
+    /// Asked for, not there yet.
+    Connecting,
+    /// There, and the handshake must be over by then.
+    Shaking(Box<Link>, Instant),
+    /// Requests can be made.
+    Up(Box<Link>),
+    /// To be dropped, then down until the time given.
+    Broken(Instant),
+}
+
+/// The connection of a state machine.
+#[derive(Debug)]
+pub(crate) struct Session {
+    hello: Hello,
+    handshake_timeout: Duration,
+    state: State,
+    backoff: Backoff,
+    failing_since: Option<Instant>,
+}
+
+impl Session {
+    pub(crate) fn new(hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
+        let backoff = Backoff::new(seed);
+        Self { hello, handshake_timeout, state: State::Down(None), backoff, failing_since: None }
+    }
+
+    /// The connection is there.
+    ///
+    /// # Errors
+    /// When there can be no handshake; the session has failed then.
+    pub(crate) fn on_connected(&mut self, now: Instant) -> Result<(), Error> {
+        let link = Link::new(&self.hello)?;
+        self.state = State::Shaking(Box::new(link), now + self.handshake_timeout);
+        Ok(())
+    }
+
+    /// Takes bytes.
+    ///
+    /// # Errors
+    /// The connection cannot go on; the owner then calls [`Session::fail`].
+    pub(crate) fn on_bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        match &mut self.state {
+            State::Shaking(link, _) => link.on_bytes(bytes)?,
+            State::Up(link) => link.on_bytes(bytes)?,
+            State::Down(_) | State::Connecting | State::Broken(_) => {}
+        }
+        if let State::Shaking(link, _) = &self.state
+            && link.greeting().is_some()
+        {
+            let state = std::mem::replace(&mut self.state, State::Down(None));
+            let State::Shaking(link, _) = state else { unreachable!("it was shaking hands") };
+            self.state = State::Up(link);
+            self.backoff.reset();
+            self.failing_since = None;
+        }
+        Ok(())
+    }
+
+    /// The next response.
+    pub(crate) fn poll_response(&mut self) -> Option<Response> {
+        self.link()?.poll_response()
+    }
+
+    /// The connection, once requests can be made.
+    pub(crate) fn link(&mut self) -> Option<&mut Link> {
+        match &mut self.state {
+            State::Up(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Gives the connection up; another is made after a pause.
+    pub(crate) fn fail(&mut self, now: Instant) {
+        self.failing_since.get_or_insert(now);
+        let again = now + self.backoff.pause();
+        self.state = match self.state {
+            State::Down(_) | State::Connecting => State::Down(Some(again)),
+            State::Shaking(..) | State::Up(_) | State::Broken(_) => State::Broken(again),
+        };
+    }
+
+    /// The socket is gone: there is nothing left to close.
+    pub(crate) fn on_lost(&mut self, now: Instant) {
+        self.fail(now);
+        if let State::Broken(again) = self.state {
+            self.state = State::Down(Some(again));
+        }
+    }
+
+    /// Since when there has been no connection; `None`: there is one, or none was wanted yet.
+    pub(crate) fn failing_since(&self) -> Option<Instant> {
+        self.failing_since
+    }
+
+    /// Begins to count anew for how long there has been no connection.
+    pub(crate) fn forget_failing(&mut self, now: Instant) {
+        self.failing_since = self.failing_since.map(|_| now);
+    }
+
+    /// Whether the handshake has taken too long.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        matches!(self.state, State::Shaking(_, until) if now >= until)
+    }
+
+    /// What the connection needs; `None`: nothing now.
+    pub(crate) fn step(&mut self, now: Instant, wanted: bool) -> Option<Step> {
+        match &mut self.state {
+            State::Broken(again) => {
+                self.state = State::Down(Some(*again));
+                Some(Step::Close)
+            }
+            State::Down(again) if wanted && again.is_none_or(|again| now >= again) => {
+                self.state = State::Connecting;
+                Some(Step::Connect)
+            }
+            State::Down(_) | State::Connecting => None,
+            State::Shaking(link, _) => send(link),
+            State::Up(link) => send(link),
+        }
+    }
+
+    /// When there is something to do by itself.
+    pub(crate) fn timeout(&self, wanted: bool) -> Option<Instant> {
+        match &self.state {
+            State::Down(again) if wanted => *again,
+            State::Shaking(_, until) => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+/// What a handshake that took too long is told.
+pub(crate) fn late() -> Error {
+    Error::Server { code: ErrorCode::Timeout, message: "(no answer in time)".to_owned() }
+}
+
+fn send(link: &mut Link) -> Option<Step> {
+    let bytes = link.take_outbound();
+    (!bytes.is_empty()).then_some(Step::Send(bytes))
+}

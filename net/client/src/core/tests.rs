@@ -1,0 +1,572 @@
+//! A producer and a consumer against a server that fails in every way that the protocol knows: a
+//! seed is a history. What was told is compared with what the server stored.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use catena_format::{
+    BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
+    ProducerEpoch, ProducerId, TopicId, batch::patch, records::Records,
+};
+use catena_wire::{
+    Api, ApiRange, Class, ConnectionLimits, Durability, ErrorCode, FRAME_HEADER_BYTES,
+    FetchRequest, FetchResponse, FrameHeader, FrameLimits, HandshakeResponse, Message,
+    ProduceRequest, ProduceResponse, ReceiptFlags, encode_message,
+};
+
+use super::{
+    Step,
+    link::Hello,
+    partition::BatchId,
+    producer::{Producer, Refused, Target},
+    reader::Reader,
+    session::Session,
+};
+use crate::{
+    error::Error,
+    options::{ConsumerOptions, ProducerOptions},
+    record::{NewRecord, Receipt},
+};
+
+const PARTITIONS: u32 = 3;
+/// A record with this value is refused for good.
+const POISON: &str = "poison";
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+
+    fn one_in(&mut self, chances: u64) -> bool {
+        self.below(chances) == 0
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    /// Values, by offset.
+    values: Vec<String>,
+    batches: Vec<(u64, Vec<u8>)>,
+    /// The epoch and next sequence of the one producer, and where its batches are.
+    epoch: i16,
+    next_sequence: i32,
+    known: BTreeMap<(i16, i32), u64>,
+}
+
+/// A server with one producer, and its end of the connection.
+struct Server {
+    logs: Vec<Log>,
+    inbound: Vec<u8>,
+    greeted: bool,
+    calm: bool,
+}
+
+impl Server {
+    fn new() -> Self {
+        let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
+        Self { logs, inbound: Vec::new(), greeted: false, calm: false }
+    }
+
+    fn on_connected(&mut self) {
+        self.inbound.clear();
+        self.greeted = false;
+    }
+
+    /// Takes bytes; the answers to what is whole.
+    fn on_bytes(&mut self, bytes: &[u8], random: &mut Random) -> Vec<u8> {
+        self.inbound.extend_from_slice(bytes);
+        let mut out = Vec::new();
+        if !self.greeted {
+            if self.inbound.len() < 16 {
+                return out;
+            }
+            self.inbound.drain(..16);
+            self.greeted = true;
+        }
+        while let Some(header) = self.inbound.first_chunk::<FRAME_HEADER_BYTES>() {
+            let header = FrameHeader::parse(header, FrameLimits::REQUEST).unwrap();
+            let whole = usize::try_from(header.frame_bytes()).unwrap();
+            if self.inbound.len() < whole {
+                break;
+            }
+            let frame: Vec<u8> = self.inbound.drain(..whole).collect();
+            let (head, payload) = frame[FRAME_HEADER_BYTES..].split_at(header.head_bytes as usize);
+            self.on_frame(&header, head, payload, random, &mut out);
+        }
+        out
+    }
+
+    fn on_frame(
+        &mut self,
+        header: &FrameHeader,
+        head: &[u8],
+        payload: &[u8],
+        random: &mut Random,
+        out: &mut Vec<u8>,
+    ) {
+        let correlation = header.correlation;
+        match Api::from_number(header.api).unwrap() {
+            Api::Handshake => {
+                encode_message(Api::Handshake, correlation, &greeting(), 0, out).unwrap();
+            }
+            Api::Produce => {
+                let request = ProduceRequest::decode(head).unwrap();
+                let answer = self.produce(&request, payload, random);
+                encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
+            }
+            Api::Fetch => {
+                let request = FetchRequest::decode(head).unwrap();
+                let (answer, bytes) = self.fetch(&request, random);
+                encode_message(Api::Fetch, correlation, &answer, bytes.len(), out).unwrap();
+                out.extend_from_slice(&bytes);
+            }
+            other => panic!("nobody asks for {other:?}"),
+        }
+    }
+
+    fn produce(
+        &mut self,
+        request: &ProduceRequest,
+        payload: &[u8],
+        random: &mut Random,
+    ) -> ProduceResponse<'static> {
+        if !self.calm && random.one_in(10) {
+            return ProduceResponse::refused(ErrorCode::Throttled, "");
+        }
+        let header = BatchHeader::parse(payload).unwrap();
+        header.verify(payload).unwrap();
+        let values = values(&header, payload);
+        let log = &mut self.logs[request.partition.get() as usize];
+        let (epoch, sequence) = (header.producer_epoch.get(), header.base_sequence.get());
+        let expected = if epoch > log.epoch { 0 } else { log.next_sequence };
+        if epoch < log.epoch {
+            return ProduceResponse::refused(ErrorCode::ProducerFenced, "");
+        }
+        let receipt = |first: u64, duplicate: bool| ProduceResponse {
+            error: ErrorCode::None,
+            level: Durability::ChainDisk,
+            flags: ReceiptFlags { duplicate, tentative: false },
+            copies: 1,
+            partition: request.partition,
+            first_offset: Offset::new(first),
+            next_offset: Offset::new(first + u64::from(header.count)),
+            epoch: Epoch::new(1),
+            append_time: Millis::new(0),
+            retry_after_ms: 0,
+            message: "".into(),
+        };
+        if let Some(first) = log.known.get(&(epoch, sequence)) {
+            return receipt(*first, true);
+        }
+        if sequence != expected {
+            let code = if log.next_sequence == 0 && log.epoch == 0 {
+                ErrorCode::UnknownProducer
+            } else {
+                ErrorCode::OutOfOrderSequence
+            };
+            return ProduceResponse::refused(code, "");
+        }
+        if values.iter().any(|value| value == POISON) {
+            return ProduceResponse::refused(ErrorCode::BadBatch, "");
+        }
+        let first = log.values.len() as u64;
+        log.values.extend(values);
+        log.epoch = epoch;
+        log.next_sequence = header.base_sequence.wrapping_add(header.count).get();
+        log.known.insert((epoch, sequence), first);
+        let mut stored = payload.to_vec();
+        patch(&mut stored, Offset::new(first), Epoch::new(1));
+        log.batches.push((first, stored));
+        if !self.calm && random.one_in(20) {
+            return ProduceResponse::refused(ErrorCode::Timeout, "");
+        }
+        receipt(first, false)
+    }
+
+    fn fetch(
+        &mut self,
+        request: &FetchRequest,
+        random: &mut Random,
+    ) -> (FetchResponse<'static>, Vec<u8>) {
+        if !self.calm && random.one_in(10) {
+            return (FetchResponse::refused(ErrorCode::Starting, ""), Vec::new());
+        }
+        let log = &self.logs[request.partition.get() as usize];
+        let (from, end) = (request.offset.get(), log.values.len() as u64);
+        let mut next = from;
+        let mut bytes = Vec::new();
+        for (at, (_, batch)) in log.batches.iter().enumerate() {
+            let behind = log.batches.get(at + 1).map_or(end, |(first, _)| *first);
+            if behind > from && (bytes.is_empty() || random.one_in(2)) && next < behind {
+                bytes.extend_from_slice(batch);
+                next = behind;
+            } else if behind > from {
+                break;
+            }
+        }
+        let answer = FetchResponse {
+            next_offset: Offset::new(next),
+            high_watermark: Offset::new(end),
+            partition: request.partition,
+            ..FetchResponse::refused(ErrorCode::None, "")
+        };
+        (answer, bytes)
+    }
+}
+
+fn values(header: &BatchHeader, batch: &[u8]) -> Vec<String> {
+    let records = Records::new(&batch[61..], header.count, header.base_timestamp);
+    let value = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    records.map(|record| value(record.unwrap().value.unwrap())).collect()
+}
+
+fn greeting() -> HandshakeResponse<'static> {
+    HandshakeResponse {
+        error: ErrorCode::None,
+        server_version: "test".into(),
+        apis: ApiRange::spoken(&Api::ALL),
+        features: 0,
+        limits: ConnectionLimits {
+            head_bytes_max: 1 << 20,
+            payload_bytes_max: 1 << 20,
+            in_flight_bytes_max: 1 << 20,
+            in_flight_max: 100,
+            dedup_window: 8,
+            credit_bytes_max: 1 << 20,
+        },
+        cluster: ClusterId::new(1),
+        node: NodeId::new(1),
+        incarnation: Incarnation::new(1),
+        core: 0,
+        cores: Vec::new(),
+        mechanisms: "".into(),
+        authentication: Vec::new().into(),
+        message: "".into(),
+    }
+}
+
+fn session() -> Session {
+    let hello = Hello { client_id: "test".to_owned(), core: None };
+    Session::new(hello, Duration::from_secs(1), 1)
+}
+
+fn producer(options: ProducerOptions) -> Producer {
+    let target = Target {
+        topic: TopicId::new(1),
+        partitions: PARTITIONS,
+        batch_bytes_max: 4096,
+        producer: (ProducerId::new(1), ProducerEpoch::new(0)),
+    };
+    Producer::new(target, options, session(), Duration::from_secs(1), 3)
+}
+
+fn broken() -> Error {
+    let source = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
+    Error::Connection { address: "test".to_owned(), source }
+}
+
+/// A client's state machine, a server, and a network between them that breaks.
+struct World {
+    server: Server,
+    random: Random,
+    now: Instant,
+    connected: bool,
+    to_client: Vec<u8>,
+}
+
+/// What a world drives.
+trait Client {
+    fn connected(&mut self, now: Instant);
+    fn bytes(&mut self, bytes: &[u8], now: Instant);
+    fn lost(&mut self, now: Instant);
+    fn next(&mut self, now: Instant) -> Step;
+}
+
+impl Client for Producer {
+    fn connected(&mut self, now: Instant) {
+        self.on_connected(now);
+    }
+    fn bytes(&mut self, bytes: &[u8], now: Instant) {
+        self.on_bytes(bytes, now);
+    }
+    fn lost(&mut self, now: Instant) {
+        self.on_lost(&broken(), now);
+    }
+    fn next(&mut self, now: Instant) -> Step {
+        self.step(now)
+    }
+}
+
+impl Client for Reader {
+    fn connected(&mut self, now: Instant) {
+        self.on_connected(now);
+    }
+    fn bytes(&mut self, bytes: &[u8], now: Instant) {
+        self.on_bytes(bytes, now);
+    }
+    fn lost(&mut self, now: Instant) {
+        self.on_lost(&broken(), now);
+    }
+    fn next(&mut self, now: Instant) -> Step {
+        self.step(now)
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let (server, now, to_client) = (Server::new(), Instant::now(), Vec::new());
+        Self { server, random, now, connected: false, to_client }
+    }
+
+    /// One step of the client; whether it is done.
+    fn turn(&mut self, client: &mut impl Client) -> bool {
+        match client.next(self.now) {
+            Step::Connect if !self.server.calm && self.random.one_in(4) => client.lost(self.now),
+            Step::Connect => {
+                self.connected = true;
+                self.server.on_connected();
+                client.connected(self.now);
+            }
+            Step::Close => self.hang_up(),
+            Step::Send(bytes) => self.send(client, &bytes),
+            Step::Wait(until) => self.wait(client, until),
+            Step::Done => return true,
+        }
+        false
+    }
+
+    fn hang_up(&mut self) {
+        self.connected = false;
+        self.to_client.clear();
+    }
+
+    /// Some of the bytes arrive, and then perhaps nothing more.
+    fn send(&mut self, client: &mut impl Client, bytes: &[u8]) {
+        let breaks = !self.server.calm && self.random.one_in(15);
+        let arrive =
+            if breaks { self.random.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
+        let answers = self.server.on_bytes(&bytes[..arrive], &mut self.random);
+        self.to_client.extend(answers);
+        if breaks {
+            self.hang_up();
+            client.lost(self.now);
+        }
+    }
+
+    fn wait(&mut self, client: &mut impl Client, until: Option<Instant>) {
+        if !self.server.calm && self.connected && self.random.one_in(20) {
+            self.hang_up();
+            return client.lost(self.now);
+        }
+        if self.to_client.is_empty() {
+            let step = Duration::from_millis(self.random.below(20) + 1);
+            self.now = until.map_or(self.now + step, |until| until.min(self.now + step));
+            return;
+        }
+        let some = self.random.below(self.to_client.len() as u64) as usize + 1;
+        let bytes: Vec<u8> = self.to_client.drain(..some).collect();
+        client.bytes(&bytes, self.now);
+    }
+}
+
+type Outcomes = BTreeMap<BatchId, Result<Receipt, Error>>;
+
+/// Appends until the time is over, then finishes; which record went where.
+fn produce(
+    world: &mut World,
+    producer: &mut Producer,
+    records: u64,
+) -> (Vec<(String, BatchId, u32)>, Outcomes) {
+    let (mut appended, mut outcomes) = (Vec::new(), Outcomes::new());
+    let mut number = 0;
+    for turn in 0.. {
+        assert!(turn < 2_000_000, "it does not come to an end");
+        if number < records && world.random.one_in(2) {
+            let poison = world.random.one_in(60);
+            let value = if poison { POISON.to_owned() } else { format!("{number}") };
+            let key = number.to_be_bytes();
+            let record = NewRecord::value(value.as_bytes()).with_key(&key);
+            match producer.append(&record, Millis::new(5), world.now) {
+                Ok(there) => appended.push((value, there.batch, there.index)),
+                Err(Refused::Full) => number -= 1,
+                Err(Refused::Error(error)) => panic!("{error}"),
+            }
+            number += 1;
+            if number == records {
+                world.server.calm = true;
+                producer.finish();
+            }
+        }
+        let done = world.turn(producer);
+        while let Some((batch, result)) = producer.poll_settled() {
+            assert!(outcomes.insert(batch, result).is_none(), "{batch:?} is settled twice");
+        }
+        if done {
+            return (appended, outcomes);
+        }
+    }
+    unreachable!("a loop without an end")
+}
+
+/// Every record whose ticket says so is stored once, where it says, in order; and no other is.
+fn check(seed: u64, server: &Server, appended: &[(String, BatchId, u32)], outcomes: &Outcomes) {
+    let mut stored: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for (partition, log) in server.logs.iter().enumerate() {
+        let numbers: Vec<u64> = log.values.iter().map(|value| value.parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "seed {seed}: partition {partition} is out of order");
+        for (offset, value) in log.values.iter().enumerate() {
+            let twice = stored.insert(value, (partition, offset));
+            assert!(twice.is_none(), "seed {seed}: {value} is stored twice");
+        }
+    }
+    for (value, batch, index) in appended {
+        let place = stored.get(value.as_str());
+        match &outcomes[batch] {
+            Ok(receipt) => {
+                let (partition, offset) =
+                    place.unwrap_or_else(|| panic!("seed {seed}: {value} is lost"));
+                assert_eq!(receipt.partition.get() as usize, *partition);
+                assert_eq!(receipt.first_offset.get() + u64::from(*index), *offset as u64);
+            }
+            Err(error) if error.class() == Class::Indeterminate => {}
+            Err(error) => assert!(place.is_none(), "seed {seed}: {value} is stored, but {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_acknowledged_is_stored_once_and_in_order() {
+    let mut retries = 0;
+    for seed in 0..400 {
+        let mut world = World::new(seed);
+        let options = ProducerOptions {
+            batch_bytes: 200,
+            linger: Duration::from_millis(seed % 3 * 10),
+            in_flight: 1 + (seed % 7) as usize,
+            buffer_bytes: 4000,
+            ..ProducerOptions::default()
+        };
+        let mut producer = producer(options);
+        let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+        assert_eq!(appended.len(), 300, "seed {seed}");
+        check(seed, &world.server, &appended, &outcomes);
+        let acknowledged = outcomes.values().filter(|outcome| outcome.is_ok()).count();
+        assert!(acknowledged > 10, "seed {seed}: {acknowledged} batches");
+        retries += producer.retries();
+    }
+    assert!(retries > 10_000, "{retries} retries: the server hardly fails");
+}
+
+#[test]
+fn what_takes_too_long_is_given_up_and_the_rest_still_stored() {
+    let mut given_up = 0;
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        let options = ProducerOptions {
+            batch_bytes: 200,
+            delivery_timeout: Duration::from_millis(40),
+            ..ProducerOptions::default()
+        };
+        let mut producer = producer(options);
+        let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+        check(seed, &world.server, &appended, &outcomes);
+        let late = |outcome: &&Result<_, Error>| matches!(outcome, Err(Error::Undelivered { .. }));
+        given_up += outcomes.values().filter(late).count();
+    }
+    assert!(given_up > 200, "{given_up} batches were given up");
+}
+
+#[test]
+fn a_consumer_reads_everything_once_and_in_order() {
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        world.server.calm = true;
+        let options = ProducerOptions { batch_bytes: 150, ..ProducerOptions::default() };
+        produce(&mut world, &mut producer(options), 300);
+        world.hang_up();
+        world.server.calm = false;
+        let starts: Vec<_> =
+            (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(seed % 20))).collect();
+        let options = ConsumerOptions { buffer_bytes: 500, ..ConsumerOptions::default() };
+        let patience = Duration::from_secs(1000);
+        let mut reader = Reader::new(TopicId::new(1), options, session(), patience, &starts, 1);
+        let mut read = vec![Vec::new(); PARTITIONS as usize];
+        let ends: Vec<u64> = world.server.logs.iter().map(|log| log.values.len() as u64).collect();
+        let at_end = |reader: &Reader| {
+            (0..).zip(&ends).all(|(partition, end)| {
+                let position = reader.position(PartitionIndex::new(partition));
+                position.is_some_and(|position| position.get() >= *end)
+            })
+        };
+        while !at_end(&reader) {
+            world.turn(&mut reader);
+            if world.random.one_in(3)
+                && let Some(fetched) = reader.poll_fetched()
+            {
+                let batch = fetched.unwrap().read().unwrap();
+                for record in batch.records() {
+                    let (offset, record) = record.unwrap();
+                    let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
+                    read[batch.partition().get() as usize].push((offset.get(), value));
+                }
+            }
+        }
+        for (log, read) in world.server.logs.iter().zip(&read) {
+            let all = (0..).zip(log.values.iter().cloned());
+            let expected: Vec<(u64, String)> = all.skip((seed % 20) as usize).collect();
+            assert_eq!(read, &expected, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_full_buffer_refuses_until_something_is_settled() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let options = ProducerOptions { buffer_bytes: 1000, ..ProducerOptions::default() };
+    let mut producer = producer(options);
+    let large = vec![b'7'; 2000];
+    let record = NewRecord::value(&large);
+    assert!(producer.append(&record, Millis::new(0), world.now).is_ok(), "one is always taken");
+    let refused = producer.append(&record, Millis::new(0), world.now);
+    assert!(matches!(refused, Err(Refused::Full)));
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+    assert!(producer.append(&record, Millis::new(0), world.now).is_ok());
+    let huge = vec![0; 5000];
+    let refused = producer.append(&NewRecord::value(&huge), Millis::new(0), world.now);
+    assert!(matches!(refused, Err(Refused::Error(Error::Record(_)))));
+}
+
+#[test]
+fn a_batch_lingers_for_company_and_a_flush_ends_that() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let linger = Duration::from_secs(5);
+    let mut producer = producer(ProducerOptions { linger, ..ProducerOptions::default() });
+    let began = world.now;
+    let record = NewRecord::value(b"1");
+    producer.append(&record, Millis::new(0), world.now).unwrap();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+    assert!(world.now >= began + linger);
+    let began = world.now;
+    producer.append(&record, Millis::new(0), world.now).unwrap();
+    producer.flush();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+    assert!(world.now < began + linger);
+}

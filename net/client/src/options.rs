@@ -1,0 +1,218 @@
+//! How clients, producers and consumers behave.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::Duration,
+};
+
+use catena_format::{Millis, Offset, PartitionIndex, limits::BATCH_BYTES_MAX};
+use catena_wire::{Durability, ErrorCode, OffsetQuery, TopicMetadata};
+
+use crate::{
+    compression::{Compression, DECOMPRESSED_BYTES_MAX},
+    core::{link::Hello, session::Session},
+    error::Error,
+};
+
+/// How a client behaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn.
+    pub server: String,
+    /// What the client calls itself, at most 65,535 bytes.
+    pub client_id: String,
+    /// How long a request may take, and one that changes nothing may be tried again.
+    pub request_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            server: "127.0.0.1:9200".to_owned(),
+            client_id: "catena-rust".to_owned(),
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// How a producer behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProducerOptions {
+    /// A batch that has this many bytes, uncompressed, is sent. It may become one record larger.
+    pub batch_bytes: usize,
+    /// How long a batch waits for company. Zero: it is sent as soon as the connection and
+    /// `in_flight` allow; what is appended meanwhile goes out together as the next.
+    pub linger: Duration,
+    /// The most batches in flight, all partitions together.
+    pub in_flight: usize,
+    /// The most bytes appended and not settled; above it an append waits. One record is taken
+    /// however large.
+    pub buffer_bytes: usize,
+    /// When the server answers.
+    pub durability: Durability,
+    /// How batches are compressed; one that would not get smaller is sent as it is.
+    pub compression: Compression,
+    /// How long a batch is retried before it is given up as [`Error::Undelivered`].
+    pub delivery_timeout: Duration,
+}
+
+impl Default for ProducerOptions {
+    fn default() -> Self {
+        Self {
+            batch_bytes: 64 << 10,
+            linger: Duration::ZERO,
+            in_flight: 32,
+            buffer_bytes: 32 << 20,
+            durability: Durability::ChainDisk,
+            compression: Compression::None,
+            delivery_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What a fetch asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FetchOptions {
+    /// Bytes of batches at most, but at least one batch.
+    pub max_bytes: u32,
+    /// How long to wait when there is nothing yet.
+    pub max_wait: Duration,
+}
+
+/// Where a consumer begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Start {
+    /// At the first readable offset.
+    #[default]
+    Beginning,
+    /// Behind everything that can be read by now.
+    End,
+    /// At an offset, in every partition chosen.
+    Offset(Offset),
+    /// At the first batch with a record of this time or later; at the end when there is none.
+    Time(Millis),
+}
+
+/// How a consumer behaves.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConsumerOptions {
+    /// The partitions; `None`: all of the topic.
+    pub partitions: Option<Vec<PartitionIndex>>,
+    /// Where it begins.
+    pub start: Start,
+    /// Bytes of batches asked for at once from a partition, but at least one batch.
+    pub fetch_bytes: u32,
+    /// How long the server waits for records before it answers with none.
+    pub max_wait: Duration,
+    /// Nothing more is asked for while so many bytes wait to be taken.
+    pub buffer_bytes: usize,
+    /// The most bytes that a batch may become when it is decompressed.
+    pub decompressed_bytes_max: usize,
+}
+
+impl Default for ConsumerOptions {
+    fn default() -> Self {
+        Self {
+            partitions: None,
+            start: Start::Beginning,
+            fetch_bytes: 1 << 20,
+            max_wait: Duration::from_secs(5),
+            buffer_bytes: 8 << 20,
+            decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
+        }
+    }
+}
+
+impl Options {
+    /// The servers, in the order given.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when there is none.
+    pub(crate) fn servers(&self) -> Result<Vec<String>, Error> {
+        let names = self.server.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let servers: Vec<String> = names.map(str::to_owned).collect();
+        if servers.is_empty() {
+            return Err(Error::Option("no server is named".to_owned()));
+        }
+        Ok(servers)
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello { client_id: self.client_id.clone(), core: None }
+    }
+
+    /// A connection that is made when it is wanted.
+    pub(crate) fn session(&self, seed: u64) -> Session {
+        Session::new(self.hello(), self.request_timeout, seed)
+    }
+}
+
+/// Where a partition begins: known, or to be asked for, the first answer that there is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin(Start);
+
+impl Begin {
+    /// The offset, if nobody needs to be asked.
+    pub(crate) fn offset(self) -> Option<Offset> {
+        match self.0 {
+            Start::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// What to ask, one after the other until there is an answer.
+    pub(crate) fn queries(self) -> impl Iterator<Item = OffsetQuery> {
+        let (first, then) = match self.0 {
+            Start::Beginning => (Some(OffsetQuery::Earliest), None),
+            Start::End => (Some(OffsetQuery::Latest), None),
+            Start::Offset(_) => (None, None),
+            Start::Time(time) => (Some(OffsetQuery::AtTime(time)), Some(OffsetQuery::Latest)),
+        };
+        first.into_iter().chain(then)
+    }
+}
+
+/// The partitions that a consumer reads, and where each begins.
+///
+/// # Errors
+/// When the topic has not a partition that was named.
+pub(crate) fn starts(
+    topic: &TopicMetadata<'_>,
+    options: &ConsumerOptions,
+) -> Result<Vec<(PartitionIndex, Begin)>, Error> {
+    let known: Vec<PartitionIndex> = topic.partitions.iter().map(|p| p.index).collect();
+    let mut chosen = options.partitions.clone().unwrap_or_else(|| known.clone());
+    chosen.sort_unstable();
+    chosen.dedup();
+    if let Some(unknown) = chosen.iter().find(|partition| !known.contains(partition)) {
+        let message = format!("{unknown}, topic `{}` has {}", topic.name, known.len());
+        return Err(Error::Server { code: ErrorCode::UnknownPartition, message });
+    }
+    if chosen.is_empty() {
+        return Err(Error::Option("a consumer reads a partition at least".to_owned()));
+    }
+    Ok(chosen.into_iter().map(|partition| (partition, Begin(options.start))).collect())
+}
+
+/// A number that nobody else has, so that clients do not all do the same at once.
+pub(crate) fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+impl ProducerOptions {
+    /// # Errors
+    /// [`Error::Option`] names what cannot be.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refused = |text: &str| Err(Error::Option(text.to_owned()));
+        if self.batch_bytes == 0 || self.batch_bytes > BATCH_BYTES_MAX {
+            return refused("batch_bytes is between 1 and 16 MiB");
+        }
+        if self.in_flight == 0 {
+            return refused("in_flight is at least 1");
+        }
+        if self.buffer_bytes == 0 {
+            return refused("buffer_bytes is at least 1");
+        }
+        Ok(())
+    }
+}

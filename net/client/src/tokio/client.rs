@@ -1,0 +1,228 @@
+//! Topics, offsets and single fetches.
+
+use std::time::{Duration, Instant};
+
+use catena_format::{Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_wire::{DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata};
+use tokio::time::sleep;
+
+use super::{connection::Connection, consumer::Consumer, producer::Producer};
+use crate::{
+    batch::Fetched,
+    core::{
+        backoff::Patience,
+        call::{self, Call},
+    },
+    error::Error,
+    options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
+};
+
+/// A client of one cluster, with a connection that is made when needed. A call that is dropped may
+/// have been done or not.
+#[derive(Debug)]
+pub struct Client {
+    options: Options,
+    connection: Option<Connection>,
+    /// Which server is next.
+    turn: usize,
+}
+
+impl Client {
+    /// A client; it connects with its first request.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self { options, connection: None, turn: 0 }
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The connection, made if there is none. With several servers the next is tried when one
+    /// failed.
+    async fn take_connection(&mut self) -> Result<Connection, Error> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let servers = self.options.servers()?;
+        let server = &servers[self.turn % servers.len()];
+        self.turn = self.turn.wrapping_add(1);
+        Connection::open(server, &self.options.hello(), self.options.request_timeout).await
+    }
+
+    /// A request that changes nothing is tried again for as long as a request may take, when the
+    /// server cannot answer it yet or the connection broke.
+    async fn run<T>(&mut self, call: Result<Call<T>, Error>, wait: Duration) -> Result<T, Error> {
+        let call = call?;
+        let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
+        loop {
+            let error = match self.once(&call, wait).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            match patience.pause(&error, Instant::now()).filter(|_| call.repeatable) {
+                Some(pause) => sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
+        let wait = self.options.request_timeout + wait;
+        // Whoever drops the call drops the connection with it: half a request may be sent.
+        let mut connection = self.take_connection().await?;
+        let answer = connection.call(call.api, &call.head, wait).await;
+        let answer = answer.and_then(|answer| (call.read)(answer));
+        if !matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
+            self.connection = Some(connection);
+        }
+        answer
+    }
+
+    async fn ask<T>(&mut self, call: Result<Call<T>, Error>) -> Result<T, Error> {
+        self.run(call, Duration::ZERO).await
+    }
+
+    /// Asks for a sign of life.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ping(&mut self) -> Result<(), Error> {
+        self.ask(call::ping()).await
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        config: Vec<Setting<'_>>,
+    ) -> Result<(), Error> {
+        self.ask(call::create_topic(name, partitions, config)).await
+    }
+
+    /// Makes and takes back settings of a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn alter_topic(
+        &mut self,
+        name: &str,
+        set: Vec<Setting<'_>>,
+        remove: Vec<String>,
+    ) -> Result<(), Error> {
+        self.ask(call::alter_topic(name, set, remove)).await
+    }
+
+    /// Deletes a topic and its records.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete_topic(&mut self, name: &str) -> Result<(), Error> {
+        self.ask(call::delete_topic(name)).await
+    }
+
+    /// All topics.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
+        self.ask(call::topics()).await
+    }
+
+    /// One topic.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
+    pub async fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
+        self.ask(call::topic(name)).await
+    }
+
+    /// Everything about a topic.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn describe_topic(
+        &mut self,
+        name: &str,
+    ) -> Result<DescribeTopicResponse<'static>, Error> {
+        self.ask(call::describe_topic(name)).await
+    }
+
+    /// An offset of a partition; `None`: no record is as late as the time asked for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn offset(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        query: OffsetQuery,
+    ) -> Result<Option<Offset>, Error> {
+        self.ask(call::offset(topic, partition, query)).await
+    }
+
+    /// Raises the log start of a partition; tells where it is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn trim(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        to: Offset,
+    ) -> Result<Offset, Error> {
+        self.ask(call::trim(topic, partition, to)).await
+    }
+
+    /// A producer id that nobody else has.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn producer_id(&mut self) -> Result<(ProducerId, ProducerEpoch), Error> {
+        self.ask(call::producer_id()).await
+    }
+
+    /// Batches of a partition from an offset on. Each is checked against its CRC-32C.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`] says where reading goes on; and see [`Error`].
+    pub async fn fetch(
+        &mut self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        offset: Offset,
+        options: FetchOptions,
+    ) -> Result<Fetched, Error> {
+        self.run(call::fetch(topic, partition, offset, options), options.max_wait).await
+    }
+
+    /// A producer of a topic, on a task and a connection of its own.
+    ///
+    /// # Errors
+    /// When the topic is not known or no producer id can be had.
+    pub async fn producer(
+        &mut self,
+        topic: &str,
+        options: ProducerOptions,
+    ) -> Result<Producer, Error> {
+        Producer::new(self, topic, options).await
+    }
+
+    /// A consumer of a topic, on a task and a connection of its own.
+    ///
+    /// # Errors
+    /// When the topic or a partition is not known, or it cannot be found out where to begin.
+    pub async fn consumer(
+        &mut self,
+        topic: &str,
+        options: ConsumerOptions,
+    ) -> Result<Consumer, Error> {
+        Consumer::new(self, topic, options).await
+    }
+}

@@ -1,0 +1,88 @@
+//! A connection: one request, one answer.
+
+use std::{io, sync::Arc, time::Duration};
+
+use catena_wire::Api;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    core::link::{Answer, Hello, Link},
+    error::Error,
+};
+
+const READ_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: String,
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    link: Link,
+}
+
+impl Connection {
+    /// Connects to `address` (`host:port`) and shakes hands; `wait` bounds each step.
+    pub(super) async fn open(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
+        let stream = dial(address, wait).await.map_err(|source| lost(address, source))?;
+        let (address, buffer) = (address.to_owned(), vec![0; READ_BYTES]);
+        let mut connection = Self { address, stream, buffer, link: Link::new(hello)? };
+        connection.write(wait).await?;
+        while connection.link.greeting().is_none() {
+            connection.read(wait).await?;
+        }
+        Ok(connection)
+    }
+
+    /// Asks and awaits the answer. When it is dropped before, the connection is of no use.
+    pub(super) async fn call(
+        &mut self,
+        api: Api,
+        head: &[u8],
+        wait: Duration,
+    ) -> Result<Answer, Error> {
+        let correlation = self.link.request_head(api, head, &[])?;
+        self.write(wait).await?;
+        loop {
+            while let Some(response) = self.link.poll_response() {
+                if response.correlation == correlation {
+                    return response.answer;
+                }
+            }
+            self.read(wait).await?;
+        }
+    }
+
+    async fn write(&mut self, wait: Duration) -> Result<(), Error> {
+        let bytes = self.link.take_outbound();
+        let written = in_time(wait, self.stream.write_all(&bytes)).await;
+        written.map_err(|source| lost(&self.address, source))
+    }
+
+    async fn read(&mut self, wait: Duration) -> Result<(), Error> {
+        let read = in_time(wait, self.stream.read(&mut self.buffer)).await;
+        match read.map_err(|source| lost(&self.address, source))? {
+            0 => Err(lost(&self.address, io::ErrorKind::UnexpectedEof.into())),
+            count => self.link.on_bytes(&self.buffer[..count]),
+        }
+    }
+}
+
+/// Connects without delay of small packets.
+pub(super) async fn dial(address: &str, wait: Duration) -> io::Result<TcpStream> {
+    let stream = in_time(wait, TcpStream::connect(address)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection that could not be made or broke.
+pub(super) fn lost(address: &str, source: io::Error) -> Error {
+    Error::Connection { address: address.to_owned(), source: Arc::new(source) }
+}
+
+async fn in_time<T>(wait: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(wait, io).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,126 @@
+//! Batches read by somebody else, and theirs by us: the crate `kafka-protocol`, both ways, in every
+//! compression.
+
+use bytes::{Bytes, BytesMut};
+use catena_client::{Compression, DECOMPRESSED_BYTES_MAX};
+use catena_format::{
+    BATCH_HEADER_BYTES, BatchHeader, Millis, ProducerEpoch, ProducerId, Sequence,
+    records::{BatchBuilder, Header, Producer, Records},
+};
+use kafka_protocol::{
+    indexmap::IndexMap,
+    protocol::StrBytes,
+    records::{
+        Compression as TheirCompression, Record, RecordBatchDecoder, RecordBatchEncoder,
+        RecordEncodeOptions, TimestampType,
+    },
+};
+
+/// Key, value, and a header's value: null and empty are different things.
+type Plain = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+const BASE_MS: i64 = 1_700_000_000_000;
+
+/// Records of which the first are the odd ones, over several blocks of every framing.
+fn plain() -> Vec<Plain> {
+    let mut records: Vec<Plain> = vec![
+        (None, None, None),
+        (Some(vec![]), Some(vec![]), Some(vec![])),
+        (Some(b"key".to_vec()), None, Some(b"header".to_vec())),
+        (None, Some(vec![0xff; 100_000]), None),
+    ];
+    records.extend((0..2000u32).map(|number| {
+        let value = format!("{number} {:08x}", number.wrapping_mul(0x9e37_79b9)).into_bytes();
+        (Some(number.to_be_bytes().to_vec()), Some(value), None)
+    }));
+    records
+}
+
+fn theirs(compression: Compression) -> TheirCompression {
+    match compression {
+        Compression::None => TheirCompression::None,
+        Compression::Gzip => TheirCompression::Gzip,
+        Compression::Snappy => TheirCompression::Snappy,
+        Compression::Lz4 => TheirCompression::Lz4,
+        Compression::Zstd => TheirCompression::Zstd,
+    }
+}
+
+#[test]
+fn they_read_what_we_write() {
+    let records = plain();
+    let mut builder = BatchBuilder::new();
+    for (number, (key, value, header)) in (0..).zip(&records) {
+        let header = Header { key: b"h", value: header.as_deref() };
+        let time = Millis::new(BASE_MS + number);
+        builder.push(time, key.as_deref(), value.as_deref(), &[header]);
+    }
+    let producer = Producer {
+        id: ProducerId::new(7),
+        epoch: ProducerEpoch::new(3),
+        sequence: Sequence::new(5),
+    };
+    for compression in Compression::ALL {
+        let compressed = compression.compress(builder.records()).unwrap();
+        let batch = builder.build_with(producer, compression.codec(), &compressed).unwrap();
+        let mut bytes = Bytes::from(batch);
+        let read = RecordBatchDecoder::decode(&mut bytes).unwrap();
+        assert_eq!(read.compression, theirs(compression));
+        assert_eq!(read.records.len(), records.len());
+        for (number, (record, (key, value, header))) in (0..).zip(read.records.iter().zip(&records))
+        {
+            assert_eq!(record.key.as_deref(), key.as_deref(), "{compression}, record {number}");
+            assert_eq!(record.value.as_deref(), value.as_deref(), "{compression}, {number}");
+            let theirs = record.headers.get(&StrBytes::from_static_str("h")).unwrap();
+            assert_eq!(theirs.as_deref(), header.as_deref(), "{compression}, record {number}");
+            assert_eq!(record.timestamp, BASE_MS + number);
+            assert_eq!((record.producer_id, record.producer_epoch), (7, 3));
+        }
+    }
+}
+
+#[test]
+fn we_read_what_they_write() {
+    let records = plain();
+    let written: Vec<Record> = (0..)
+        .zip(&records)
+        .map(|(number, (key, value, header))| Record {
+            transactional: false,
+            control: false,
+            delete_horizon: false,
+            partition_leader_epoch: 1,
+            producer_id: 7,
+            producer_epoch: 3,
+            timestamp_type: TimestampType::Creation,
+            offset: number,
+            sequence: i32::try_from(number).unwrap(),
+            timestamp: BASE_MS + number,
+            key: key.clone().map(Bytes::from),
+            value: value.clone().map(Bytes::from),
+            headers: IndexMap::from([(
+                StrBytes::from_static_str("h"),
+                header.clone().map(Bytes::from),
+            )]),
+        })
+        .collect();
+    for compression in Compression::ALL {
+        let options = RecordEncodeOptions { version: 2, compression: theirs(compression) };
+        let mut batch = BytesMut::new();
+        RecordBatchEncoder::encode(&mut batch, &written, &options).unwrap();
+        let header = BatchHeader::parse(&batch).unwrap();
+        header.verify(&batch).unwrap();
+        assert_eq!(header.codec, compression.codec());
+        let body = &batch[BATCH_HEADER_BYTES..];
+        let body = compression.decompress(body, DECOMPRESSED_BYTES_MAX).unwrap();
+        let read = Records::new(&body, header.count, header.base_timestamp);
+        let read: Vec<Plain> = read
+            .map(|record| {
+                let record = record.unwrap();
+                let value = record.headers().next().unwrap().value;
+                let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+                (owned(record.key), owned(record.value), owned(value))
+            })
+            .collect();
+        assert_eq!(read, records, "{compression}");
+    }
+}
