@@ -11,13 +11,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// What is sent sooner needs no bar.
 const DELAY: Duration = Duration::from_millis(500);
+/// Nobody sees more than this.
+const PAUSE: Duration = Duration::from_millis(50);
 
 const WITH_END: &str = "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}";
 const WITHOUT_END: &str = "{spinner} {bytes} {bytes_per_sec} {msg}";
 
 /// A bar, or none.
 pub(super) struct Progress {
-    began: Instant,
+    /// When it is to be drawn next.
+    next: Instant,
     /// Bytes of the whole input, where they can be known.
     total: Option<u64>,
     is_wanted: bool,
@@ -29,14 +32,15 @@ impl Progress {
     pub(super) fn new(files: &[PathBuf], is_wanted: bool) -> Self {
         let is_wanted = is_wanted && io::stderr().is_terminal();
         let total = if is_wanted { total_bytes(files) } else { None };
-        Self { began: Instant::now(), total, is_wanted, bar: None }
+        Self { next: Instant::now() + DELAY, total, is_wanted, bar: None }
     }
 
     /// So many bytes and lines have been read.
     pub(super) fn set(&mut self, bytes: u64, lines: u64) {
-        if !self.is_wanted || self.bar.is_none() && self.began.elapsed() < DELAY {
+        if !self.is_wanted || Instant::now() < self.next {
             return;
         }
+        self.next = Instant::now() + PAUSE;
         let total = self.total;
         let bar = self.bar.get_or_insert_with(|| bar(total));
         bar.set_position(bytes);
