@@ -37,7 +37,7 @@ pub enum Error {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// Records were given up because they could not be stored in time.
-    #[error("not stored after {after:?}{}: {last}", if *unclear { ", or perhaps stored" } else { "" })]
+    #[error("not stored after {after:?}{}: {last}", if *unclear { ", or perhaps" } else { "" })]
     Undelivered {
         /// How long it was tried.
         after: Duration,

@@ -1,4 +1,5 @@
-//! Floor 3: the Rust client of Catena. Neither the server nor its runtime is in its dependency tree.
+//! Floor 3: the Rust client of Catena. Neither the server nor its runtime is in its tree of
+//! dependencies.
 //!
 //! One core decides and does nothing: connections, batches, retries, reading ahead. Two front ends
 //! do it: [`blocking`] for threads, and `tokio` (behind the cargo feature of that name) for tasks.
@@ -10,14 +11,14 @@
 //!   or the server fails, so that each is stored once and in order;
 //! - a `Consumer` reads [`Batch`]es ahead, whose records are borrowed from them.
 //!
-//! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not done
-//! and worth another try; *indeterminate*, done or not.
+//! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not
+//! done and worth another try; *indeterminate*, done or not.
 //!
 //! ```no_run
-//! use catena_client::{Client, ConsumerOptions, NewRecord, Options, ProducerOptions};
+//! use catena_client::{Client, ConsumerOptions, NewRecord, ProducerOptions};
 //!
 //! # fn main() -> Result<(), catena_client::Error> {
-//! let mut client = Client::new(Options::default());
+//! let mut client = Client::connect("catena://127.0.0.1:9200?client_id=greeter")?;
 //! let producer = client.producer("greetings", ProducerOptions::default())?;
 //! let ticket = producer.append(&NewRecord::value(b"hello"))?;
 //! println!("stored at {}", ticket.wait()?.first_offset);
@@ -45,6 +46,7 @@ mod shared;
 mod ticket;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+mod url;
 
 /// Ids, batches and records, as the disk and the wire have them.
 pub use catena_format as format;

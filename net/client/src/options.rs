@@ -14,7 +14,19 @@ use crate::{
     error::Error,
 };
 
-/// How a client behaves.
+/// How a client behaves: from a connection string, see [`Options::from_str`], or step by step.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use catena_client::Options;
+/// let options = Options::new("one:9200,two:9200")
+///     .with_client_id("billing")
+///     .with_request_timeout(Duration::from_secs(5));
+/// assert_eq!(options, "catena://one,two?client_id=billing&timeout=5s".parse()?);
+/// # Ok::<(), catena_client::Error>(())
+/// ```
+///
+/// [`Options::from_str`]: std::str::FromStr::from_str
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Where the servers are: `host:port`, several separated by commas. They are tried in turn.
@@ -124,6 +136,24 @@ impl Default for ConsumerOptions {
 }
 
 impl Options {
+    /// Servers, `host:port`, separated by commas; everything else by default.
+    #[must_use]
+    pub fn new(server: impl Into<String>) -> Self {
+        Self { server: server.into(), ..Self::default() }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn with_client_id(self, client_id: impl Into<String>) -> Self {
+        Self { client_id: client_id.into(), ..self }
+    }
+
+    /// The same with another time for a request.
+    #[must_use]
+    pub fn with_request_timeout(self, request_timeout: Duration) -> Self {
+        Self { request_timeout, ..self }
+    }
+
     /// The servers, in the order given.
     ///
     /// # Errors

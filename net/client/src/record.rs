@@ -22,8 +22,8 @@ const HEADER_OVERHEAD_BYTES_MAX: usize = 10 * 2;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NewRecord<'a> {
-    /// The partition; `None`: the key decides as in Kafka's clients, and records without a key go to
-    /// one partition after the other, batch by batch.
+    /// The partition; `None`: the key decides as in Kafka's clients, and records without a key go
+    /// to one partition after the other, batch by batch.
     pub partition: Option<PartitionIndex>,
     /// Its time; `None`: now.
     pub timestamp: Option<Millis>,

@@ -1,5 +1,5 @@
 //! Producers and consumers behind a lock: one side belongs to the application, the other to
-//! whatever drives them, a thread or a task. Waiting is by wakers, so that both front ends share it.
+//! whatever drives them, a thread or a task. Waiting is by wakers, so both front ends share it.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -36,6 +36,10 @@ fn plain() -> Vec<Plain> {
     records
 }
 
+fn built() -> impl Iterator<Item = Compression> {
+    Compression::ALL.into_iter().filter(|c| cfg!(feature = "zstd") || *c != Compression::Zstd)
+}
+
 fn theirs(compression: Compression) -> TheirCompression {
     match compression {
         Compression::None => TheirCompression::None,
@@ -60,7 +64,7 @@ fn they_read_what_we_write() {
         epoch: ProducerEpoch::new(3),
         sequence: Sequence::new(5),
     };
-    for compression in Compression::ALL {
+    for compression in built() {
         let compressed = compression.compress(builder.records()).unwrap();
         let batch = builder.build_with(producer, compression.codec(), &compressed).unwrap();
         let mut bytes = Bytes::from(batch);
@@ -103,7 +107,7 @@ fn we_read_what_they_write() {
             )]),
         })
         .collect();
-    for compression in Compression::ALL {
+    for compression in built() {
         let options = RecordEncodeOptions { version: 2, compression: theirs(compression) };
         let mut batch = BytesMut::new();
         RecordBatchEncoder::encode(&mut batch, &written, &options).unwrap();

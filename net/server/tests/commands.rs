@@ -1,13 +1,13 @@
 //! The commands of the real binary against a real server.
 
+mod server;
+
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -17,9 +17,9 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-/// A server on a directory of its own; it ends with this value.
+/// A server on a directory of its own; both end with this value.
 struct Server {
-    child: Child,
+    _process: server::Server,
     address: String,
     directory: tempfile::TempDir,
 }
@@ -27,23 +27,10 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
-        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
-            .args(["serve", "--listen", &address, "--admin", "127.0.0.1:0", "--data-dir"])
-            .arg(directory.path().join("data"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let server = Self { child, address, directory };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !server.run("topic list", "").status.success() {
-            assert!(Instant::now() < deadline, "the server does not answer");
-            thread::sleep(Duration::from_millis(5));
-        }
-        server
+        let address = server::free_address();
+        let process = server::Server::start(&directory.path().join("data"), &address);
+        process.wait();
+        Self { _process: process, address, directory }
     }
 
     fn command(&self, arguments: &str) -> Command {
@@ -92,13 +79,6 @@ impl Server {
         let path = self.directory.path().join(name);
         fs::write(&path, text).unwrap();
         path
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

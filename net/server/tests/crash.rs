@@ -1,11 +1,10 @@
 //! The real binary, killed again and again while a producer writes: every record is there once, in
 //! order, at the offset that its receipt said.
 
+mod server;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -15,66 +14,15 @@ use std::{
 };
 
 use catena_client::{
-    Client, Compression, Error, FetchOptions, Fetched, NewRecord, OffsetQuery, Options,
-    ProducerOptions, Setting, Ticket,
+    Client, Compression, Error, FetchOptions, Fetched, NewRecord, OffsetQuery, ProducerOptions,
+    Setting, Ticket,
 };
 use catena_format::{Millis, PartitionIndex, TopicId};
 
+use server::{Server, free_address, options};
+
 const PARTITIONS: u32 = 4;
 const KILLS: usize = 12;
-
-struct Server {
-    child: Child,
-    address: String,
-    log: PathBuf,
-}
-
-impl Server {
-    /// Starts a server and waits until it answers.
-    fn start(directory: &Path, address: &str) -> Self {
-        let mut log = std::fs::OpenOptions::new();
-        let log = log.append(true).create(true).open(directory.with_extension("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
-            .args(["serve", "--data-dir"])
-            .arg(directory)
-            .args(["--listen", address, "--admin", "127.0.0.1:0"])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
-        Self { child, address: address.to_owned(), log: directory.with_extension("log") }
-    }
-
-    fn wait(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while client(&self.address).topics().is_err() {
-            let late = Instant::now() > deadline;
-            assert!(!late, "the server does not answer:\n{}", self.log());
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    /// What the servers of the directory said.
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    fn kill(mut self) {
-        self.child.kill().expect("the server can be killed");
-        self.child.wait().expect("the server is gone");
-    }
-}
-
-fn client(address: &str) -> Client {
-    let request_timeout = Duration::from_secs(10);
-    let server = address.to_owned();
-    Client::new(Options { server, request_timeout, ..Options::default() })
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").to_string()
-}
 
 /// What the producer's thread tells.
 #[derive(Default)]
@@ -94,7 +42,7 @@ fn produce(address: &str, progress: &Progress) -> Result<Vec<Vec<(u64, u64)>>, E
         partition.push((number, ticket.offset_in(&receipt).get()));
         Ok::<_, Error>(())
     };
-    let mut client = client(address);
+    let mut client = Client::new(options(address));
     let options = ProducerOptions {
         batch_bytes: 3000,
         in_flight: 24,
@@ -156,7 +104,7 @@ fn every_record_survives_kills_once_and_in_order() {
     let mut server = Server::start(directory.path(), &address);
     server.wait();
     let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string().into() }];
-    client(&address).create_topic("lines", PARTITIONS, set).unwrap();
+    Client::new(options(&address)).create_topic("lines", PARTITIONS, set).unwrap();
 
     let progress = Arc::new(Progress::default());
     let producer = {
@@ -176,7 +124,7 @@ fn every_record_survives_kills_once_and_in_order() {
             }
         }
         in_flight.push(progress.in_flight.load(Ordering::Relaxed));
-        server.kill();
+        drop(server);
         server = Server::start(directory.path(), &address);
     }
     server.wait();
@@ -186,16 +134,16 @@ fn every_record_survives_kills_once_and_in_order() {
     assert!(in_flight.iter().sum::<usize>() > 0, "no kill hit a batch in flight");
 
     // A last life: what is read is what the disk holds.
-    server.kill();
+    drop(server);
     let server = Server::start(directory.path(), &address);
     server.wait();
     every_record_is_there_once(&address, progress.sent.load(Ordering::Relaxed), &told);
-    server.kill();
+    drop(server);
 }
 
 /// All partitions together hold the numbers below `sent`, each in order and where its receipt said.
 fn every_record_is_there_once(address: &str, sent: u64, told: &[Vec<(u64, u64)>]) {
-    let mut client = client(address);
+    let mut client = Client::new(options(address));
     let topic = client.topic("lines").unwrap().id;
     let mut total = 0;
     for partition in 0..PARTITIONS {

@@ -72,8 +72,9 @@ impl Driver {
         driven: Arc<dyn Driven>,
     ) -> Result<JoinHandle<()>, Error> {
         let failed = |source| lost("a thread of its own", source);
+        let abandon = Abandon(driven);
         let run = move || {
-            let abandon = Abandon(driven);
+            let abandon = abandon;
             Running { driver: self, connection: None, number: 0 }.run(&*abandon.0);
         };
         thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)

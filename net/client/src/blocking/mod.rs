@@ -1,6 +1,6 @@
 //! The front end for threads.
 //!
-//! A [`Client`] asks and waits for the answer. A [`Producer`] and a [`Consumer`] have a thread and a
+//! A [`Client`] asks and waits for the answer. A [`Producer`] and a [`Consumer`] have threads and a
 //! connection of their own.
 
 mod client;

@@ -1,14 +1,14 @@
 //! A producer: records in, batches out, each stored once and in order.
 //!
 //! ```text
-//! append ─> open batch ─(full, lingered, flushed)─> closed ─(sent)─> under way ─(receipt)─> settled
-//!                                                      ^─────────────────┘ refused, or lost
+//! append ─> open ─(full, lingered, flushed)─> closed ─(sent)─> under way ─(receipt)─> settled
+//!                                               ^─────────────────┘ refused, or lost
 //! ```
 //!
 //! What was sent is sent again under the same sequence until it is answered, in the partition's
 //! order, so that the server knows repetitions. A batch that fails for good leaves a gap in the
-//! sequences: once no batch is left of which nobody knows whether it is stored, the producer's epoch
-//! rises and the rest is sent under new sequences.
+//! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
+//! epoch rises and the rest is sent under new sequences.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -379,7 +379,7 @@ impl Producer {
         self.rest(index);
     }
 
-    /// Nothing can be stored any more: everything that waits gets the error, and so does what comes.
+    /// Nothing can be stored any more: all that waits gets the error, and so does what comes.
     pub(crate) fn fail(&mut self, error: Error) {
         for index in std::mem::take(&mut self.active) {
             let partition = &mut self.partitions[index as usize];

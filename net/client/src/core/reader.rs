@@ -258,7 +258,7 @@ impl Reader {
     fn take(&mut self, partition: PartitionIndex, answer: Answer) -> Result<(), Error> {
         let response = FetchResponse::decode(&answer.head)?;
         let cursor = self.cursors.get_mut(&partition.get()).expect("it was asked for");
-        check(&response, partition)?;
+        check(&response, partition, cursor.next)?;
         cursor.high_watermark = response.high_watermark;
         let from = cursor.next;
         for bytes in split(answer.payload.into()) {
@@ -354,15 +354,20 @@ fn end_of(batch: &[u8]) -> Result<Offset, Error> {
     Ok(Offset::new(header.stored_offset()?.get() + u64::from(header.count)))
 }
 
-/// What the server says of a fetch.
-pub(crate) fn check(response: &FetchResponse<'_>, partition: PartitionIndex) -> Result<(), Error> {
-    let (code, next) = (response.error, response.next_offset);
-    match code {
-        ErrorCode::Damaged | ErrorCode::OffsetOutOfRange | ErrorCode::Truncated => {
-            let space = if response.message.is_empty() { "" } else { " " };
-            let message = format!("{}{space}", response.message);
-            Err(Error::Unreadable { code, partition, next, message })
-        }
-        code => Error::check(code, &response.message),
-    }
+/// What the server says of a fetch from an offset of a partition.
+pub(crate) fn check(
+    response: &FetchResponse<'_>,
+    partition: PartitionIndex,
+    from: Offset,
+) -> Result<(), Error> {
+    let code = response.error;
+    let next = match code {
+        ErrorCode::Damaged | ErrorCode::Truncated => response.next_offset,
+        ErrorCode::OffsetOutOfRange if from < response.log_start => response.log_start,
+        ErrorCode::OffsetOutOfRange => response.high_watermark,
+        code => return Error::check(code, &response.message),
+    };
+    let space = if response.message.is_empty() { "" } else { " " };
+    let message = format!("{}{space}", response.message);
+    Err(Error::Unreadable { code, partition, next, message })
 }

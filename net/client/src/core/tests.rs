@@ -368,7 +368,7 @@ impl World {
             self.hang_up();
             return client.lost(self.now);
         }
-        if self.to_client.is_empty() {
+        if self.to_client.is_empty() || self.random.one_in(3) {
             let step = Duration::from_millis(self.random.below(20) + 1);
             self.now = until.map_or(self.now + step, |until| until.min(self.now + step));
             return;
@@ -439,6 +439,10 @@ fn check(seed: u64, server: &Server, appended: &[(String, BatchId, u32)], outcom
                 assert_eq!(receipt.first_offset.get() + u64::from(*index), *offset as u64);
             }
             Err(error) if error.class() == Class::Indeterminate => {}
+            Err(Error::Server { code, .. }) => {
+                assert!(place.is_none(), "seed {seed}: {value} is stored, but {code}");
+                assert_eq!(*code, ErrorCode::BadBatch, "seed {seed}: only that ends a batch");
+            }
             Err(error) => assert!(place.is_none(), "seed {seed}: {value} is stored, but {error}"),
         }
     }

@@ -34,6 +34,16 @@ impl Client {
         Self { options, connection: None, turn: 0 }
     }
 
+    /// A client by a connection string, see [`Options`], which has reached a server.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the string is not right, and as [`Client::ping`].
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let mut client = Self::new(url.parse()?);
+        client.ping().await?;
+        Ok(client)
+    }
+
     /// How it was set up.
     #[must_use]
     pub fn options(&self) -> &Options {

@@ -49,8 +49,10 @@ impl Driver {
 
     /// Drives on a task of its own until nothing is left to do.
     pub(super) fn spawn(self, driven: Arc<dyn Driven>) -> JoinHandle<()> {
+        // A task that never runs is abandoned too.
+        let abandon = Abandon(driven);
         tokio::spawn(async move {
-            let abandon = Abandon(driven);
+            let abandon = abandon;
             Running { driver: self, connection: None, turn: 0 }.run(&*abandon.0).await;
         })
     }

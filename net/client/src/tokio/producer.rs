@@ -17,8 +17,8 @@ use crate::{
 /// Sends records of one topic, from any number of tasks.
 ///
 /// Dropping it does not wait: its task goes on to send what was appended, for at most the delivery
-/// timeout, and tickets still come true. A runtime or process that ends meanwhile ends that too, and
-/// tickets then say [`Error::Closed`]: [`Producer::close`] waits.
+/// timeout, and tickets still come true. A runtime or process that ends meanwhile ends that too,
+/// and tickets then say [`Error::Closed`]: [`Producer::close`] waits.
 #[derive(Debug)]
 pub struct Producer {
     shared: Arc<SharedProducer>,

@@ -1,0 +1,135 @@
+//! Connection strings: `catena://host:port,host2:port?client_id=x&timeout=5s`.
+
+use std::{str::FromStr, time::Duration};
+
+use crate::{error::Error, options::Options};
+
+const SCHEME: &str = "catena://";
+const PORT: u16 = 9200;
+const KEYS: &str = "client_id and timeout";
+
+impl FromStr for Options {
+    type Err = Error;
+
+    /// Reads a connection string. A server without a port has 9200, IPv6 addresses stand in
+    /// brackets, and values may be percent-encoded.
+    ///
+    /// | key | meaning | by default |
+    /// |---|---|---|
+    /// | `client_id` | what the client calls itself | `catena-rust` |
+    /// | `timeout` | how long a request may take, as `500ms` or `1m 30s` | `10s` |
+    ///
+    /// ```
+    /// # use catena_client::Options;
+    /// let options: Options = "catena://one:9200,two?client_id=billing&timeout=5s".parse()?;
+    /// assert_eq!(options.server, "one:9200,two:9200");
+    /// assert_eq!(options.request_timeout, std::time::Duration::from_secs(5));
+    /// # Ok::<(), catena_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Option`] names what is unknown, comes twice or cannot be read.
+    fn from_str(url: &str) -> Result<Self, Error> {
+        let rest = url.strip_prefix(SCHEME);
+        let rest = rest.ok_or_else(|| refused(format!("`{url}` does not begin with {SCHEME}")))?;
+        let (servers, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let servers = servers.strip_suffix('/').unwrap_or(servers);
+        let servers: Vec<String> = servers.split(',').map(server).collect::<Result<_, _>>()?;
+        let mut options = Self { server: servers.join(","), ..Self::default() };
+        let mut seen = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&key) {
+                return Err(refused(format!("`{key}` comes twice")));
+            }
+            seen.push(key);
+            let value = decoded(value).ok_or_else(|| refused(format!("{key}: `{value}`")))?;
+            match key {
+                "client_id" => options.client_id = value,
+                "timeout" => options.request_timeout = timeout(&value)?,
+                unknown => {
+                    let text = format!("`{unknown}` is no key of a connection string: {KEYS} are");
+                    return Err(refused(text));
+                }
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn refused(text: String) -> Error {
+    Error::Option(text)
+}
+
+fn timeout(text: &str) -> Result<Duration, Error> {
+    let timeout = humantime::parse_duration(text);
+    let timeout = timeout.map_err(|error| refused(format!("timeout: `{text}`: {error}")))?;
+    if timeout.is_zero() { Err(refused("timeout: above zero".to_owned())) } else { Ok(timeout) }
+}
+
+/// `host:port`, with the port that was left out.
+fn server(text: &str) -> Result<String, Error> {
+    let wrong = || refused(format!("`{text}` is no server: host:port is"));
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
+        _ => (text, PORT),
+    };
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let strange = |c: char| c.is_whitespace() || "/@[]".contains(c);
+    let good = match bracketed {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && !host.contains(':') && !host.contains(strange),
+    };
+    if good { Ok(format!("{host}:{port}")) } else { Err(wrong()) }
+}
+
+/// The text behind percent signs; `None` when they make none.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        let hex = std::str::from_utf8(digits).ok().filter(|_| digits.is_ascii())?;
+        bytes.push(u8::from_str_radix(hex, 16).ok().filter(|_| !hex.starts_with('+'))?);
+        rest = behind;
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(url: &str) -> String {
+        url.parse::<Options>().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_connection_string_is_read() {
+        let url = "catena://a:1,[::1]:2,b,[::1]/?client_id=my%20app&timeout=1m 5s";
+        let options: Options = url.parse().unwrap();
+        assert_eq!(options.server, "a:1,[::1]:2,b:9200,[::1]:9200");
+        assert_eq!(options.client_id, "my app");
+        assert_eq!(options.request_timeout, Duration::from_secs(65));
+        assert_eq!("catena://127.0.0.1:9200".parse::<Options>().unwrap(), Options::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert!(error("catena://a?clientid=x").contains("`clientid`"));
+        assert!(error("catena://a?timeout=1s&timeout=2s").contains("`timeout` comes twice"));
+        assert!(error("catena://a?timeout=soon").contains("soon"));
+        assert!(error("catena://a?timeout=0s").contains("above zero"));
+        assert!(error("catena://a?client_id=%zz").contains("client_id"));
+        assert!(error("catena://a?client_id=%+1").contains("client_id"));
+        assert!(error("kafka://a").contains("catena://"));
+        for server in ["", "a:b", "a,,b", "a:99999", "user@a:1", "a/b", "::1", "[1:2", "[x]:1"] {
+            assert!(error(&format!("catena://{server}")).contains("is no server"), "{server}");
+        }
+    }
+}
