@@ -29,6 +29,29 @@ impl Runs {
             None => self.0.push((name, vec![figure])),
         }
     }
+
+    fn figures(&self, name: &str) -> impl Iterator<Item = f64> {
+        self.0.iter().filter(move |(known, _)| *known == name).flat_map(|(_, runs)| runs.clone())
+    }
+
+    /// The least of all runs; `None` where it was not measured.
+    fn least(&self, name: &str) -> Option<f64> {
+        self.figures(name).min_by(f64::total_cmp)
+    }
+
+    /// The most of all runs; `None` where it was not measured.
+    fn most(&self, name: &str) -> Option<f64> {
+        self.figures(name).max_by(f64::total_cmp)
+    }
+
+    /// The ratios of the best runs of each: others on the machine only ever make a run worse.
+    fn report_best(&self, report: &mut Report) -> Option<()> {
+        let alone = self.least("fio_p50_us")? + self.least("round_trip_p50_us")?;
+        report.set_number("p50_ratio_of_best", self.least("p50_us")? / alone);
+        let (ours, disk) = (self.most("bulk_bytes_per_s")?, self.most("fio_bytes_per_s")?);
+        report.set_number("bandwidth_ratio_of_best", ours / disk);
+        Some(())
+    }
 }
 
 /// Measures everything `args.runs` times.
@@ -53,9 +76,11 @@ pub(crate) fn run(server: &str, args: &SuiteArgs) -> Result<Report, Error> {
         one_at_a_time(server, args, fio.as_ref(), &mut runs)?;
         bulk(server, args, fio.as_ref(), &mut runs)?;
     }
-    for (name, figures) in runs.0 {
-        report.set_spread(name, figures);
+    for (name, figures) in &runs.0 {
+        report.set_spread(name, figures.clone());
     }
+    // Without fio there are none.
+    let _ = runs.report_best(&mut report);
     Ok(report)
 }
 
@@ -123,4 +148,35 @@ fn load(
     };
     let mut measured = measure(server, &load)?;
     measured.tally.failure.take().map_or(Ok(measured), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ratios_of_the_best_take_each_from_its_best_run() {
+        let mut runs = Runs::default();
+        for (p50, fio, ours, disk) in [(300.0, 100.0, 4.0, 8.0), (240.0, 110.0, 6.0, 5.0)] {
+            runs.push("p50_us", p50);
+            runs.push("round_trip_p50_us", 20.0);
+            runs.push("bulk_bytes_per_s", ours);
+            runs.push("fio_p50_us", fio);
+            runs.push("fio_bytes_per_s", disk);
+        }
+        let mut report = Report::new();
+        assert!(runs.report_best(&mut report).is_some());
+        assert_eq!(report.json()["p50_ratio_of_best"], 2.0);
+        assert_eq!(report.json()["bandwidth_ratio_of_best"], 0.75);
+    }
+
+    #[test]
+    fn without_fio_there_are_no_ratios() {
+        let mut runs = Runs::default();
+        runs.push("p50_us", 1.0);
+        runs.push("round_trip_p50_us", 1.0);
+        let mut report = Report::new();
+        assert!(runs.report_best(&mut report).is_none());
+        assert!(report.json().get("p50_ratio_of_best").is_none());
+    }
 }

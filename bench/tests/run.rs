@@ -61,16 +61,20 @@ impl Server {
         server
     }
 
+    fn client(&self) -> Client {
+        Client::new(Options { server: self.address.clone(), ..Options::default() })
+    }
+
     /// The names of its topics, once it answers.
     fn topics(&self) -> Option<Vec<String>> {
-        let mut client = Client::new(Options::new(&self.address));
+        let mut client = self.client();
         let topics = client.topics().ok()?;
         Some(topics.into_iter().map(|topic| topic.name.into_owned()).collect())
     }
 
     /// Records of its topics.
     fn records(&self) -> u64 {
-        let mut client = Client::new(Options::new(&self.address));
+        let mut client = self.client();
         let topics = client.topics().unwrap();
         let described = topics.iter().filter_map(|topic| client.describe_topic(&topic.name).ok());
         let partitions = described.flat_map(|topic| topic.partitions);
@@ -165,7 +169,7 @@ fn a_topic_is_read_from_its_beginning() {
     assert!(report["records"].as_u64().unwrap() >= 2048, "{report:#}");
     assert_eq!(server.topics(), Some(Vec::new()));
 
-    let mut client = Client::new(Options::new(&server.address));
+    let mut client = server.client();
     client.create_topic("lines", 1, Vec::new()).unwrap();
     let output = server.run("consume --topic lines");
     assert_eq!(output.status.code(), Some(1), "an empty topic has no throughput");

@@ -24,17 +24,15 @@ mod tasks;
 mod tls;
 
 use std::{
-    io::{self, BufReader, BufWriter, Write, stdin},
+    io::{self, BufWriter, Write},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
-use catena_client::{Client, Setting};
-use catena_format::{Offset, PartitionIndex};
 use clap::Parser;
 
 use crate::{
-    cli::{Cli, Command, ConsumeArgs, Exit, Output, ProduceArgs, SettingArgs, TopicCommand},
+    cli::{Cli, Command, Exit, SettingArgs},
     config::{Config, ConfigError, Gathered, Sources},
 };
 
@@ -70,9 +68,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let mut client = commands::client(&cli.server);
     match cli.command {
         Command::Serve(args) => serve(&args),
-        Command::Topic(command) => topic(&mut client, command, cli.output),
-        Command::Produce(args) => produce(&mut client, args),
-        Command::Consume(args) => consume(&mut client, args, cli.output),
+        Command::Topic(command) => commands::topic(&mut client, command, cli.output),
+        Command::Produce(args) => commands::produce(&mut client, &args, cli.output),
+        Command::Consume(args) => commands::consume(&mut client, &args, cli.output),
         Command::Segment(command) => {
             let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
             let ran = segment::run(&command, cli.output, &mut out);
@@ -110,73 +108,6 @@ fn serve(args: &SettingArgs) -> anyhow::Result<()> {
     let (config, sources, gathered) = servable(args)?;
     let logs = std::sync::Arc::new(logging::Logs::start(&config.logging)?);
     serve::serve(config, sources, gathered, &logs)
-}
-
-fn topic(client: &mut Client, command: TopicCommand, output: Output) -> anyhow::Result<()> {
-    refuse(&[("--output json", output == Output::Json)])?;
-    match command {
-        TopicCommand::Create(args) => {
-            refuse(&[("--if-not-exists", args.if_not_exists)])?;
-            let partitions = args.partitions.unwrap_or(1);
-            client.create_topic(&args.name, partitions, settings(args.set))?;
-            println!("created {} with {partitions} partitions", args.name);
-        }
-        TopicCommand::List => commands::list_topics(client)?,
-        TopicCommand::Describe(args) => commands::describe_topic(client, &args.name)?,
-        TopicCommand::Alter(args) => {
-            client.alter_topic(&args.name, settings(args.set), args.unset)?;
-        }
-        TopicCommand::Delete(args) => client.delete_topic(&args.name)?,
-        TopicCommand::Trim(args) => {
-            let id = client.topic(&args.name)?.id;
-            let log_start =
-                client.trim(id, PartitionIndex::new(args.partition), Offset::new(args.to))?;
-            println!("partition {} of {} starts at {log_start}", args.partition, args.name);
-        }
-    }
-    Ok(())
-}
-
-fn produce(client: &mut Client, args: ProduceArgs) -> anyhow::Result<()> {
-    refuse(&[
-        ("FILE", !args.files.is_empty()),
-        ("--header", !args.header.is_empty()),
-        ("--null", args.null.is_some()),
-        ("--skip-empty", args.skip_empty),
-        ("--linger", !args.linger.is_zero()),
-        ("--compression", args.compression != cli::Compression::None),
-    ])?;
-    let options = commands::ProduceOptions {
-        topic: args.topic,
-        partition: args.partition,
-        key_separator: args.key_separator,
-        batch_bytes: args.batch_bytes,
-        durability: args.durability,
-        rate: args.rate,
-    };
-    let mut input = BufReader::with_capacity(1 << 20, stdin().lock());
-    let lines = commands::produce(client, &options, &mut input)?;
-    eprintln!("catena: {lines} records acknowledged");
-    Ok(())
-}
-
-fn consume(client: &mut Client, args: ConsumeArgs, output: Output) -> anyhow::Result<()> {
-    refuse(&[("--output json", output == Output::Json)])?;
-    let options = commands::ConsumeOptions {
-        topic: args.topic,
-        partition: args.partition,
-        from: args.from,
-        until_end: args.until.is_some(),
-        count: args.count,
-        format: args.format,
-    };
-    commands::consume(client, &options)?;
-    Ok(())
-}
-
-fn settings(pairs: Vec<(String, String)>) -> Vec<Setting<'static>> {
-    let setting = |(key, value): (String, String)| Setting { key: key.into(), value: value.into() };
-    pairs.into_iter().map(setting).collect()
 }
 
 /// Fails on what is defined and not done yet, so that nothing is silently left out.

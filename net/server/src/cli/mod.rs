@@ -18,8 +18,8 @@ pub(crate) use self::{
     exit::Exit,
     generate::{completions, man_pages},
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
-    records::{Compression, ConsumeArgs, ProduceArgs},
-    topic::TopicCommand,
+    records::{ConsumeArgs, ProduceArgs},
+    topic::{CreateArgs, TopicCommand},
 };
 
 /// Catena: a distributed log engine. What it has acknowledged is on the disk.
@@ -61,8 +61,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Topic(TopicCommand),
     /// Send each line of the input as a record.
+    ///
+    /// A line that no batch of the topic can hold ends the input: it is named by its file and
+    /// number, the lines before it are sent, and the exit code is 1.
     Produce(ProduceArgs),
     /// Print records.
+    ///
+    /// What waits for further records ends with SIGINT or SIGTERM, and the exit code is 0.
     Consume(ConsumeArgs),
     /// Look into segment files; no server is needed.
     #[command(subcommand)]
@@ -130,7 +135,11 @@ mod tests {
             "catena --server a:1 topic create NAME --partitions 4",
             "catena --server a:1 produce NAME",
             r"catena --server a:1 consume NAME --from beginning --until end --format %v\n",
+            "catena produce NAME a.txt - --null-value NULL --header a=1 --header b=2 --skip-empty",
             "catena consume NAME --partition 3 --from time:5 --count 7 -o json",
+            "catena consume NAME --from offset:5 --until offset:9",
+            "catena consume NAME --from timestamp:2026-01-01T00:00:00Z --until count --count 7",
+            "catena consume NAME --follow",
             "catena topic alter NAME --set retention.ms=5 --unset segment.ms",
             "catena topic trim NAME --partition 0 --to 17",
             "catena segment verify a.seg b.seg",
@@ -148,6 +157,8 @@ mod tests {
         assert_eq!(kind("catena produce t --durability most"), ErrorKind::InvalidValue);
         assert_eq!(kind("catena consume t --from yesterday"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena consume t --follow --until end"), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("catena consume t --until count"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("catena produce t --batch-bytes 0B"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena brew"), ErrorKind::InvalidSubcommand);
         assert_eq!(parse("catena brew").unwrap_err().exit_code(), i32::from(Exit::Usage.code()));
     }

@@ -1,0 +1,155 @@
+//! `catena topic`.
+
+use std::io::{self, Write};
+
+use catena_client::{
+    Client, DescribeTopicResponse, Error, ErrorCode, PartitionDetail, Setting, TopicMetadata,
+};
+use catena_format::{Offset, PartitionIndex};
+use serde_json::{Value, json};
+
+use super::print_json;
+use crate::cli::{CreateArgs, Output, TopicCommand};
+
+/// Does what is asked and prints what came of it.
+pub(crate) fn topic(
+    client: &mut Client,
+    command: TopicCommand,
+    output: Output,
+) -> anyhow::Result<()> {
+    let json = output == Output::Json;
+    match command {
+        TopicCommand::Create(args) => create(client, args, json),
+        TopicCommand::List => list(&client.topics()?, json),
+        TopicCommand::Describe(args) => {
+            describe(&args.name, &client.describe_topic(&args.name)?, json)
+        }
+        TopicCommand::Alter(args) => {
+            client.alter_topic(&args.name, settings(args.set), args.unset)?;
+            done(json, &json!({ "name": args.name }), &format!("altered {}", args.name))
+        }
+        TopicCommand::Delete(args) => {
+            client.delete_topic(&args.name)?;
+            done(json, &json!({ "name": args.name }), &format!("deleted {}", args.name))
+        }
+        TopicCommand::Trim(args) => {
+            let id = client.topic(&args.name)?.id;
+            let (partition, to) = (PartitionIndex::new(args.partition), Offset::new(args.to));
+            let log_start = client.trim(id, partition, to)?.get();
+            let (name, partition) = (args.name, args.partition);
+            let text = format!("partition {partition} of {name} starts at {log_start}");
+            let value = json!({ "name": name, "partition": partition, "log_start": log_start });
+            done(json, &value, &text)
+        }
+    }
+}
+
+fn done(json: bool, value: &Value, text: &str) -> anyhow::Result<()> {
+    if json {
+        return Ok(print_json(value)?);
+    }
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
+fn create(client: &mut Client, args: CreateArgs, json: bool) -> anyhow::Result<()> {
+    let (name, partitions) = (args.name, args.partitions.unwrap_or(1));
+    let created = match client.create_topic(&name, partitions, settings(args.set)) {
+        Ok(()) => true,
+        Err(Error::Server { code: ErrorCode::TopicExists, .. }) if args.if_not_exists => false,
+        Err(error) => return Err(error.into()),
+    };
+    let partitions =
+        if created { partitions as usize } else { client.topic(&name)?.partitions.len() };
+    let verb = if created { "created" } else { "exists:" };
+    let value = json!({ "name": name, "partitions": partitions, "created": created });
+    done(json, &value, &format!("{verb} {name} with {partitions} partitions"))
+}
+
+fn settings(pairs: Vec<(String, String)>) -> Vec<Setting<'static>> {
+    let setting = |(key, value): (String, String)| Setting { key: key.into(), value: value.into() };
+    pairs.into_iter().map(setting).collect()
+}
+
+fn list(topics: &[TopicMetadata<'_>], json: bool) -> anyhow::Result<()> {
+    if json {
+        let topic = |topic: &TopicMetadata<'_>| {
+            let id = format!("{:032x}", topic.id.get());
+            json!({ "name": topic.name, "id": id, "partitions": topic.partitions.len() })
+        };
+        return Ok(print_json(&topics.iter().map(topic).collect())?);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{:<40} {:>10}  ID", "NAME", "PARTITIONS")?;
+    for topic in topics {
+        let (name, id) = (&topic.name, topic.id.get());
+        writeln!(out, "{name:<40} {:>10}  {id:032x}", topic.partitions.len())?;
+    }
+    Ok(())
+}
+
+fn describe(name: &str, topic: &DescribeTopicResponse<'_>, json: bool) -> anyhow::Result<()> {
+    if json {
+        return Ok(print_json(&description(name, topic))?);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "topic {name}, id {:032x}", topic.id.get())?;
+    for setting in &topic.config {
+        writeln!(out, "  {} = {}", setting.key, setting.value)?;
+    }
+    let head = ("PARTITION", "EPOCH", "LOG START", "HIGH WATERMARK", "BYTES", "SEGMENTS", "STATE");
+    let (a, b, c, d, e, f, g) = head;
+    writeln!(out, "{a:>9} {b:>6} {c:>12} {d:>14} {e:>14} {f:>8}  {g}")?;
+    for p in &topic.partitions {
+        writeln!(
+            out,
+            "{:>9} {:>6} {:>12} {:>14} {:>14} {:>8}  {}",
+            p.place.index,
+            p.place.epoch,
+            p.log_start,
+            p.high_watermark,
+            p.bytes,
+            p.segments,
+            state(p)
+        )?;
+    }
+    Ok(())
+}
+
+fn state(partition: &PartitionDetail) -> String {
+    let damaged: u64 = partition.damaged.iter().map(|range| range.end.since(range.start)).sum();
+    match (partition.place.error, damaged) {
+        (ErrorCode::None, 0) => "open".to_owned(),
+        (ErrorCode::None, offsets) => format!("{offsets} offsets damaged"),
+        (error, _) => error.to_string(),
+    }
+}
+
+fn description(name: &str, topic: &DescribeTopicResponse<'_>) -> Value {
+    let setting = |setting: &_| {
+        let catena_wire::SettingInForce { key, value, origin } = setting;
+        let origin = format!("{origin:?}").to_lowercase();
+        json!({ "key": key, "value": value, "origin": origin })
+    };
+    let partition = |p: &PartitionDetail| {
+        let damaged = p.damaged.iter().map(|range| json!([range.start.get(), range.end.get()]));
+        json!({
+            "partition": p.place.index.get(),
+            "epoch": p.place.epoch.get(),
+            "core": p.place.core,
+            "log_start": p.log_start.get(),
+            "high_watermark": p.high_watermark.get(),
+            "durable_end": p.durable_end.get(),
+            "log_end": p.log_end.get(),
+            "bytes": p.bytes,
+            "segments": p.segments,
+            "damaged": damaged.collect::<Value>(),
+            "state": state(p),
+        })
+    };
+    json!({
+        "name": name,
+        "id": format!("{:032x}", topic.id.get()),
+        "settings": topic.config.iter().map(setting).collect::<Value>(),
+        "partitions": topic.partitions.iter().map(partition).collect::<Value>(),
+    })
+}
