@@ -16,7 +16,12 @@ use glommio::{
 };
 use rustix::net::sockopt;
 
-use crate::{cores::Cargo, outbox::Unsent, shell::Shell, socket::Socket};
+use crate::{
+    cores::Cargo,
+    outbox::Unsent,
+    shell::{Shell, breathe},
+    socket::Socket,
+};
 
 /// What an idle connection keeps.
 const IDLE_BYTES: usize = 1 << 10;
@@ -148,6 +153,7 @@ async fn read(
     socket: &Socket,
     mut buffer: Received,
 ) -> Result<(), Ended> {
+    let mut turns = 0;
     loop {
         while !shell.look(|node| node.may_read(session)) {
             sleep(BUDGET_WAIT).await;
@@ -161,7 +167,7 @@ async fn read(
         if any {
             // What came together goes to the disk together.
             shell.carry_out();
-            glommio::yield_if_needed().await;
+            breathe(&mut turns).await;
         }
         buffer.fill(socket).await?;
     }

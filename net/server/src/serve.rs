@@ -71,12 +71,17 @@ pub(crate) fn serve(
 }
 
 /// The executor of a core.
+///
+/// When its preemption timer has run out before the first of the runnable tasks is polled, because
+/// the kernel took the processor away in between, the runtime goes to sleep with these tasks unrun:
+/// until something else completes, at a start for good. So the timer is longer than a processor is
+/// taken away, and tasks that always find work go by [`breathe`](crate::shell::breathe) instead.
 pub(crate) fn executor(core: usize, cores: usize) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement(core, cores))
         .name(&format!("core-{core}"))
         .io_memory(REGISTERED_BYTES)
         .ring_depth(256)
-        .preempt_timer(Duration::from_millis(1))
+        .preempt_timer(Duration::from_millis(100))
         .spin_before_park(Duration::from_micros(20))
 }
 
