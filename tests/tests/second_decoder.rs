@@ -38,7 +38,9 @@ impl Disk {
             }
             Op::Write { file, position, bytes, .. } => self.put(file, position.get(), &bytes),
             Op::Remove { file } => drop(self.0.remove(&file)),
-            op @ (Op::Read { .. } | Op::Rename { .. }) => panic!("nobody asked for {op:?}"),
+            op @ (Op::Read { .. } | Op::Rename { .. } | Op::Release { .. }) => {
+                panic!("nobody asked for {op:?}")
+            }
         }
         Ok(Outcome::Unit)
     }

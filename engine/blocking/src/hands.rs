@@ -8,7 +8,7 @@ use std::{
 };
 
 use catena_log::io::{FileName, Heap, IoError, Memory, Op, Outcome, Position};
-use rustix::io::Errno;
+use rustix::{fs::FallocateFlags, io::Errno};
 
 /// Zeros are written in steps of this.
 const ZEROS_BYTES: usize = 1 << 20;
@@ -53,6 +53,7 @@ impl Folder {
             Op::Extend { file, from, to } => self.extend(file, from, to),
             Op::Sync { file } => self.open(file).and_then(|file| file.sync_data()),
             Op::SyncDirectory => sync_directory(&self.path),
+            Op::Release { file, from, to } => self.release(file, from, to),
             Op::Rename { from, to } => fs::rename(self.of(from), self.of(to)),
             Op::Remove { file } => fs::remove_file(self.of(file)),
         }
@@ -98,6 +99,11 @@ impl Folder {
             at += step as u64;
         }
         file.sync_data()
+    }
+
+    fn release(&self, file: FileName, from: Position, to: Position) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::fs::fallocate(self.create(file)?, flags, from.get(), to.get() - from.get())?)
     }
 
     fn write(

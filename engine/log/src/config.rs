@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use catena_format::limits::{BATCH_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use catena_format::{
+    Position,
+    limits::{BATCH_BYTES_MAX, BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN},
+};
 
 /// The largest write of several batches together, in bytes; a larger batch goes alone.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
@@ -16,8 +19,12 @@ pub const UNDURABLE_BYTES_MAX: usize = 64 << 20;
 pub const INDEX_STRIDE_BYTES: u64 = 32 << 10;
 /// The first step of pre-writing.
 pub const EXTEND_STEP_MIN: u64 = 64 << 10;
-/// The largest step of pre-writing.
+/// The largest step of pre-writing in a file that is being written.
 pub const EXTEND_STEP_MAX: u64 = 8 << 20;
+/// A busy log has its next segment written with zeros so far.
+pub const SPARE_BYTES_MAX: u64 = 256 << 20;
+/// In steps of this.
+pub const SPARE_STEP: u64 = 32 << 20;
 /// How much recovery reads at once.
 pub const SCAN_BYTES: usize = 1 << 20;
 /// After so long without appends a mark says that all is durable.
@@ -72,6 +79,17 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
+    /// A log whose steps have grown to this is busy: it prepares whole segments.
+    pub(crate) fn busy_step(&self) -> u64 {
+        let part = (self.segment_bytes / 4).clamp(EXTEND_STEP_MIN, EXTEND_STEP_MAX);
+        part / EXTEND_STEP_MIN * EXTEND_STEP_MIN
+    }
+
+    /// What a spare has when it is a whole segment.
+    pub(crate) fn whole_spare(&self) -> Position {
+        Position::new(self.segment_bytes.min(SPARE_BYTES_MAX))
+    }
+
     /// The same configuration with every value inside its limits.
     #[must_use]
     pub fn clamped(mut self) -> Self {

@@ -10,6 +10,7 @@ use crate::{
     fold::Fold,
     io::{Done, FileName, IoError, Memory, Op, Outcome},
     log::{Event, Log, Purpose, Spare},
+    space::Space,
 };
 
 /// A step towards durability. The durable end passes it when it and all before it are done.
@@ -132,24 +133,48 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.extend_segment(at, cursor, end);
         }
         if let Some((_, cursor)) = active
-            && cursor.get() > self.config.segment_bytes / 2
-            && self.spare == Spare::None
             && !self.disk_full
         {
-            self.make_spare();
+            self.prepare(cursor);
         }
     }
 
+    /// Prepares the file of the next segment: of a busy log with all its zeros.
+    fn prepare(&mut self, cursor: Position) {
+        let (busy, whole) = (self.is_busy(), self.config.whole_spare());
+        match &mut self.files.spare {
+            Spare::None if busy || cursor.get() > self.config.segment_bytes / 2 => {
+                self.make_spare();
+            }
+            Spare::Ready(file, space) if busy => {
+                let file = *file;
+                if let Some((from, to)) = space.grow(whole) {
+                    let op = Op::Extend { file: FileName::Segment(file), from, to };
+                    self.ask(Purpose::Extend(file), op);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A spare has all its zeros.
+    pub(crate) fn has_whole_spare(&self) -> bool {
+        let whole = self.config.whole_spare();
+        matches!(self.files.spare, Spare::Ready(_, space) if space.written >= whole)
+    }
+
     fn extend_segment(&mut self, at: usize, cursor: Position, needed: Position) {
-        let limit = Position::new(self.config.segment_bytes);
-        let now = self.now.monotonic;
+        // Ahead of what is needed only while no other file is there to go on in.
+        let whole = self.has_whole_spare();
+        let limit = Position::new(if whole { 0 } else { self.config.segment_bytes });
+        let (step_max, now) = (self.config.busy_step(), self.now.monotonic);
         let segment = &mut self.segments[at];
         let file = segment.entry.file;
         let Some(space) = segment.space.as_mut().filter(|s| s.ready) else { return };
         if self.disk_full && needed <= space.written {
             return;
         }
-        if let Some((from, to)) = space.wish(cursor, needed, limit, now) {
+        if let Some((from, to)) = space.wish(cursor, needed, limit, step_max, now) {
             self.ask(Purpose::Extend(file), Op::Extend { file: FileName::Segment(file), from, to });
         }
     }
@@ -168,11 +193,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Purpose::NewFileEntry(file, written) => {
                 self.file_entered(file, written, done.result.err());
             }
+            Purpose::Release(file) => self.released(file, done.result.is_err()),
             Purpose::ManifestFirst(generation) => {
                 self.manifest_first(generation, done.result.err());
             }
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
-            Purpose::Hint => {
+            Purpose::Hint(_) => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }
             Purpose::Read(id) => self.read_done(id, done.result.map(Outcome::into_read)),
@@ -242,27 +268,57 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn extended(&mut self, file: FileNumber, error: Option<IoError>) {
-        let Some(at) = self.segment_of(file) else { return };
-        if let Some(space) = &mut self.segments[at].space {
+        if let Some(space) = self.space_of(file) {
             space.on_extended(error.is_none());
         }
         self.heed_space(error);
+    }
+
+    fn released(&mut self, file: FileNumber, failed: bool) {
+        if let Some(space) = self.space_of(file) {
+            space.on_extended(false);
+        }
+        self.stats.hints_failed += u64::from(failed);
+    }
+
+    /// The space of a segment that is written, or of the spare.
+    fn space_of(&mut self, file: FileNumber) -> Option<&mut Space> {
+        match &mut self.files.spare {
+            Spare::Ready(spare, space) if *spare == file => Some(space),
+            _ => {
+                let at = self.segments.iter().rposition(|s| s.entry.file == file)?;
+                self.segments[at].space.as_mut()
+            }
+        }
     }
 
     /// A full disk is waited out; any other failure of pre-writing ends the log's writing.
     pub(crate) fn heed_space(&mut self, error: Option<IoError>) {
         match error {
             None => self.disk_full = false,
-            Some(IoError::NoSpace | IoError::NoDescriptors) => self.disk_full = true,
+            Some(IoError::NoSpace | IoError::NoDescriptors) => {
+                self.disk_full = true;
+                self.remove_kept();
+            }
             Some(error) => self.poison(error),
         }
     }
 
+    /// Makes the spare: of the file kept of a dropped segment, which needs no zeros, or a new one.
     pub(crate) fn make_spare(&mut self) {
-        let file = self.next_file;
-        self.next_file = file.next();
-        self.spare = Spare::Making(file);
-        self.make_file(file);
+        let file = self.files.next;
+        self.files.next = file.next();
+        self.files.spare = Spare::Making(file);
+        let Some((old, written)) = self.files.kept.take() else { return self.make_file(file) };
+        self.stats.segments_recycled += 1;
+        let op = Op::Rename { from: FileName::Segment(old), to: FileName::Segment(file) };
+        self.ask(Purpose::NewFile(file, written), op);
+    }
+
+    /// Whether the active segment's space is used up fast.
+    pub(crate) fn is_busy(&self) -> bool {
+        let space = self.segments.back().and_then(|s| s.space);
+        space.is_some_and(|space| space.is_busy(self.config.busy_step()))
     }
 
     /// Makes a segment file with its first step of zeros, then its directory entry durable.
@@ -286,8 +342,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             return;
         }
         self.disk_full = false;
-        if self.spare == Spare::Making(file) {
-            self.spare = Spare::Ready(file, written);
+        if self.files.spare == Spare::Making(file) {
+            self.files.spare = Spare::Ready(file, Space::new(written, true));
         } else if let Some(at) = self.segment_of(file)
             && let Some(space) = &mut self.segments[at].space
         {
@@ -297,8 +353,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn no_file(&mut self, file: FileNumber, error: Option<IoError>) {
-        if self.spare == Spare::Making(file) {
-            self.spare = Spare::None;
+        if self.files.spare == Spare::Making(file) {
+            self.files.spare = Spare::None;
         }
         self.heed_space(error);
     }

@@ -129,6 +129,16 @@ pub enum Op<S> {
         /// How many bytes.
         length: usize,
     },
+    /// Give back the space of `from..to`, in which nothing is stored that counts and nothing is
+    /// being written: it reads as zeros, and after a crash perhaps as before. → [`Outcome::Unit`]
+    Release {
+        /// The file.
+        file: FileName,
+        /// Where the range begins.
+        from: Position,
+        /// Where it ends.
+        to: Position,
+    },
     /// Rename a file over an absent name; open descriptors follow. → [`Outcome::Unit`]
     Rename {
         /// The file.

@@ -24,7 +24,7 @@ use crate::{
     fold::Fold,
     group::{Group, Stamp},
     index::{Index, Progress},
-    io::{IoError, Memory, MemoryExhausted, Op, OpId},
+    io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId},
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
     read::{Batches, Cold, ReadError, ReadId},
@@ -144,7 +144,23 @@ pub(crate) struct Active {
 pub(crate) enum Spare {
     None,
     Making(FileNumber),
-    Ready(FileNumber, Position),
+    Ready(FileNumber, Space),
+}
+
+/// The segment files that no segment has yet.
+pub(crate) struct Files {
+    pub(crate) spare: Spare,
+    /// The file of a dropped segment, and its bytes, that a busy log will use again.
+    pub(crate) kept: Option<(FileNumber, Position)>,
+    pub(crate) next: FileNumber,
+    /// Files with lower numbers are of an earlier life, whose writes may still be on their way.
+    pub(crate) first_own: FileNumber,
+}
+
+impl Files {
+    fn new(next: FileNumber) -> Self {
+        Self { spare: Spare::None, kept: None, next, first_own: next }
+    }
 }
 
 /// Which question an operation answers.
@@ -154,9 +170,10 @@ pub(crate) enum Purpose {
     Extend(FileNumber),
     NewFile(FileNumber, Position),
     NewFileEntry(FileNumber, Position),
+    Release(FileNumber),
     ManifestFirst(u64),
     ManifestSecond,
-    Hint,
+    Hint(FileName),
     Read(ReadId),
     ReadIndex(ReadId),
 }
@@ -204,8 +221,7 @@ pub struct Log<M: Memory, F> {
     pub(crate) damaged: DamagedRanges,
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) active: Option<Active>,
-    pub(crate) spare: Spare,
-    pub(crate) next_file: FileNumber,
+    pub(crate) files: Files,
     pub(crate) fold_file: FileNumber,
     pub(crate) max_timestamp: Millis,
     pub(crate) last_append_time: Millis,
@@ -269,8 +285,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             damaged: manifest.damaged,
             segments,
             active: None,
-            spare: Spare::None,
-            next_file: manifest.next_file,
+            files: Files::new(manifest.next_file),
             fold_file: manifest.fold_file,
             max_timestamp: last.map_or(NO_TIME, |s| s.max_timestamp),
             last_append_time: last.map_or(NO_TIME, |s| s.last_append_time),
@@ -370,7 +385,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if let Some(active) = &self.active {
             let end = active.cursor.plus(frame as u64 + footer);
             let begun = active.progress.batches > 0;
-            if begun && end.get() > self.config.segment_bytes {
+            if begun && end.get() > self.segment_end() {
                 self.seal_active()?;
             }
         }
@@ -378,7 +393,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.begin_segment(epoch)?;
         }
         let active = self.active.as_ref().expect("a segment was begun");
-        let left = self.config.segment_bytes.saturating_sub(active.cursor.get() + footer);
+        let left = self.segment_end().saturating_sub(active.cursor.get() + footer);
         let left = usize::try_from(left).unwrap_or(usize::MAX) / BLOCK_BYTES * BLOCK_BYTES;
         let least = frame.next_multiple_of(BLOCK_BYTES);
         let capacity = capacity.min(left.max(least));
@@ -390,6 +405,17 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             &mut self.memory,
         )?);
         Ok(())
+    }
+
+    /// Where the active segment ends: where its zeros do once a whole segment is prepared.
+    fn segment_end(&self) -> u64 {
+        let space = self.segments.back().and_then(|s| s.space).filter(|space| space.ready);
+        match space {
+            Some(space) if self.has_whole_spare() => {
+                space.written.get().min(self.config.segment_bytes)
+            }
+            _ => self.config.segment_bytes,
+        }
     }
 
     /// Takes note of a frame that was pushed into the open group.
@@ -505,14 +531,16 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// The file for the next segment: the spare, or one that is made now.
     fn take_spare(&mut self) -> FileNumber {
-        if self.spare == Spare::None {
+        if self.files.spare == Spare::None {
             self.make_spare();
         }
-        let (file, space) = match std::mem::replace(&mut self.spare, Spare::None) {
-            Spare::Ready(file, written) => (file, Space::new(written, true)),
+        let (file, space) = match std::mem::replace(&mut self.files.spare, Spare::None) {
+            Spare::Ready(file, space) => (file, space),
             Spare::Making(file) => (file, Space::new(Position::ZERO, false)),
             Spare::None => unreachable!("a spare is being made"),
         };
+        let before = self.segments.back().and_then(|s| s.space);
+        let space = before.map_or(space, |before| before.handed_on(space, self.now.monotonic));
         self.segments.push_back(Segment {
             entry: SegmentEntry {
                 file,

@@ -6,14 +6,14 @@ use std::time::Duration;
 use catena_format::{FileNumber, Millis, Offset, Position, SegmentFooter, limits::BLOCK_BYTES};
 
 use crate::{
-    config::{HOUSEKEEPING_EVERY, IDLE_AFTER, MARK_AFTER},
+    config::{EXTEND_STEP_MIN, HOUSEKEEPING_EVERY, IDLE_AFTER, MARK_AFTER},
     flight::FlightState,
     fold::Fold,
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
     log::{Event, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
-    manifest::Manifest,
+    manifest::{Manifest, SegmentEntry},
     read::ReadError,
     time::Now,
 };
@@ -38,7 +38,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if space.is_some_and(|s| s.ready && position.plus(BLOCK_BYTES as u64) <= s.written) {
             let file = FileName::Segment(file);
             let op = Op::Write { file, position, bytes: footer, durable: false };
-            self.ask(Purpose::Hint, op);
+            self.ask(Purpose::Hint(file), op);
         }
         self.active = None;
         self.stats.segments_rolled += 1;
@@ -108,7 +108,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             generation: self.manifest.wanted,
             log_start: start,
             log_end: self.durable_end,
-            next_file: self.next_file,
+            next_file: self.files.next,
             fold_file: dropped.map_or(self.fold_file, |s| s.entry.file),
             epochs: self.epochs.clone(),
             damaged,
@@ -161,13 +161,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             let (file, position) = (FileName::Index(image.file), Position::ZERO);
             if image.seals {
                 self.segments[at].entry.sealed = true;
+                self.release_behind(at);
                 self.segments[at].space = None;
                 self.want_manifest();
                 self.pump_manifest();
             }
             let op = Op::Write { file, position, bytes: image.bytes, durable: true };
             // An index is a hint: without it recovery scans the segment.
-            self.ask(Purpose::Hint, op);
+            self.ask(Purpose::Hint(file), op);
         }
     }
 
@@ -189,8 +190,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             return;
         }
         self.next_housekeeping = now.monotonic + HOUSEKEEPING_EVERY;
-        if now.monotonic >= self.last_append + IDLE_AFTER {
+        if now.monotonic >= self.last_append + IDLE_AFTER && self.flights.is_empty() {
             self.tail.evict(0, self.durable_end);
+            self.give_back();
         }
         self.manifest.retry = false;
         if self.disk_full {
@@ -202,6 +204,50 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.retain();
         }
         self.reap();
+    }
+
+    /// A log that has nothing to do holds little space: no large spare and few zeros.
+    fn give_back(&mut self) {
+        if let Spare::Ready(file, space) = self.files.spare
+            && space.extending.is_none()
+            && space.written.get() > EXTEND_STEP_MIN
+        {
+            self.files.spare = Spare::None;
+            self.remove(FileName::Segment(file));
+        }
+        self.remove_kept();
+        if self.active.is_some() && self.group.is_none() {
+            self.release_behind(self.segments.len() - 1);
+        }
+    }
+
+    /// Whether the file of a dropped segment may become another's: nothing may be on its way to it,
+    /// no footer, no release, nor anything of an earlier life.
+    fn may_keep(&self, file: FileNumber) -> bool {
+        let pending = |purpose: &Purpose| match purpose {
+            Purpose::Hint(name) => *name == FileName::Segment(file),
+            Purpose::Release(released) => *released == file,
+            _ => false,
+        };
+        let wanted = self.is_busy() && !self.disk_full && self.files.kept.is_none();
+        wanted && file >= self.files.first_own && !self.purposes.values().any(pending)
+    }
+
+    pub(crate) fn remove_kept(&mut self) {
+        if let Some((file, _)) = self.files.kept.take() {
+            self.remove(FileName::Segment(file));
+        }
+    }
+
+    /// Gives back what was prepared of a segment behind its last group and footer.
+    fn release_behind(&mut self, at: usize) {
+        let (entry, keep) = (self.segments[at].entry, self.config.busy_step());
+        let end = entry.end_position.plus(BLOCK_BYTES as u64);
+        let space = self.segments[at].space.as_mut();
+        if let Some((from, to)) = space.and_then(|space| space.shrink(end, keep)) {
+            let op = Op::Release { file: FileName::Segment(entry.file), from, to };
+            self.ask(Purpose::Release(entry.file), op);
+        }
     }
 
     /// Whether a mark has something to say and a place to say it: nothing is on its way to the disk
@@ -336,8 +382,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let (gone, kept): (Vec<_>, Vec<_>) = dropped.partition(|segment| segment.readers == 0);
         self.dropped = kept;
         for segment in gone {
-            self.remove(FileName::Segment(segment.entry.file));
-            self.old_folds.push(segment.entry.file);
+            let SegmentEntry { file, end_position, .. } = segment.entry;
+            if self.may_keep(file) {
+                self.files.kept = Some((file, end_position));
+            } else {
+                self.remove(FileName::Segment(file));
+            }
+            self.old_folds.push(file);
         }
         // The youngest of the dropped segments' index files keeps the fold.
         let keep = self.fold_file;
@@ -350,7 +401,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn remove(&mut self, file: FileName) {
-        self.ask(Purpose::Hint, Op::Remove { file });
+        self.ask(Purpose::Hint(file), Op::Remove { file });
     }
 
     /// Refuses appends from now on and says on the disk, as far as it can, that all is durable.
@@ -368,7 +419,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// A spare file is being made or lies ready.
     pub fn has_spare(&self) -> bool {
-        self.spare != Spare::None
+        self.files.spare != Spare::None
     }
 }
 

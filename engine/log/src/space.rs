@@ -1,15 +1,22 @@
 //! How far a segment's file is written with zeros ahead of the appends, and when to go further.
+//!
+//! A commit that goes to a file whose length was just changed waits for the file system's journal.
+//! So only a log with little traffic lengthens the file that it writes, step by step. A busy one
+//! prepares its next segment whole, in a file of its own, and goes on there when the present one's
+//! zeros are used up; a segment that retention drops becomes that file without any writing.
 
 use std::time::Duration;
 
 use catena_format::Position;
 
-use crate::config::{EXTEND_STEP_MAX, EXTEND_STEP_MIN};
+use crate::config::{EXTEND_STEP_MIN, SPARE_STEP};
 
 /// A step that was used up faster than this makes the next one larger.
 const FAST: Duration = Duration::from_millis(500);
 /// A step that lasted longer than this makes the next one smaller.
 const SLOW: Duration = Duration::from_secs(10);
+/// A whole segment that lasted longer than this was too much.
+const SLOW_SEGMENT: Duration = Duration::from_secs(30);
 
 /// The pre-written part of one segment file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,13 +37,50 @@ impl Space {
         Self { written, extending: None, ready, step: EXTEND_STEP_MIN, last: None }
     }
 
+    /// What the segment that follows this one begins with, in a file that has `spare`.
+    pub(crate) fn handed_on(self, spare: Self, now: Duration) -> Self {
+        let slow = self.last.is_some_and(|last| now.saturating_sub(last) > SLOW_SEGMENT);
+        let step = if slow { (self.step / 2).max(EXTEND_STEP_MIN) } else { self.step };
+        Self { step, last: Some(now), ..spare }
+    }
+
+    /// Whether the steps have grown to `step`.
+    pub(crate) fn is_busy(&self, step: u64) -> bool {
+        self.step >= step
+    }
+
+    /// The range to write next of a spare that shall have `whole`.
+    pub(crate) fn grow(&mut self, whole: Position) -> Option<(Position, Position)> {
+        if self.extending.is_some() || self.written >= whole {
+            return None;
+        }
+        let to = self.written.plus(SPARE_STEP).min(whole);
+        self.extending = Some(to);
+        Some((self.written, to))
+    }
+
+    /// The range behind `cursor` to give back when more than `keep` bytes are there.
+    pub(crate) fn shrink(&mut self, cursor: Position, keep: u64) -> Option<(Position, Position)> {
+        let from = cursor.align_up(EXTEND_STEP_MIN);
+        let to = self.written;
+        if self.extending.is_some() || !self.ready || from.plus(keep) >= to {
+            return None;
+        }
+        self.step = EXTEND_STEP_MIN;
+        self.written = from;
+        // Nothing is written there until that is done.
+        self.extending = Some(from);
+        Some((from, to))
+    }
+
     /// The range to extend next, when less than half a step is left ahead of `cursor`, or `needed`
-    /// is not there; never beyond `limit` unless needed.
+    /// is not there; never beyond `limit` unless needed. Steps grow to `step_max`.
     pub(crate) fn wish(
         &mut self,
         cursor: Position,
         needed: Position,
         limit: Position,
+        step_max: u64,
         now: Duration,
     ) -> Option<(Position, Position)> {
         let ahead = self.written.get().saturating_sub(cursor.get());
@@ -44,18 +88,18 @@ impl Space {
         if !short || self.extending.is_some() {
             return None;
         }
-        self.adapt(now);
+        self.adapt(step_max, now);
         let to = self.written.plus(self.step).min(limit).max(needed);
         let to = to.align_up(EXTEND_STEP_MIN);
         self.extending = Some(to);
         Some((self.written, to))
     }
 
-    fn adapt(&mut self, now: Duration) {
+    fn adapt(&mut self, step_max: u64, now: Duration) {
         if let Some(last) = self.last.replace(now) {
             let lasted = now.saturating_sub(last);
             if lasted < FAST {
-                self.step = (self.step * 2).min(EXTEND_STEP_MAX);
+                self.step = (self.step * 2).min(step_max);
             } else if lasted > SLOW {
                 self.step = (self.step / 2).max(EXTEND_STEP_MIN);
             }
@@ -74,6 +118,7 @@ impl Space {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::EXTEND_STEP_MAX;
 
     #[test]
     fn a_busy_log_extends_in_growing_steps_and_a_quiet_one_holds_little() {
@@ -82,14 +127,14 @@ mod tests {
         let mut cursor = Position::new(4096);
         for millisecond in 0..20 {
             let now = Duration::from_millis(millisecond);
-            space.wish(cursor, cursor, limit, now).unwrap();
+            space.wish(cursor, cursor, limit, EXTEND_STEP_MAX, now).unwrap();
             space.on_extended(true);
             cursor = space.written;
         }
         assert_eq!(space.step, EXTEND_STEP_MAX);
         for minute in 1..20 {
             let now = Duration::from_secs(minute * 60);
-            space.wish(cursor, cursor, limit, now).unwrap();
+            space.wish(cursor, cursor, limit, EXTEND_STEP_MAX, now).unwrap();
             space.on_extended(true);
             cursor = space.written;
         }
@@ -100,10 +145,10 @@ mod tests {
     fn nothing_is_extended_while_enough_is_ahead_or_one_is_under_way() {
         let mut space = Space::new(Position::new(1 << 20), true);
         let (cursor, limit) = (Position::new(4096), Position::new(2 << 20));
-        assert_eq!(space.wish(cursor, cursor, limit, Duration::ZERO), None);
+        assert_eq!(space.wish(cursor, cursor, limit, EXTEND_STEP_MAX, Duration::ZERO), None);
         let near = Position::new(1 << 20);
-        assert!(space.wish(near, near, limit, Duration::ZERO).is_some());
-        assert_eq!(space.wish(near, near, limit, Duration::ZERO), None);
+        assert!(space.wish(near, near, limit, EXTEND_STEP_MAX, Duration::ZERO).is_some());
+        assert_eq!(space.wish(near, near, limit, EXTEND_STEP_MAX, Duration::ZERO), None);
         space.on_extended(false);
         assert_eq!(space.written, near);
     }

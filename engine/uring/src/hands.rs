@@ -25,6 +25,8 @@ use crate::{
 
 /// Zeros are written in steps of this.
 const ZEROS_BYTES: usize = 1 << 20;
+/// So many of them are at the disk together.
+const ZEROS_IN_FLIGHT: usize = 4;
 /// How long a claim waits before it asks again: the writes of a dead process take micro- to
 /// milliseconds, on a throttled disk seconds.
 const CLAIM_WAIT_MIN: Duration = Duration::from_micros(200);
@@ -213,6 +215,7 @@ impl Folder {
             Op::Read { file, position, length } => {
                 self.read(file, position, length).await.map(Outcome::Read)
             }
+            Op::Release { file, from, to } => self.release(file, from, to).await.map(unit),
             Op::Rename { from, to } => self.rename(from, to).await.map(unit),
             Op::Remove { file } => self.remove(file).await.map(unit),
         };
@@ -346,21 +349,17 @@ impl Folder {
     async fn extend(&self, file: FileName, from: Position, to: Position) -> Result<(), IoError> {
         self.hands.space(&self.path, to.get() - from.get())?;
         let open = self.open(file, Mode::Plain, true).await?;
-        let zeros = self.hands.zeros();
-        let mut at = from.get();
-        while at < to.get() {
-            let step = usize::try_from(to.get() - at).unwrap_or(ZEROS_BYTES).min(ZEROS_BYTES);
-            let buffer = if step == ZEROS_BYTES {
-                zeros.clone()
-            } else {
-                let mut part = open.file.alloc_dma_buffer(step);
-                part.as_bytes_mut().fill(0);
-                Rc::new(part)
-            };
-            let written = open.file.write_rc_at(buffer, at).await;
-            self.whole(written, step)?;
-            at += step as u64;
+        let next = Rc::new(Cell::new(from.get()));
+        let lanes = [(); ZEROS_IN_FLIGHT].map(|()| {
+            let (folder, open, next) = (self.clone(), open.clone(), next.clone());
+            glommio::spawn_local(async move { folder.write_zeros(&open, &next, to.get()).await })
+        });
+        let mut written = Ok(());
+        // Also after a failure: nothing is on its way when this ends.
+        for lane in lanes {
+            written = written.and(lane.await);
         }
+        written?;
         open.file.fdatasync().await.map_err(|e| glommio_error(&e))?;
         self.hands.count(|s| {
             s.syncs += 1;
@@ -368,6 +367,31 @@ impl Folder {
         });
         self.grown(file, to.get());
         Ok(())
+    }
+
+    /// Writes zeros from `next`, which it shares with others that do the same, to `end`.
+    async fn write_zeros(&self, open: &Open, next: &Cell<u64>, end: u64) -> Result<(), IoError> {
+        while next.get() < end {
+            let at = next.get();
+            let step = usize::try_from(end - at).unwrap_or(ZEROS_BYTES).min(ZEROS_BYTES);
+            next.set(at + step as u64);
+            let buffer = if step == ZEROS_BYTES {
+                self.hands.zeros()
+            } else {
+                let mut part = open.file.alloc_dma_buffer(step);
+                part.as_bytes_mut().fill(0);
+                Rc::new(part)
+            };
+            let written = open.file.write_rc_at(buffer, at).await;
+            self.whole(written, step)?;
+        }
+        Ok(())
+    }
+
+    async fn release(&self, file: FileName, from: Position, to: Position) -> Result<(), IoError> {
+        let open = self.open(file, Mode::Plain, false).await?;
+        let released = open.file.deallocate(from.get(), to.get() - from.get()).await;
+        released.map_err(|e| glommio_error(&e))
     }
 
     async fn sync(&self, file: FileName) -> Result<(), IoError> {

@@ -23,6 +23,11 @@ impl Disk {
             Op::Extend { file, from, to } => {
                 self.grown(file, from.get(), to.get() - from.get())?.fill(0);
             }
+            Op::Release { file, from, to } => {
+                let held = self.0.get_mut(&file).ok_or(IoError::NotFound)?;
+                let end = (to.get() as usize).min(held.len());
+                held[(from.get() as usize).min(end)..end].fill(0);
+            }
             Op::Write { file, position, bytes, .. } => {
                 self.grown(file, position.get(), bytes.len() as u64)?.copy_from_slice(&bytes);
             }

@@ -297,6 +297,7 @@ fn subject(op: &Op<Bytes>) -> Option<FileName> {
         Op::Claim { file }
         | Op::Extend { file, .. }
         | Op::Write { file, .. }
+        | Op::Release { file, .. }
         | Op::Sync { file }
         | Op::Read { file, .. }
         | Op::Rename { from: file, .. }
@@ -308,6 +309,8 @@ fn subject(op: &Op<Bytes>) -> Option<FileName> {
 fn op_bytes(op: &Op<Bytes>) -> u64 {
     match op {
         Op::Extend { from, to, .. } => to.get().saturating_sub(from.get()),
+        // Whatever their length: a matter of the file system alone.
+        Op::Release { .. } => 0,
         Op::Write { bytes, .. } => bytes.len() as u64,
         Op::Read { length, .. } => *length as u64,
         _ => 0,
@@ -326,13 +329,14 @@ fn op_tag(op: &Op<Bytes>) -> u64 {
         Op::Read { .. } => 7,
         Op::Rename { .. } => 8,
         Op::Remove { .. } => 9,
+        Op::Release { .. } => 10,
     }
 }
 
 /// The rest of an operation as numbers, for the fingerprint.
 fn arguments(op: &Op<Bytes>) -> (u64, u64) {
     match op {
-        Op::Extend { from, to, .. } => (from.get(), to.get()),
+        Op::Extend { from, to, .. } | Op::Release { from, to, .. } => (from.get(), to.get()),
         Op::Write { position, bytes, .. } => (position.get(), bytes.len() as u64),
         Op::Read { position, length, .. } => (position.get(), *length as u64),
         Op::Rename { to, .. } => {

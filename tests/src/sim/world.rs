@@ -109,7 +109,9 @@ fn disk_options(random: &mut Random) -> DiskOptions {
 }
 
 fn topic_config(random: &mut Random) -> Vec<Setting<'static>> {
-    let mut config = vec![Setting { key: "segment.bytes".into(), value: "65536".into() }];
+    // The smallest, and one that is lengthened at first and then ends where its zeros do.
+    let bytes = if random.chance(500_000) { "65536" } else { "262144" };
+    let mut config = vec![Setting { key: "segment.bytes".into(), value: bytes.into() }];
     if random.chance(250_000) {
         config.push(Setting { key: "retention.bytes".into(), value: "300000".into() });
     }
@@ -180,7 +182,12 @@ impl World {
     }
 
     fn plan_crash(&mut self) {
-        let most = if self.random.chance(300_000) { 3_000_000 } else { 150_000_000 };
+        // Short lives meet half-done starts; a long one sees what is done once a second.
+        let most = match self.random.below(100) {
+            0..30 => 3_000_000,
+            30..99 => 150_000_000,
+            _ => 2_500_000_000,
+        };
         self.next_crash_ns = self.now_ns + 100_000 + self.random.below(most);
     }
 

@@ -31,10 +31,15 @@ impl Disk {
             }
             Op::Claim { file } if !self.files.contains_key(&file) => return Err(IoError::NotFound),
             Op::Claim { .. } | Op::Sync { .. } | Op::SyncDirectory => {}
-            Op::Extend { file, to, .. } => {
+            Op::Extend { file, from, to } => {
                 let bytes = self.files.entry(file).or_default();
                 let length = bytes.len().max(to.get() as usize);
                 bytes.resize(length, 0);
+                bytes[from.get() as usize..to.get() as usize].fill(0);
+            }
+            Op::Release { file, from, to } => {
+                let bytes = self.files.get_mut(&file).ok_or(IoError::NotFound)?;
+                bytes[from.get() as usize..to.get() as usize].fill(0);
             }
             Op::Write { file, position, bytes, .. } => {
                 let at = position.get() as usize;

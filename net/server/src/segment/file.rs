@@ -91,7 +91,7 @@ impl SegmentFile {
                 Step::End => return Ok(walker.position()),
                 Step::Unknown { version } => {
                     anyhow::bail!(
-                        "{}: the frame at {} is of version {version}, which this build does not know",
+                        "{}: the frame at {} is of version {version}, unknown to this build",
                         self.path.display(),
                         walker.position(),
                     );

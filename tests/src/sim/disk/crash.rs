@@ -270,7 +270,9 @@ impl Disk {
 fn payload(op: &Op<Bytes>) -> Option<(FileName, Position, Bytes)> {
     match op {
         Op::Write { file, position, bytes, .. } => Some((*file, *position, bytes.clone())),
-        Op::Extend { file, from, to } => Some((*file, *from, zeros(to.get() - from.get()))),
+        Op::Extend { file, from, to } | Op::Release { file, from, to } => {
+            Some((*file, *from, zeros(to.get() - from.get())))
+        }
         _ => None,
     }
 }

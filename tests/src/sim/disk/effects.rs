@@ -48,6 +48,13 @@ impl Disk {
                 let silent = self.faults.silent_in(file);
                 self.write(flight, file, position, bytes, silent)
             }
+            Op::Release { file, from, to } => {
+                let id = flight.file.ok_or(IoError::NotFound)?;
+                assert!(from <= to, "a release to {to} from {from}");
+                let end = to.get().min(self.images[&id].live_bytes());
+                let bytes = zeros(end.saturating_sub(from.get()));
+                self.write(flight, file, from, bytes, false)
+            }
             Op::Rename { from, to } => {
                 self.change(directory, |folder| folder.rename(flight.order, from, to))
             }
@@ -187,6 +194,7 @@ impl Disk {
         match flight.op {
             Op::Write { durable, .. } => self.finish_write(flight, durable),
             Op::Extend { .. } => self.finish_write(flight, true),
+            Op::Release { .. } => self.finish_write(flight, false),
             Op::Sync { .. } => return self.sync(flight),
             Op::SyncDirectory => return self.sync_directory(flight),
             _ => {}
