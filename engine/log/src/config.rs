@@ -37,6 +37,8 @@ pub const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
 pub const DAMAGED_RANGES_MAX: usize = 1024;
 /// The most segments of one log.
 pub const SEGMENTS_MAX: usize = 100_000;
+/// So many of them only a restart or a new epoch begins.
+pub const SEGMENTS_RESERVE: usize = 1_000;
 
 const _: () = assert!(GROUP_BYTES_EAGER <= GROUP_BYTES_MAX);
 const _: () = assert!(GROUP_BYTES_MAX.is_multiple_of(BLOCK_BYTES));

@@ -16,7 +16,7 @@ use crate::{
 /// A step towards durability. The durable end passes it when it and all before it are done.
 pub(crate) struct Flight<S> {
     pub(crate) kind: FlightKind,
-    /// The bytes to write, until they are submitted.
+    /// The bytes to write, until they are written.
     pub(crate) share: Option<S>,
     pub(crate) state: FlightState,
     /// When its first batch was appended; once it is submitted, when it was.
@@ -34,6 +34,8 @@ pub(crate) enum FlightKind {
 pub(crate) enum FlightState {
     Waiting,
     Submitted,
+    /// Not begun for want of a descriptor; it waits until that is looked at again.
+    Refused,
     Done,
 }
 
@@ -101,7 +103,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if matches!(flight.kind, FlightKind::Group { .. }) {
             self.stats.gather.note(gathered);
         }
-        let bytes = flight.share.take().expect("a waiting flight has its bytes");
+        let bytes = flight.share.clone().expect("a waiting flight has its bytes");
         let (file, position) = match flight.kind {
             FlightKind::Header { file } => (file, Position::ZERO),
             FlightKind::Group { file, position, .. } => (file, position),
@@ -198,6 +200,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.manifest_first(generation, done.result.err());
             }
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
+            Purpose::Image => self.image_done(done.result.is_err()),
             Purpose::Hint(_) => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }
@@ -207,13 +210,21 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn flight_done(&mut self, number: u64, error: Option<IoError>) {
-        if let Some(error) = error {
-            self.poison(error);
-            return;
-        }
         let at = usize::try_from(number - self.first_flight).expect("flights are few");
         let flight = &mut self.flights[at];
-        flight.state = FlightState::Done;
+        match error {
+            None => {
+                flight.state = FlightState::Done;
+                flight.share = None;
+            }
+            Some(IoError::NoDescriptors) => {
+                // The file could not be opened: nothing was written, and that can be tried again.
+                flight.state = FlightState::Refused;
+                self.disk_full = true;
+                return;
+            }
+            Some(error) => return self.poison(error),
+        }
         if matches!(flight.kind, FlightKind::Group { .. }) {
             self.stats.write.note(self.now.monotonic.saturating_sub(flight.since));
         }
@@ -296,7 +307,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     pub(crate) fn heed_space(&mut self, error: Option<IoError>) {
         match error {
             None => self.disk_full = false,
-            Some(IoError::NoSpace | IoError::NoDescriptors) => {
+            // Zeros of which only some were written: the rest says why, when it is tried again.
+            Some(IoError::NoSpace | IoError::NoDescriptors | IoError::ShortWrite) => {
                 self.disk_full = true;
                 self.remove_kept();
             }

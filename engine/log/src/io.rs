@@ -214,6 +214,14 @@ pub enum IoError {
     Device(i32),
 }
 
+impl IoError {
+    /// The medium does not give what is stored there (EIO, ENODATA, EILSEQ): not a want of anything.
+    #[must_use]
+    pub fn is_medium(self) -> bool {
+        matches!(self, Self::Device(5 | 61 | 84))
+    }
+}
+
 /// The completion of an operation.
 #[derive(Clone, Debug)]
 pub struct Done<S> {

@@ -19,7 +19,7 @@ use catena_format::{
 };
 
 use crate::{
-    config::{GROUP_BYTES_MAX, LogConfig, UNDURABLE_BYTES_MAX},
+    config::{GROUP_BYTES_MAX, LogConfig, SEGMENTS_MAX, SEGMENTS_RESERVE, UNDURABLE_BYTES_MAX},
     flight::{Flight, FlightKind, FlightState},
     fold::Fold,
     group::{Group, Stamp},
@@ -53,6 +53,9 @@ pub enum AppendError {
     /// The batch is longer than any may be.
     #[error("a batch of {0} bytes is too large")]
     TooLarge(usize),
+    /// The log has as many segments as it may have. Retention or a trim makes room.
+    #[error("the log has {SEGMENTS_MAX} segments, more are not begun")]
+    Segments,
     /// All offsets were given.
     #[error("the partition's offsets are exhausted")]
     OffsetsExhausted,
@@ -122,6 +125,8 @@ pub(crate) struct Segment {
     pub(crate) space: Option<Space>,
     pub(crate) max_timestamp_before: Millis,
     pub(crate) readers: u32,
+    /// Its index, with what is derived from the log up to its end, is on the disk.
+    pub(crate) indexed: bool,
 }
 
 pub(crate) enum SegmentIndex {
@@ -173,6 +178,7 @@ pub(crate) enum Purpose {
     Release(FileNumber),
     ManifestFirst(u64),
     ManifestSecond,
+    Image,
     Hint(FileName),
     Read(ReadId),
     ReadIndex(ReadId),
@@ -187,6 +193,8 @@ pub(crate) struct ManifestWriter {
     pub(crate) retry: bool,
     /// The log start that the manifest being written says.
     pub(crate) start: Offset,
+    /// The last segment that it does not name any more.
+    pub(crate) dropped: Option<FileNumber>,
 }
 
 /// An index image that waits until what it covers is durable.
@@ -195,6 +203,15 @@ pub(crate) struct PendingImage<S> {
     pub(crate) end: Offset,
     pub(crate) bytes: S,
     pub(crate) seals: bool,
+}
+
+/// The index images that are to be written, in order.
+pub(crate) struct Images<S> {
+    pub(crate) queue: VecDeque<PendingImage<S>>,
+    /// The first is being written: of two at once the older could be the one that stays.
+    pub(crate) busy: bool,
+    /// The first could not be written; it is tried again.
+    pub(crate) retry: bool,
 }
 
 /// An open log.
@@ -234,8 +251,9 @@ pub struct Log<M: Memory, F> {
     pub(crate) group_hint: usize,
 
     pub(crate) manifest: ManifestWriter,
+    /// The manifest that was written last, until both copies are of it.
     pub(crate) manifest_copy: Option<M::Share>,
-    pub(crate) images: VecDeque<PendingImage<M::Share>>,
+    pub(crate) images: Images<M::Share>,
     /// Segments that the manifest no longer names, as long as somebody reads them.
     pub(crate) dropped: Vec<Segment>,
     /// Index files of dropped segments that are still there.
@@ -301,7 +319,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 ..ManifestWriter::default()
             },
             manifest_copy: None,
-            images: VecDeque::new(),
+            images: Images { queue: VecDeque::new(), busy: false, retry: false },
             dropped: Vec::new(),
             old_folds: vec![manifest.fold_file],
             trims: VecDeque::new(),
@@ -369,7 +387,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// Sees to it that the open group has room for a frame; nothing changes on an error.
-    fn make_room(&mut self, frame: usize, epoch: Epoch) -> Result<(), MemoryExhausted> {
+    fn make_room(&mut self, frame: usize, epoch: Epoch) -> Result<(), AppendError> {
         if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {
             // A new epoch begins with a segment, whose manifest carries the epoch table.
             self.seal_active()?;
@@ -385,11 +403,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if let Some(active) = &self.active {
             let end = active.cursor.plus(frame as u64 + footer);
             let begun = active.progress.batches > 0;
-            if begun && end.get() > self.segment_end() {
+            if begun && end.get() > self.segment_end() && self.may_roll() {
                 self.seal_active()?;
             }
         }
         if self.active.is_none() {
+            if self.segments.len() >= SEGMENTS_MAX {
+                return Err(AppendError::Segments);
+            }
             self.begin_segment(epoch)?;
         }
         let active = self.active.as_ref().expect("a segment was begun");
@@ -405,6 +426,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             &mut self.memory,
         )?);
         Ok(())
+    }
+
+    /// Whether there may be one more segment; beyond that the active one grows. Some are left for
+    /// those that a restart or an epoch begins.
+    pub(crate) fn may_roll(&self) -> bool {
+        self.segments.len() < SEGMENTS_MAX - SEGMENTS_RESERVE
     }
 
     /// Where the active segment ends: where its zeros do once a whole segment is prepared.
@@ -556,6 +583,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             space: Some(space),
             max_timestamp_before: self.max_timestamp,
             readers: 0,
+            indexed: false,
         });
         file
     }
@@ -669,7 +697,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.group.is_none()
             && self.flights.is_empty()
             && self.purposes.is_empty()
-            && self.images.is_empty()
+            && self.images.queue.is_empty()
     }
 
     pub(crate) fn segment_of(&self, file: FileNumber) -> Option<usize> {
@@ -689,7 +717,8 @@ fn sealed_segments(
         let index = indexes.remove(&entry.file);
         let index = index.map_or(SegmentIndex::OnDisk(bytes), SegmentIndex::Resident);
         let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
-        Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0 }
+        let indexed = bytes > 0;
+        Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0, indexed }
     });
     segments.collect()
 }

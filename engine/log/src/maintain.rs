@@ -7,12 +7,12 @@ use catena_format::{FileNumber, Millis, Offset, Position, SegmentFooter, limits:
 
 use crate::{
     config::{EXTEND_STEP_MIN, HOUSEKEEPING_EVERY, IDLE_AFTER, MARK_AFTER},
-    flight::FlightState,
+    flight::{FlightKind, FlightState},
     fold::Fold,
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
-    log::{Event, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
+    log::{Event, Images, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
     manifest::{Manifest, SegmentEntry},
     read::ReadError,
     time::Now,
@@ -33,7 +33,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let image = index::write_image(uid, file, base, &progress, index, fold, &mut self.memory)?;
         let footer = self.footer_block(file, base)?;
         let position = progress.end_position;
-        self.images.push_back(PendingImage { file, end: progress.end, bytes: image, seals: true });
+        self.images.queue.push_back(PendingImage {
+            file,
+            end: progress.end,
+            bytes: image,
+            seals: true,
+        });
         let space = self.segments.back().and_then(|s| s.space);
         if space.is_some_and(|s| s.ready && position.plus(BLOCK_BYTES as u64) <= s.written) {
             let file = FileName::Segment(file);
@@ -78,9 +83,19 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Writes the manifest if a newer one is wanted and none is being written.
     pub(crate) fn pump_manifest(&mut self) {
         let m = self.manifest;
-        if m.busy || m.retry || m.wanted == m.durable || self.poisoned.is_some() {
+        if m.busy || m.retry || self.poisoned.is_some() {
             return;
         }
+        if let Some(copy) = self.manifest_copy.clone() {
+            // While the copies differ, the newer one is not touched.
+            self.manifest.busy = true;
+            self.write_copy(Slot::Second, copy, Purpose::ManifestSecond);
+            return;
+        }
+        if m.wanted == m.durable {
+            return;
+        }
+        self.manifest.dropped = self.to_drop().last().map(|s| s.entry.file);
         let image = self.manifest_now();
         let Ok(bytes) = image.write(&self.identity, &mut self.memory) else {
             self.manifest.retry = true;
@@ -98,10 +113,20 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.ask(purpose, Op::Write { file, position, bytes, durable: true });
     }
 
+    /// The segments that the next manifest does not name: up to one whose index is on the disk, for
+    /// what is derived from them all stands there. A full disk cannot wait for that.
+    fn to_drop(&self) -> impl Iterator<Item = &Segment> {
+        let below = |s: &&Segment| s.ends_below(self.wanted_start);
+        let kept = |s: &Segment| s.indexed || self.disk_full;
+        let last = self.segments.iter().take_while(below).filter(|s| kept(s)).last();
+        let last = last.map(|s| s.entry.file);
+        self.segments.iter().take_while(move |s| last.is_some_and(|last| s.entry.file <= last))
+    }
+
     fn manifest_now(&self) -> Manifest {
         let start = self.wanted_start;
-        let kept = self.segments.iter().skip_while(|s| s.ends_below(start));
-        let dropped = self.segments.iter().take_while(|s| s.ends_below(start)).last();
+        let kept = self.segments.iter().skip(self.to_drop().count());
+        let dropped = self.to_drop().last();
         let mut damaged = self.damaged.clone();
         damaged.trim(start);
         Manifest {
@@ -121,6 +146,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             None => {}
             Some(IoError::NoSpace | IoError::NoDescriptors) => {
                 // The copy that matters is the other one, which was not touched.
+                self.manifest_copy = None;
                 self.manifest.busy = false;
                 self.manifest.retry = true;
                 self.disk_full = true;
@@ -140,35 +166,82 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.events.push_back(Event::Trimmed(start));
         }
         self.reap();
-        let copy = self.manifest_copy.take().expect("the first copy was just written");
-        self.write_copy(Slot::Second, copy, Purpose::ManifestSecond);
+        self.manifest.busy = false;
+        self.pump_manifest();
     }
 
     pub(crate) fn manifest_second(&mut self, error: Option<IoError>) {
         self.manifest.busy = false;
         match error {
-            None => {}
-            Some(IoError::NoSpace | IoError::NoDescriptors) => self.stats.hints_failed += 1,
+            None => self.manifest_copy = None,
+            Some(IoError::NoSpace | IoError::NoDescriptors) => {
+                self.manifest.retry = true;
+                self.disk_full = true;
+            }
             Some(error) => self.poison(error),
         }
     }
 
-    /// Writes index images whose part of the log is durable.
+    /// Whether what an image covers is durable; of a sealed segment all that is to be written.
+    fn may_write(&self, image: &PendingImage<M::Share>) -> bool {
+        let of_file = |kind: &FlightKind| match kind {
+            FlightKind::Group { file, .. } | FlightKind::Header { file } => *file == image.file,
+            FlightKind::Manifest { .. } => false,
+        };
+        // A mark may still wait for space although all offsets are durable.
+        let written = !image.seals || !self.flights.iter().any(|flight| of_file(&flight.kind));
+        image.end <= self.durable_end && written
+    }
+
+    /// Calls segments sealed whose end is durable, and writes index images, one at a time.
     pub(crate) fn pump_images(&mut self) {
-        while self.images.front().is_some_and(|image| image.end <= self.durable_end) {
-            let image = self.images.pop_front().expect("there is a first image");
-            let Some(at) = self.segment_of(image.file) else { continue };
-            let (file, position) = (FileName::Index(image.file), Position::ZERO);
-            if image.seals {
-                self.segments[at].entry.sealed = true;
-                self.release_behind(at);
-                self.segments[at].space = None;
-                self.want_manifest();
-                self.pump_manifest();
+        for at in 0..self.images.queue.len() {
+            let image = &self.images.queue[at];
+            if image.seals && self.may_write(image) {
+                self.call_sealed(image.file);
             }
-            let op = Op::Write { file, position, bytes: image.bytes, durable: true };
-            // An index is a hint: without it recovery scans the segment.
-            self.ask(Purpose::Hint(file), op);
+        }
+        let Images { queue, busy, retry } = &self.images;
+        let Some(image) = queue.front().filter(|image| !busy && !retry && self.may_write(image))
+        else {
+            return;
+        };
+        let (file, position) = (FileName::Index(image.file), Position::ZERO);
+        let op = Op::Write { file, position, bytes: image.bytes.clone(), durable: true };
+        self.images.busy = true;
+        self.ask(Purpose::Image, op);
+    }
+
+    fn call_sealed(&mut self, file: FileNumber) {
+        // A full disk may have dropped it already.
+        let Some(at) = self.segment_of(file) else { return };
+        if !self.segments[at].entry.sealed {
+            self.segments[at].entry.sealed = true;
+            self.release_behind(at);
+            self.segments[at].space = None;
+            // What is to go goes with the manifest that is written anyway.
+            self.retain();
+            self.want_manifest();
+            self.pump_manifest();
+        }
+    }
+
+    /// An index image is written, or not: recovery can do without a checkpoint, but what is derived
+    /// from a dropped segment stands nowhere else.
+    pub(crate) fn image_done(&mut self, failed: bool) {
+        self.images.busy = false;
+        self.stats.hints_failed += u64::from(failed);
+        let seals = self.images.queue.front().is_some_and(|image| image.seals);
+        if failed && seals && !self.closing {
+            self.images.retry = true;
+            return;
+        }
+        let image = self.images.queue.pop_front().expect("an image was being written");
+        if let Some(at) = self.segment_of(image.file) {
+            self.segments[at].indexed |= seals && !failed;
+            if self.segments[at].ends_below(self.wanted_start) {
+                self.want_manifest();
+            }
         }
     }
 
@@ -195,6 +268,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.give_back();
         }
         self.manifest.retry = false;
+        self.images.retry = false;
         if self.disk_full {
             self.try_again();
         }
@@ -283,6 +357,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn try_again(&mut self) {
         // The next extension, file or manifest tells whether there is space again.
         self.disk_full = false;
+        for flight in self.flights.iter_mut().filter(|f| f.state == FlightState::Refused) {
+            flight.state = FlightState::Waiting;
+        }
         let missing = self.segments.iter().filter(|s| s.space.is_some_and(|space| !space.ready));
         let missing: Vec<_> = missing.map(|s| s.entry.file).collect();
         for file in missing {
@@ -300,7 +377,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Some(first) = self.active.as_ref().and_then(|a| a.first_append) else { return };
         let age = self.now.wall.get().saturating_sub(first.get());
         let limit = i64::try_from(self.config.segment_age.as_millis()).unwrap_or(i64::MAX);
-        if age >= limit && self.group.is_none() {
+        if age >= limit && self.may_roll() {
             // Without memory for the image the next tick tries again.
             let _ = self.seal_active();
         }
@@ -308,11 +385,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Saves index and fold of the active segment, so that recovery scans only what follows.
     fn checkpoint(&mut self) {
-        let Some(active) = self.active.as_mut().filter(|_| self.group.is_none()) else { return };
+        let Some(active) = &self.active else { return };
         let since = active.cursor.get() - active.checkpoint_position.get();
-        if since < self.config.checkpoint_bytes || !self.images.is_empty() {
+        if since < self.config.checkpoint_bytes || !self.images.queue.is_empty() {
             return;
         }
+        self.close_group();
+        let active = self.active.as_mut().expect("it was there");
         active.checkpoint_position = active.cursor;
         let (file, progress) = (active.file, active.progress);
         let segment = self.segments.back().expect("the active segment is the last");
@@ -321,7 +400,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let image = index::write_image(uid, file, base, &progress, index, fold, &mut self.memory);
         if let Ok(bytes) = image {
             self.stats.checkpoints += 1;
-            self.images.push_back(PendingImage { file, end: progress.end, bytes, seals: false });
+            self.images.queue.push_back(PendingImage {
+                file,
+                end: progress.end,
+                bytes,
+                seals: false,
+            });
         }
     }
 
@@ -353,7 +437,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn drop_below(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);
         self.damaged.trim(self.log_start);
-        while self.segments.front().is_some_and(|s| s.ends_below(start)) {
+        let last = self.manifest.dropped.take();
+        while last.is_some_and(|last| self.segments.front().is_some_and(|s| s.entry.file <= last)) {
             let segment = self.segments.pop_front().expect("there is a first segment");
             self.stats.segments_dropped += 1;
             self.fold_file = segment.entry.file;

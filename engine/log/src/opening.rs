@@ -31,6 +31,9 @@ use crate::{
 /// The largest index file that is believed, in bytes.
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
 
+/// How often a block that the device cannot read is asked for before it counts as damaged.
+const READ_TRIES: u32 = 4;
+
 /// Why a log could not be opened. Its files are as they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -104,7 +107,7 @@ enum State {
     ReadingIndex(usize),
     ReadingFold,
     Scanning,
-    WritingIndexes,
+    WritingIndexes(FileNumber),
     WritingManifest(Slot),
     Removing(VecDeque<FileName>),
     Syncing,
@@ -120,6 +123,8 @@ pub struct Opening<M: Memory, F> {
     state: State,
     outbox: VecDeque<(OpId, Op<M::Share>)>,
     next_op: u64,
+    /// The read under way, and how often it was tried.
+    reading: Option<(Op<M::Share>, u32)>,
     files: BTreeMap<FileName, u64>,
     copies: [Option<Result<Manifest, ImageError>>; 2],
     manifest: Manifest,
@@ -145,6 +150,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             state: State::Listing,
             outbox: VecDeque::new(),
             next_op: 0,
+            reading: None,
             files: BTreeMap::new(),
             copies: [None, None],
             manifest: Manifest::empty(),
@@ -180,6 +186,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     fn on_outcome(&mut self, done: Done<M::Share>) -> Flow<F> {
+        let again = self.heed_read(done.result.as_ref().err())?;
+        if again {
+            return Ok(None);
+        }
         match std::mem::replace(&mut self.state, State::Finished) {
             State::Listing => self.listed(done.result),
             State::SettlingManifests(rest) => {
@@ -194,8 +204,13 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             State::ReadingIndex(at) => self.index_read(at, done.result),
             State::ReadingFold => self.fold_read(done.result),
             State::Scanning => self.scanned(done.result),
-            // An index is a hint: without it the next recovery scans.
-            State::WritingIndexes => self.write_indexes(),
+            State::WritingIndexes(file) => {
+                // An index is a hint: without it the next recovery scans.
+                if done.result.is_err() {
+                    self.files.remove(&FileName::Index(file));
+                }
+                self.write_indexes()
+            }
             State::WritingManifest(slot) => self.manifest_written(slot, done.result),
             State::Removing(rest) => self.remove(rest),
             State::Syncing => {
@@ -212,7 +227,26 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
     }
 
+    /// What a failed read means: nothing is concluded from a want of descriptors or memory, and what
+    /// the device cannot read is asked for again before it counts as damaged. Whether it is.
+    fn heed_read(&mut self, error: Option<&IoError>) -> Result<bool, OpenError> {
+        let (Some((op, tries)), Some(error)) = (self.reading.take(), error) else {
+            return Ok(false);
+        };
+        match error {
+            IoError::NotFound => Ok(false),
+            error if !error.is_medium() => Err((*error).into()),
+            _ if tries == READ_TRIES => Ok(false),
+            _ => {
+                self.ask(op.clone());
+                self.reading = Some((op, tries + 1));
+                Ok(true)
+            }
+        }
+    }
+
     fn ask(&mut self, op: Op<M::Share>) {
+        self.reading = matches!(op, Op::Read { .. }).then(|| (op.clone(), 1));
         self.outbox.push_back((OpId(self.next_op), op));
         self.next_op += 1;
     }
@@ -454,7 +488,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         self.files.insert(FileName::Index(file), bytes.as_ref().len() as u64);
         let position = catena_format::Position::ZERO;
         self.ask(Op::Write { file: FileName::Index(file), position, bytes, durable: true });
-        self.state = State::WritingIndexes;
+        self.state = State::WritingIndexes(file);
         Ok(None)
     }
 

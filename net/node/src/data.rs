@@ -360,7 +360,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::Invalid(invalid) => invalid_code(invalid),
         Refusal::Append(error) => match error {
             AppendError::Poisoned(_) => ErrorCode::Poisoned,
-            AppendError::DiskFull => ErrorCode::DiskFull,
+            AppendError::DiskFull | AppendError::Segments => ErrorCode::DiskFull,
             AppendError::Backlog(_) => ErrorCode::Throttled,
             AppendError::Memory(_) => ErrorCode::MemoryBudget,
             AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,

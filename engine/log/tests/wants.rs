@@ -1,0 +1,224 @@
+//! What a want of something does (descriptors, space, a device that answers only the second time):
+//! nothing is concluded from it, and what was refused goes on by itself.
+
+mod world;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use catena_format::{Millis, Offset, Position};
+use catena_log::{
+    LogConfig, Now, OpenError, Opening,
+    io::{Done, FileName, Heap, IoError, Op, OpId, Slot},
+};
+use world::{TestLog, World, identity, small};
+
+/// Opens the log of a world; `refuse` may let an operation fail before anything is done.
+fn open_with(
+    world: &mut World,
+    mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>,
+) -> Result<TestLog, OpenError> {
+    let now = Now { wall: Millis::new(0), monotonic: Duration::ZERO };
+    let mut opening = Opening::new(identity(), world.config, false, Heap, Vec::new());
+    loop {
+        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
+        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
+        if let Some(log) = opening.on_done(Done { id, result }, now)? {
+            return Ok(log);
+        }
+    }
+}
+
+/// Performs what the log asks for; `refuse` may let an operation fail before anything is done.
+fn run_with(world: &mut World, mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>) {
+    while let Some((id, op)) = world.log.poll_op() {
+        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
+        world.log.on_done(Done { id, result }, world.now());
+    }
+}
+
+fn tick(world: &mut World) {
+    world.clock += 1_001;
+    let now = world.now();
+    world.log.on_tick(now);
+}
+
+/// Three segments, the last of them not sealed.
+fn world() -> World {
+    let mut world = World::new(small());
+    for time in 0..60 {
+        world.append(1, 5_000, time);
+        world.run();
+    }
+    assert!(world.log.segments() >= 3);
+    world
+}
+
+#[test]
+fn a_read_that_wants_something_ends_the_opening_and_concludes_nothing() {
+    let mut world = world();
+    let files = world.disk.files.clone();
+    for error in [IoError::NoDescriptors, IoError::Device(12)] {
+        let mut refused = 0;
+        loop {
+            let mut reads = 0;
+            let opened = open_with(&mut world, |op| {
+                reads += u64::from(matches!(op, Op::Read { .. }));
+                (reads == refused + 1).then_some(error)
+            });
+            if let Ok(log) = opened {
+                assert_eq!(log.log_end(), world.log.log_end());
+                break;
+            }
+            assert_eq!(opened.err(), Some(OpenError::Io(error)), "read {refused}");
+            assert!(files == world.disk.files, "read {refused} changed something");
+            refused += 1;
+        }
+        assert!(refused > 3, "there are manifests, indexes and segments to read");
+        world.disk.files = files.clone();
+    }
+}
+
+#[test]
+fn what_the_device_reads_the_second_time_is_no_damage() {
+    let mut world = world();
+    let mut odd = false;
+    let log = open_with(&mut world, |op| {
+        odd = matches!(op, Op::Read { .. }) && !odd;
+        odd.then_some(IoError::Device(5))
+    });
+    world.log = log.unwrap();
+    let report = world.log.recovery();
+    assert_eq!((report.offsets_damaged, report.manifest_repaired), (0, false), "{report:?}");
+    world.check();
+}
+
+#[test]
+fn what_the_device_never_reads_is_damage() {
+    let mut world = world();
+    let log = open_with(&mut world, |op| {
+        let second = matches!(op, Op::Read { file: FileName::Manifest(Slot::Second), .. });
+        second.then_some(IoError::Device(5))
+    });
+    world.log = log.unwrap();
+    assert!(world.log.recovery().manifest_repaired);
+    world.check();
+}
+
+#[test]
+fn the_newer_manifest_is_not_touched_while_the_other_copy_is_old() {
+    let mut world = world();
+    // A roll of which the second copy cannot be written.
+    for time in 60.. {
+        world.append(1, 5_000, time);
+        run_with(&mut world, |op| {
+            let second = matches!(op, Op::Write { file: FileName::Manifest(Slot::Second), .. });
+            second.then_some(IoError::NoDescriptors)
+        });
+        if world.log.disk_full() {
+            break;
+        }
+    }
+    assert_eq!(world.log.durable_end(), world.log.log_end());
+    let durable = world.log.durable_end();
+    // The next write of a manifest is torn.
+    tick(&mut world);
+    let now = world.now();
+    world.log.trim(Offset::new(1)).unwrap();
+    let mut torn = None;
+    while let Some((id, op)) = world.log.poll_op() {
+        if let Op::Write { file: file @ FileName::Manifest(_), .. } = op
+            && torn.is_none()
+        {
+            torn = Some(file);
+            world.disk.files.insert(file, vec![0; 4096]);
+            continue;
+        }
+        let result = world.disk.perform(op);
+        world.log.on_done(Done { id, result }, now);
+    }
+    assert_eq!(torn, Some(FileName::Manifest(Slot::Second)));
+    world.log = open_with(&mut world, |_| None).unwrap();
+    assert_eq!(world.log.log_end(), durable);
+    world.check();
+}
+
+#[test]
+fn a_write_that_found_no_descriptor_is_written_later() {
+    let mut world = world();
+    let before = world.log.durable_end();
+    world.append(1, 100, 60);
+    run_with(&mut world, |op| {
+        let segment = matches!(op, Op::Write { file: FileName::Segment(_), .. });
+        segment.then_some(IoError::NoDescriptors)
+    });
+    assert_eq!(world.log.poisoned(), None);
+    assert_eq!(world.log.durable_end(), before, "nothing is called durable meanwhile");
+    tick(&mut world);
+    world.check();
+}
+
+#[test]
+fn a_mark_that_waits_for_space_outlives_the_end_of_its_segment() {
+    let config =
+        LogConfig { segment_bytes: 1 << 20, segment_age: Duration::from_secs(1), ..small() };
+    let mut world = World::new(config);
+    let mut held = Vec::new();
+    let hold = |world: &mut World, held: &mut Vec<_>| {
+        while let Some((id, op)) = world.log.poll_op() {
+            if matches!(op, Op::Extend { from, .. } if from > Position::ZERO) {
+                held.push((id, op));
+            } else {
+                let result = world.disk.perform(op);
+                world.log.on_done(Done { id, result }, world.now());
+            }
+        }
+    };
+    // The header and 15 blocks: all that is written with zeros at first.
+    for time in 0..15 {
+        world.append(1, 3_900, time);
+        hold(&mut world, &mut held);
+    }
+    assert_eq!(world.log.durable_end(), world.log.log_end());
+    world.clock += 20;
+    let now = world.now();
+    world.log.on_tick(now);
+    hold(&mut world, &mut held);
+    assert!(!world.log.is_idle() && !held.is_empty(), "the mark waits for zeros");
+    let segments = world.log.segments();
+    tick(&mut world);
+    world.append(1, 3_900, 15);
+    hold(&mut world, &mut held);
+    assert!(world.log.segments() > segments, "its segment has ended by age");
+    for (id, op) in held {
+        let result = world.disk.perform(op);
+        world.log.on_done(Done { id, result }, world.now());
+    }
+    world.check();
+}
+
+#[test]
+fn a_segment_stays_until_its_index_is_written() {
+    let mut world = World::new(small());
+    let index = |op: &Op<Bytes>| matches!(op, Op::Write { file: FileName::Index(_), .. });
+    let mut refused = 0;
+    for time in 0..60 {
+        world.append(1, 5_000, time);
+        run_with(&mut world, |op| {
+            refused += u32::from(index(op));
+            index(op).then_some(IoError::NoDescriptors)
+        });
+    }
+    assert!(refused > 0);
+    let segments = world.log.segments();
+    world.log.trim(world.log.durable_end()).unwrap();
+    run_with(&mut world, |op| index(op).then_some(IoError::NoDescriptors));
+    assert_eq!(world.log.segments(), segments, "what is derived from them stands nowhere else");
+    tick(&mut world);
+    world.run();
+    tick(&mut world);
+    world.run();
+    assert!(world.log.segments() < segments);
+    world.restart();
+    assert_eq!(world.log.fold().len(), world.model.len());
+}
