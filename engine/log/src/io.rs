@@ -215,7 +215,7 @@ pub enum IoError {
 }
 
 impl IoError {
-    /// The medium does not give what is stored there (EIO, ENODATA, EILSEQ): not a want of anything.
+    /// The medium does not give what is stored there (EIO, ENODATA, EILSEQ): no want of anything.
     #[must_use]
     pub fn is_medium(self) -> bool {
         matches!(self, Self::Device(5 | 61 | 84))

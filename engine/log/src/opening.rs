@@ -227,8 +227,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
     }
 
-    /// What a failed read means: nothing is concluded from a want of descriptors or memory, and what
-    /// the device cannot read is asked for again before it counts as damaged. Whether it is.
+    /// What a failed read means: nothing is concluded from a want of descriptors or memory; what the
+    /// device cannot read is asked for again before it counts as damaged. Whether it is asked for.
     fn heed_read(&mut self, error: Option<&IoError>) -> Result<bool, OpenError> {
         let (Some((op, tries)), Some(error)) = (self.reading.take(), error) else {
             return Ok(false);
