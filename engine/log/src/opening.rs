@@ -50,6 +50,9 @@ pub enum OpenError {
     /// A batch means nothing to the state that is derived from the log.
     #[error("the batch at offset {0} was written by a version that this build does not know")]
     Batch(Offset),
+    /// Entries of a log of which none may be missing cannot be read any more.
+    #[error("acknowledged entries from offset {0} on are damaged: restore the log from a copy")]
+    Damaged(Offset),
     /// Reading the directory failed.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -227,8 +230,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
     }
 
-    /// What a failed read means: nothing is concluded from a want of descriptors or memory; what the
-    /// device cannot read is asked for again before it counts as damaged. Whether it is asked for.
+    /// What a failed read means: nothing is concluded from a want of descriptors or memory; what
+    /// the device cannot read is asked for again before it counts as damaged. Whether it is asked
+    /// for.
     fn heed_read(&mut self, error: Option<&IoError>) -> Result<bool, OpenError> {
         let (Some((op, tries)), Some(error)) = (self.reading.take(), error) else {
             return Ok(false);

@@ -97,6 +97,8 @@ pub struct Folder {
     hands: Hands,
     id: u64,
     path: Rc<PathBuf>,
+    /// Whether the reserve of the disk may be used.
+    reserved: bool,
 }
 
 impl Hands {
@@ -143,7 +145,7 @@ impl Hands {
     pub fn folder(&self, path: PathBuf) -> Folder {
         let id = self.0.next_folder.get();
         self.0.next_folder.set(id + 1);
-        Folder { hands: self.clone(), id, path: Rc::new(path) }
+        Folder { hands: self.clone(), id, path: Rc::new(path), reserved: false }
     }
 
     fn count(&self, change: impl FnOnce(&mut HandsStats)) {
@@ -187,10 +189,10 @@ impl Hands {
     }
 
     /// Whether files may still grow.
-    fn space(&self, path: &Path, bytes: u64) -> Result<(), IoError> {
+    fn space(&self, path: &Path, reserve: u64, bytes: u64) -> Result<(), IoError> {
         let stat = rustix::fs::statvfs(path).map_err(|e| errno(e.raw_os_error()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        if free < self.0.options.disk_reserve_bytes.saturating_add(bytes) {
+        if free < reserve.saturating_add(bytes) {
             return Err(IoError::NoSpace);
         }
         Ok(())
@@ -223,6 +225,22 @@ impl Folder {
             self.hands.count(|s| s.errors += 1);
         }
         result
+    }
+
+    /// The same directory, of a log that is small and must go on when the disk is full for others:
+    /// it may use what is kept in reserve.
+    #[must_use]
+    pub fn with_reserve(self) -> Self {
+        Self { reserved: true, ..self }
+    }
+
+    /// Whether `file` may grow by `bytes`. Manifests and indexes are small, and retention, which
+    /// makes room, needs them.
+    fn space(&self, file: FileName, bytes: u64) -> Result<(), IoError> {
+        let segment = matches!(file, FileName::Segment(_));
+        let reserve = self.hands.0.options.disk_reserve_bytes;
+        let reserve = if segment && !self.reserved { reserve } else { 0 };
+        self.hands.space(&self.path, reserve, bytes)
     }
 
     /// The directory.
@@ -318,7 +336,7 @@ impl Folder {
         let length = bytes.as_ref().len();
         let end = position.get() + length as u64;
         if end > self.length(file) {
-            self.hands.space(&self.path, length as u64)?;
+            self.space(file, length as u64)?;
         }
         self.hands.count(|s| {
             s.writes += 1;
@@ -347,7 +365,7 @@ impl Folder {
     }
 
     async fn extend(&self, file: FileName, from: Position, to: Position) -> Result<(), IoError> {
-        self.hands.space(&self.path, to.get() - from.get())?;
+        self.space(file, to.get() - from.get())?;
         let open = self.open(file, Mode::Plain, true).await?;
         let next = Rc::new(Cell::new(from.get()));
         let lanes = [(); ZEROS_IN_FLIGHT].map(|()| {

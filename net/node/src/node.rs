@@ -520,6 +520,11 @@ impl<M: Memory + Clone> Node<M> {
         self.places.values().map(|place| place.uid).collect()
     }
 
+    /// The partition ids below this were given at some time.
+    pub fn next_uid(&self) -> PartitionUid {
+        self.orderer().catalog().next_uid()
+    }
+
     /// The next thing that an operator should hear.
     pub fn poll_notice(&mut self) -> Option<Notice> {
         self.notices.pop_front()

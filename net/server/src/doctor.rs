@@ -243,11 +243,7 @@ fn space(findings: &Findings, config: &Config) -> Check {
         return Check::ok("free space", found);
     }
     let remedy = "free space, or lower storage.disk_reserve: writes are refused until then";
-    match Identity::read(&config.storage.data_dir) {
-        Ok(Some(identity)) if identity.founded => Check::warn("free space", found, remedy),
-        // The catalog of a new node could not be written.
-        _ => Check::refused("free space", found, remedy),
-    }
+    Check::warn("free space", found, remedy)
 }
 
 fn no_storage(error: &ProbeError) -> Check {
@@ -323,11 +319,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_that_is_not_free_keeps_a_new_node_from_being_founded() {
+    fn a_reserve_that_is_not_free_is_told() {
         let root = tempfile::tempdir().unwrap();
         let findings = Findings { file_system: "ext4", copy_on_write: true, free_bytes: 1 << 20 };
         let found = storage(&findings, &config(root.path(), &[("storage.disk_reserve", "1GiB")]));
-        assert_eq!(verdict(&found, "free space"), Verdict::Refused);
+        assert_eq!(verdict(&found, "free space"), Verdict::Warn);
         assert_eq!(verdict(&found, "file system"), Verdict::Warn);
         let found = storage(&findings, &config(root.path(), &[("storage.disk_reserve", "0")]));
         assert_eq!(verdict(&found, "free space"), Verdict::Ok);

@@ -120,7 +120,10 @@ async fn run(
     node.set_topic_defaults(config.topic_settings());
     let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
-    wait_for_catalog(&shell).await?;
+    if !wait_for_catalog(&shell).await? {
+        tracing::info!("stopped before the catalog was open");
+        return Ok(());
+    }
     if create {
         identity.founded = true;
         identity.write(data_dir)?;
@@ -242,13 +245,26 @@ fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Re
     })
 }
 
-async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<()> {
+/// After so long without a catalog something is wrong: the log says so, once.
+const CATALOG_WAIT: Duration = Duration::from_secs(5);
+
+/// Waits until the catalog is open; false when the process is to end before.
+async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
+    let (began, mut told) = (Instant::now(), false);
     loop {
         match shell.look(Node::status) {
-            Status::Starting => glommio::timer::sleep(Duration::from_millis(1)).await,
+            Status::Starting if shell.shared().stops() => return Ok(false),
+            Status::Starting => {
+                glommio::timer::sleep(Duration::from_millis(1)).await;
+                shell.input(Node::on_tick);
+                if !told && began.elapsed() > CATALOG_WAIT {
+                    told = true;
+                    tracing::warn!("the catalog is not open yet: is the disk full, or very slow?");
+                }
+            }
             Status::Failed(error) => bail!("the catalog cannot be opened: {error}"),
             Status::Poisoned(error) => bail!("the catalog cannot be written: {error}"),
-            Status::Serving | Status::Draining => return Ok(()),
+            Status::Serving | Status::Draining => return Ok(true),
         }
     }
 }

@@ -232,7 +232,14 @@ impl Shell {
 
     fn folder(&self, directory: Directory) -> Folder {
         let mut folders = self.folders.borrow_mut();
-        let make = || self.hands.folder(self.path(directory));
+        let make = || {
+            let folder = self.hands.folder(self.path(directory));
+            match directory {
+                // Topics can be deleted and trimmed when the disk is full.
+                Directory::Catalog => folder.with_reserve(),
+                Directory::Partition(_) => folder,
+            }
+        };
         folders.entry(directory).or_insert_with(make).clone()
     }
 
@@ -369,15 +376,23 @@ impl Shell {
     }
 
     /// Removes directories of partitions that the catalog does not name: of deleted topics.
-    pub(crate) fn remove_leftovers(&self) -> std::io::Result<usize> {
+    pub(crate) fn remove_leftovers(&self) -> anyhow::Result<usize> {
         let root = self.options.root.join("p");
         create_directory(&root)?;
-        let known = self.look(Node::known);
+        let (known, next) = self.look(|node| (node.known(), node.next_uid()));
         let mut removed = 0;
         for entry in std::fs::read_dir(&root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
             let Some(uid) = name.and_then(directory_uid) else { continue };
+            if uid >= next {
+                anyhow::bail!(
+                    "{} is of a partition that the catalog never had: the catalog under meta is \
+                     an older one than the partitions. Restore that of the same time, or, if the \
+                     partition is not wanted, move its directory away",
+                    path.display(),
+                );
+            }
             if !known.contains(&uid) {
                 remove_log(&path)?;
                 removed += 1;

@@ -339,6 +339,12 @@ impl Catalog {
         self.topics.values()
     }
 
+    /// The partition ids below this were given.
+    #[must_use]
+    pub fn next_uid(&self) -> PartitionUid {
+        PartitionUid::new(self.next_uid)
+    }
+
     /// How many entries made this catalog.
     #[must_use]
     pub fn version(&self) -> u64 {

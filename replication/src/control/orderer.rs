@@ -129,6 +129,12 @@ impl<M: Memory + Clone> Orderer<M> {
         if let Some(offset) = log.fold().unreadable() {
             return self.fail(OpenError::Batch(offset));
         }
+        // Without an entry the rest means something else: topics would be missing, and with them
+        // the reason to keep their files.
+        let damaged = log.damaged().first().map(|range| range.start);
+        if let Some(from) = damaged.or(log.recovery().fold_lost.then_some(log.log_start())) {
+            return self.fail(OpenError::Damaged(from));
+        }
         self.state = State::Open(log);
         let started = Entry::NodeStarted { node: self.node.get() };
         if let Err(error) = self.append(None, &started, now) {
