@@ -192,6 +192,8 @@ impl Shell {
 
     /// Begins a task under its name.
     pub(crate) fn spawn(self: &Rc<Self>, task: Task, future: impl Future<Output = ()> + 'static) {
+        // Every layer around it would move it, and keep room for it twice.
+        let future = Box::pin(future);
         let shell = self.clone();
         let stalls = move |_| shell.stalls.set(shell.stalls.get() + 1);
         let running = self.shared().metrics.running(self.core());
