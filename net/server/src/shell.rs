@@ -59,6 +59,8 @@ pub(crate) struct ShellOptions {
 pub(crate) struct Shell {
     options: ShellOptions,
     node: RefCell<Node<DmaMemory>>,
+    /// Somebody carries out what the node asks for.
+    carrying_out: Cell<bool>,
     hands: Hands,
     folders: RefCell<BTreeMap<Directory, Folder>>,
     outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
@@ -75,6 +77,7 @@ impl Shell {
         Rc::new(Self {
             options,
             node: RefCell::new(node),
+            carrying_out: Cell::new(false),
             hands,
             folders: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
@@ -159,11 +162,23 @@ impl Shell {
     }
 
     /// Performs what the node asks for. The node is never borrowed while a task is begun, for a new
-    /// task runs at once.
+    /// task runs at once; when it has ended at once, too, and gives the node an input, then what
+    /// follows is left to whoever began it, lest thousands stand within each other.
     pub(crate) fn carry_out(self: &Rc<Self>) {
+        if self.carrying_out.replace(true) {
+            return;
+        }
+        while self.carry_out_some() {}
+        self.carrying_out.set(false);
+    }
+
+    /// Whether there was anything.
+    fn carry_out_some(self: &Rc<Self>) -> bool {
+        let mut any = false;
         loop {
             let op = self.node.borrow_mut().poll_op();
             let Some((directory, id, op)) = op else { break };
+            any = true;
             let (shell, folder) = (self.clone(), self.folder(directory));
             self.spawn(Task::Operation, async move {
                 let result = folder.perform(op).await;
@@ -183,11 +198,13 @@ impl Shell {
         loop {
             let uid = self.node.borrow_mut().poll_removal();
             let Some(uid) = uid else { break };
+            any = true;
             self.remove(Directory::Partition(uid));
         }
         while let Some(notice) = self.node.borrow_mut().poll_notice() {
             tell(&notice);
         }
+        any
     }
 
     /// Begins a task under its name.
@@ -333,19 +350,21 @@ impl Shell {
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
     pub(crate) async fn run(self: &Rc<Self>) -> Status {
-        let mut published = Duration::ZERO;
+        let mut published = None;
         loop {
             let next = self.node.borrow().next_tick();
             let now = self.started.elapsed();
             let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
             self.input(Node::on_tick);
-            if now >= published + PUBLISH_EVERY {
-                published = now;
+            let status = self.node.borrow().status();
+            let fresh =
+                published.is_some_and(|(at, told)| now < at + PUBLISH_EVERY && told == status);
+            if !fresh {
+                published = Some((now, status));
                 self.node.borrow_mut().limits_mut().wait_max = self.live().request;
                 self.publish();
             }
-            let status = self.node.borrow().status();
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
             if ended || self.shared().stops() {
                 return status;
