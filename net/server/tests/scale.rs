@@ -100,27 +100,29 @@ impl Node {
         self.lives += 1;
     }
 
-    /// Waits until `/readyz` says that requests are taken.
-    fn wait_until_ready(&self) {
+    /// Where metrics and health are told.
+    fn admin(&self) -> String {
         self.server.wait_for("ready on", self.lives);
         let log = self.server.log();
         let (_, admin) = log.rsplit_once("metrics on ").expect("it says where");
-        let (admin, _) = admin.split_once(')').expect("in brackets");
-        let deadline = Instant::now() + PATIENCE;
-        while !is_ready(admin) {
-            assert!(Instant::now() < deadline, "the server does not become ready");
-            thread::sleep(Duration::from_millis(1));
-        }
+        admin.split_once(')').expect("in brackets").0.to_owned()
     }
 
-    /// Waits until every partition answers.
+    /// Waits until `/readyz` says that requests are taken.
+    fn wait_until_ready(&self) {
+        let admin = self.admin();
+        wait_until(|| get(&admin, "readyz").is_some());
+    }
+
+    /// Waits until every partition is open; told twice a second.
     fn wait_for_partitions(&self) {
-        let mut client = self.client();
-        let topic = client.topic("many").unwrap().id;
-        for partition in 0..self.sizes.partitions {
-            let partition = PartitionIndex::new(partition);
-            client.offset(topic, partition, OffsetQuery::Latest).unwrap().unwrap();
-        }
+        let admin = self.admin();
+        wait_until(|| {
+            let metrics = get(&admin, "metrics").unwrap_or_default();
+            let open = metrics.lines().filter_map(|l| l.strip_prefix("catena_partitions_open{"));
+            let open = open.filter_map(|line| line.split_once(' ')?.1.parse::<u32>().ok());
+            open.sum::<u32>() == self.sizes.partitions
+        });
     }
 
     fn client(&self) -> Client {
@@ -150,12 +152,21 @@ fn client(address: &str) -> Client {
     Client::new(Options::new(address).with_request_timeout(PATIENCE))
 }
 
-fn is_ready(admin: &str) -> bool {
-    let Ok(mut stream) = TcpStream::connect(admin) else { return false };
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it does not come to that");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What the admin address answers, if it is 200.
+fn get(admin: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(admin).ok()?;
+    stream.write_all(format!("GET /{path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
     let mut answer = String::new();
-    let asked = stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n");
-    asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok()
-        && answer.lines().next().is_some_and(|line| line.contains(" 200 "))
+    stream.read_to_string(&mut answer).ok()?;
+    answer.lines().next()?.contains(" 200 ").then_some(answer)
 }
 
 /// What the producer's thread tells and is told.
@@ -167,11 +178,7 @@ struct Progress {
 
 impl Progress {
     fn wait_for(&self, records: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.acknowledged.load(Ordering::Relaxed) < records {
-            assert!(Instant::now() < deadline, "the producer does not get on");
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until(|| self.acknowledged.load(Ordering::Relaxed) >= records);
     }
 }
 
@@ -298,7 +305,7 @@ fn idle_connections_and_partitions_cost_little_and_a_kill_loses_nothing() {
     node.wait_until_ready();
     println!("ready {:?} after its start after SIGKILL", began.elapsed());
     node.wait_for_partitions();
-    println!("every partition answered after {:?}", began.elapsed());
+    println!("every partition was open after {:?}", began.elapsed());
     node.tell("after SIGKILL");
     progress.wait_for(progress.acknowledged.load(Ordering::Relaxed) + sizes.records);
     progress.stop.store(true, Ordering::Relaxed);
@@ -314,7 +321,7 @@ fn idle_connections_and_partitions_cost_little_and_a_kill_loses_nothing() {
     node.wait_until_ready();
     println!("ready {:?} after its start after SIGTERM", began.elapsed());
     node.wait_for_partitions();
-    println!("every partition answered after {:?}", began.elapsed());
+    println!("every partition was open after {:?}", began.elapsed());
     node.tell("after SIGTERM");
     every_record_is_back(&mut node.client(), sizes.active, &told);
 }
