@@ -1,7 +1,7 @@
 //! Many idle connections, and many partitions of which some have traffic: what that costs in memory
 //! and descriptors, and that every acknowledged record is back after SIGKILL.
 //!
-//! The sizes are small, unless the environment says otherwise (`docs/benchmarks.md` tells how).
+//! The sizes are small, unless the environment says otherwise: `docs/benchmarks.md` tells how.
 
 mod common;
 
