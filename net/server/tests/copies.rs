@@ -1,5 +1,5 @@
-//! What the server copies in user space for a byte produced and a byte fetched in plaintext, told by
-//! a library that is preloaded and counts `memcpy` and its kin: at most one, and none.
+//! What the server copies in user space for a byte produced and a byte fetched in plaintext, told
+//! by a library that is preloaded and counts `memcpy` and its kin: at most one, and none.
 
 mod common;
 
@@ -31,8 +31,8 @@ const IN_FLIGHT: usize = 8;
 const FETCH_BYTES: u32 = 1 << 20;
 /// Long copies that are not of a batch, for each byte of one: tables that grow, the background.
 const BESIDE_MAX: f64 = 0.02;
-/// Bytes of a batch, about: as clients send them, longer than what is read at once, and two of which
-/// some and a good part of another are read at once.
+/// Bytes of a batch, about: as clients send them, longer than what is read at once, and two of
+/// which some and a good part of another are read at once.
 const BATCH_BYTES: [usize; 4] = [64 << 10, 200 << 10, 50 << 10, 7400];
 
 /// A server that is watched as it copies.

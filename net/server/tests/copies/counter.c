@@ -1,11 +1,13 @@
-/* Counts the bytes that a process copies in user space: preloaded, it stands before the C library's
+/*
+ * Counts the bytes that a process copies in user space: preloaded, it stands before the C library's
  * copying functions. Rust compiles every copy of more than some dozen bytes whose length is not a
  * constant, and every long one, to a call of memcpy or memmove, and the binary calls these through
  * its dynamic symbols. Not seen: what the C library copies within itself (but see realloc), and
  * what the kernel copies, which is no copy in user space.
  *
  * The counters are shared through the file that CATENA_COPIES names, so that they can be read at
- * any time: two numbers of 64 bits, the bytes of all copies and of those of COUNTED_MIN and more. */
+ * any time: two numbers of 64 bits, the bytes of all copies and of those of COUNTED_MIN and more.
+ */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
