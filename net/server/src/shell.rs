@@ -168,23 +168,38 @@ impl Shell {
         if self.carrying_out.replace(true) {
             return;
         }
-        while self.carry_out_some() {}
+        let all = self.carry_out_some();
         self.carrying_out.set(false);
+        if !all {
+            let shell = self.clone();
+            self.spawn(Task::Operation, async move {
+                sleep(BREATH).await;
+                shell.carry_out();
+            });
+        }
     }
 
-    /// Whether there was anything.
+    /// Begins some operations and does the rest; whether that was all. Some, for they may be those
+    /// of a thousand partitions that are opened, and each takes the core for a while.
     fn carry_out_some(self: &Rc<Self>) -> bool {
-        let mut any = false;
-        loop {
+        for _ in 0..OPERATIONS_MAX {
             let op = self.node.borrow_mut().poll_op();
-            let Some((directory, id, op)) = op else { break };
-            any = true;
+            let Some((directory, id, op)) = op else {
+                self.carry_out_beside();
+                return true;
+            };
             let (shell, folder) = (self.clone(), self.folder(directory));
             self.spawn(Task::Operation, async move {
                 let result = folder.perform(op).await;
                 shell.completed(directory, id, result);
             });
         }
+        self.carry_out_beside();
+        false
+    }
+
+    /// What is no operation: none of it gives the node an input before this returns.
+    fn carry_out_beside(self: &Rc<Self>) {
         loop {
             let send = self.node.borrow_mut().poll_send();
             let Some(send) = send else { break };
@@ -198,13 +213,11 @@ impl Shell {
         loop {
             let uid = self.node.borrow_mut().poll_removal();
             let Some(uid) = uid else { break };
-            any = true;
             self.remove(Directory::Partition(uid));
         }
         while let Some(notice) = self.node.borrow_mut().poll_notice() {
             tell(&notice);
         }
-        any
     }
 
     /// Begins a task under its name.
@@ -452,6 +465,8 @@ fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
+/// Operations that are begun at once.
+const OPERATIONS_MAX: usize = 32;
 /// Turns that a task may take without a look at what has completed meanwhile.
 const TURNS_MAX: u32 = 16;
 /// Long enough to be waited for.
