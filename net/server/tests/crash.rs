@@ -107,8 +107,8 @@ fn noise(seed: u64) -> String {
     (0..seed % 300).map(next).collect()
 }
 
-/// Partitions that the kill found as they rolled: the newest manifest names the next segment, and the
-/// one before it is not sealed yet. Both are of one life, for recovery seals what it finds.
+/// Partitions that the kill found as they rolled: the newest manifest names the next segment, and
+/// the one before it is not sealed yet. Both are of one life, for recovery seals what it finds.
 fn rolling(directory: &Path) -> usize {
     let logs = fs::read_dir(directory.join("data/p")).unwrap();
     logs.filter(|log| {
