@@ -25,10 +25,8 @@ use crate::{
 
 /// What an idle connection keeps.
 const IDLE_BYTES: usize = 1 << 10;
-/// What is read at once when messages are small.
-const READ_BYTES: usize = 64 << 10;
-/// Above this a message is read to its end and not beyond, so that nothing has to be moved.
-const EXACT_BYTES: usize = 16 << 10;
+/// What is read at once: a batch of 64 KiB with its headers, or many small messages.
+const READ_BYTES: usize = 80 << 10;
 /// What a connection keeps of a buffer that a large message needed.
 const KEPT_BYTES_MAX: usize = 2 << 20;
 /// How often a connection that used up its budget looks whether something was answered.
@@ -205,26 +203,23 @@ impl Received {
         }
     }
 
-    /// Reads some more: at least what the message at hand lacks, when that is long.
+    /// Reads some more. Messages begin within the first [`READ_BYTES`]; one that ends beyond them
+    /// is read to its end and no further, so that what was received is never moved.
     async fn fill(&mut self, socket: &Socket) -> Result<(), Ended> {
-        let have = self.end - self.start;
         let needed = self.needed()?.max(FRAME_HEADER_BYTES);
-        if self.start > 0 {
-            self.bytes.copy_within(self.start..self.end, 0);
-            (self.start, self.end) = (0, have);
-        }
-        self.fit(needed);
-        let lacking = needed - have.min(needed);
-        if lacking > EXACT_BYTES {
-            socket.read_exact(&mut self.bytes[self.end..self.end + lacking]).await?;
-            self.end += lacking;
+        let until = self.start + needed;
+        self.fit(needed, until);
+        if until > READ_BYTES {
+            socket.read_exact(&mut self.bytes[self.end..until]).await?;
+            self.end = until;
             return Ok(());
         }
-        match socket.read(&mut self.bytes[self.end..]).await? {
+        let room = self.bytes.len().min(READ_BYTES);
+        match socket.read(&mut self.bytes[self.end..room]).await? {
             0 => Err(Ended::Closed),
             read => {
                 self.end += read;
-                self.filled = self.end == self.bytes.len();
+                self.filled = self.end == room;
                 Ok(())
             }
         }
@@ -232,14 +227,17 @@ impl Received {
 
     /// An idle connection holds little, a busy one what it can use, none for long what one large
     /// message needed.
-    fn fit(&mut self, needed: usize) {
+    fn fit(&mut self, needed: usize, until: usize) {
         let length = self.bytes.len();
         if self.end == 0 && length > KEPT_BYTES_MAX && needed <= READ_BYTES {
             self.bytes = vec![0; READ_BYTES];
+        } else if length < until && until > READ_BYTES {
+            // Wherever the next of this size begins, it will fit.
+            self.bytes.resize(READ_BYTES + needed, 0);
         } else if self.filled && length < READ_BYTES {
-            self.bytes.resize(READ_BYTES.max(needed), 0);
-        } else if length < needed {
-            self.bytes.resize(needed, 0);
+            self.bytes.resize(READ_BYTES, 0);
+        } else if length < until {
+            self.bytes.resize(until, 0);
         }
         self.filled = false;
     }

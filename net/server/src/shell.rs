@@ -59,6 +59,8 @@ pub(crate) struct ShellOptions {
 pub(crate) struct Shell {
     options: ShellOptions,
     node: RefCell<Node<DmaMemory>>,
+    /// Somebody carries out what the node asks for.
+    carrying_out: Cell<bool>,
     hands: Hands,
     folders: RefCell<BTreeMap<Directory, Folder>>,
     outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
@@ -75,6 +77,7 @@ impl Shell {
         Rc::new(Self {
             options,
             node: RefCell::new(node),
+            carrying_out: Cell::new(false),
             hands,
             folders: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
@@ -159,17 +162,44 @@ impl Shell {
     }
 
     /// Performs what the node asks for. The node is never borrowed while a task is begun, for a new
-    /// task runs at once.
+    /// task runs at once; when it has ended at once, too, and gives the node an input, then what
+    /// follows is left to whoever began it, lest thousands stand within each other.
     pub(crate) fn carry_out(self: &Rc<Self>) {
-        loop {
+        if self.carrying_out.replace(true) {
+            return;
+        }
+        let all = self.carry_out_some();
+        self.carrying_out.set(false);
+        if !all {
+            let shell = self.clone();
+            self.spawn(Task::Operation, async move {
+                sleep(BREATH).await;
+                shell.carry_out();
+            });
+        }
+    }
+
+    /// Begins some operations and does the rest; whether that was all. Some, for they may be those
+    /// of a thousand partitions that are opened, and each takes the core for a while.
+    fn carry_out_some(self: &Rc<Self>) -> bool {
+        for _ in 0..OPERATIONS_MAX {
             let op = self.node.borrow_mut().poll_op();
-            let Some((directory, id, op)) = op else { break };
+            let Some((directory, id, op)) = op else {
+                self.carry_out_beside();
+                return true;
+            };
             let (shell, folder) = (self.clone(), self.folder(directory));
             self.spawn(Task::Operation, async move {
                 let result = folder.perform(op).await;
                 shell.completed(directory, id, result);
             });
         }
+        self.carry_out_beside();
+        false
+    }
+
+    /// What is no operation: none of it gives the node an input before this returns.
+    fn carry_out_beside(self: &Rc<Self>) {
         loop {
             let send = self.node.borrow_mut().poll_send();
             let Some(send) = send else { break };
@@ -192,6 +222,8 @@ impl Shell {
 
     /// Begins a task under its name.
     pub(crate) fn spawn(self: &Rc<Self>, task: Task, future: impl Future<Output = ()> + 'static) {
+        // Every layer around it would move it, and keep room for it twice.
+        let future = Box::pin(future);
         let shell = self.clone();
         let stalls = move |_| shell.stalls.set(shell.stalls.get() + 1);
         let running = self.shared().metrics.running(self.core());
@@ -338,19 +370,21 @@ impl Shell {
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
     pub(crate) async fn run(self: &Rc<Self>) -> Status {
-        let mut published = Duration::ZERO;
+        let mut published = None;
         loop {
             let next = self.node.borrow().next_tick();
             let now = self.started.elapsed();
             let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
             self.input(Node::on_tick);
-            if now >= published + PUBLISH_EVERY {
-                published = now;
+            let status = self.node.borrow().status();
+            let fresh =
+                published.is_some_and(|(at, told)| now < at + PUBLISH_EVERY && told == status);
+            if !fresh {
+                published = Some((now, status));
                 self.node.borrow_mut().limits_mut().wait_max = self.live().request;
                 self.publish();
             }
-            let status = self.node.borrow().status();
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
             if ended || self.shared().stops() {
                 return status;
@@ -446,6 +480,8 @@ fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
     }
 }
 
+/// Operations that are begun at once.
+const OPERATIONS_MAX: usize = 32;
 /// Turns that a task may take without a look at what has completed meanwhile.
 const TURNS_MAX: u32 = 16;
 /// Long enough to be waited for.

@@ -5,6 +5,7 @@ mod common;
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fs,
     path::Path,
     sync::{
         Arc,
@@ -18,11 +19,16 @@ use catena_client::{
     Client, Compression, Error, FetchOptions, Fetched, NewRecord, OffsetQuery, Options,
     ProducerOptions, Setting, Ticket,
 };
-use catena_format::{Millis, PartitionIndex, TopicId};
+use catena_format::{Millis, PartitionIndex, TopicId, limits::SEGMENT_BYTES_MIN};
+use catena_log::view::ManifestView;
 use common::{PATIENCE, Server, free_address};
 
 const PARTITIONS: u32 = 4;
+/// So many kills there are at least, and more until one has hit a roll, but not for ever.
 const KILLS: usize = 12;
+const KILLS_MAX: usize = 100;
+/// As small as segments may be, so that there are rolls all the time.
+const SEGMENT_BYTES: u64 = SEGMENT_BYTES_MIN;
 
 fn start(directory: &Path, address: &str) -> Server {
     Server::start(directory, address, &["--cores", "2"])
@@ -71,7 +77,7 @@ fn produce(address: &str, progress: &Progress) -> Result<Vec<Vec<(u64, u64)>>, E
     let (mut number, mut tickets) = (0u64, VecDeque::new());
     while !progress.stop.load(Ordering::Relaxed) {
         let partition = PartitionIndex::new((number % u64::from(PARTITIONS)) as u32);
-        let value = format!("{number} {}", "x".repeat((number % 300) as usize));
+        let value = format!("{number} {}", noise(number));
         let record = NewRecord::value(value.as_bytes())
             .with_partition(partition)
             .with_timestamp(Millis::new(1_700_000_000_000));
@@ -89,6 +95,31 @@ fn produce(address: &str, progress: &Progress) -> Result<Vec<Vec<(u64, u64)>>, E
         take(number, ticket)?;
     }
     Ok(told)
+}
+
+/// Something that compression leaves about as long as it is.
+fn noise(seed: u64) -> String {
+    let mut state = seed;
+    let next = |_| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        char::from(b'!' + (state >> 33) as u8 % 90)
+    };
+    (0..seed % 300).map(next).collect()
+}
+
+/// Partitions that the kill found as they rolled: the newest manifest names the next segment, and
+/// the one before it is not sealed yet. Both are of one life, for recovery seals what it finds.
+fn rolling(directory: &Path) -> usize {
+    let logs = fs::read_dir(directory.join("data/p")).unwrap();
+    logs.filter(|log| {
+        let log = log.as_ref().unwrap().path();
+        let manifests = ["manifest.0", "manifest.1"].map(|name| fs::read(log.join(name)));
+        let views = manifests.iter().flatten().filter_map(|bytes| ManifestView::read(bytes).ok());
+        let newest = views.max_by_key(|view| view.generation);
+        let segments = newest.map_or(Vec::new(), |view| view.segments);
+        segments.iter().filter(|segment| segment.sealed.is_none()).count() > 1
+    })
+    .count()
 }
 
 /// Everything in a partition, by offset.
@@ -120,7 +151,8 @@ fn every_record_survives_kills_once_and_in_order() {
     let address = free_address();
     let mut server = start(directory.path(), &address);
     wait(&server);
-    let set = vec![Setting { key: "segment.bytes".into(), value: (256 << 10).to_string().into() }];
+    let set =
+        vec![Setting { key: "segment.bytes".into(), value: SEGMENT_BYTES.to_string().into() }];
     client(&address).create_topic("lines", PARTITIONS, set).unwrap();
 
     let progress = Arc::new(Progress::default());
@@ -128,12 +160,14 @@ fn every_record_survives_kills_once_and_in_order() {
         let (progress, address) = (progress.clone(), address.clone());
         thread::spawn(move || produce(&address, &progress))
     };
-    let mut in_flight = Vec::new();
-    for kill in 0..KILLS {
+    let (mut in_flight, mut rolls, mut kill) = (Vec::new(), Vec::new(), 0);
+    while kill < KILLS || rolls.iter().sum::<usize>() == 0 {
+        assert!(kill < KILLS_MAX, "no kill hit a roll");
         // Some kills hit recovery itself; the others wait until the producer got on.
-        if kill % 4 != 3 {
+        let recovers = kill % 4 == 3;
+        if !recovers {
             wait(&server);
-            let goal = progress.sent.load(Ordering::Relaxed) + 2000 + 1500 * kill as u64;
+            let goal = progress.sent.load(Ordering::Relaxed) + 2000 + 1500 * (kill % KILLS) as u64;
             let deadline = Instant::now() + Duration::from_secs(60);
             while progress.sent.load(Ordering::Relaxed) < goal && !producer.is_finished() {
                 assert!(Instant::now() < deadline, "the producer does not get on");
@@ -142,12 +176,15 @@ fn every_record_survives_kills_once_and_in_order() {
         }
         in_flight.push(progress.in_flight.load(Ordering::Relaxed));
         server.kill();
+        // What a kill within recovery finds may be the roll that the one before it found.
+        rolls.push(if recovers { 0 } else { rolling(directory.path()) });
         server = start(directory.path(), &address);
+        kill += 1;
     }
     wait(&server);
     progress.stop.store(true, Ordering::Relaxed);
     let told = producer.join().unwrap().unwrap();
-    println!("batches in flight at the kills: {in_flight:?}");
+    println!("batches in flight at the kills: {in_flight:?}, partitions in a roll: {rolls:?}");
     assert!(in_flight.iter().sum::<usize>() > 0, "no kill hit a batch in flight");
 
     // A last life: what is read is what the disk holds.
