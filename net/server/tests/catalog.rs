@@ -104,7 +104,7 @@ fn a_node_without_free_space_starts_and_lets_topics_be_deleted() {
     let brief = Duration::from_secs(1);
     let options = ProducerOptions { delivery_timeout: brief, ..ProducerOptions::default() };
     let mut append = || {
-        let producer = client.producer("full", options.clone()).unwrap();
+        let producer = client.producer("full", options).unwrap();
         producer.append(&NewRecord::value(b"refused")).unwrap().wait().unwrap_err().to_string()
     };
     // The first one waits for space, and finds out for the others.
