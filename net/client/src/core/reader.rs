@@ -361,13 +361,11 @@ pub(crate) fn check(
     from: Offset,
 ) -> Result<(), Error> {
     let code = response.error;
-    let next = match code {
-        ErrorCode::Damaged | ErrorCode::Truncated => response.next_offset,
-        ErrorCode::OffsetOutOfRange if from < response.log_start => response.log_start,
-        ErrorCode::OffsetOutOfRange => response.high_watermark,
+    match code {
+        ErrorCode::Damaged | ErrorCode::Truncated | ErrorCode::OffsetOutOfRange => {}
         code => return Error::check(code, &response.message),
-    };
+    }
     let space = if response.message.is_empty() { "" } else { " " };
     let message = format!("{}{space}", response.message);
-    Err(Error::Unreadable { code, partition, next, message })
+    Err(Error::Unreadable { code, partition, next: response.next_offset, message })
 }
