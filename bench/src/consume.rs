@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_client::{
-    Client, Durability, FetchOptions, OffsetQuery,
+    Client, Durability, FetchOptions, OffsetQuery, Options,
     format::{Offset, PartitionIndex, TopicId},
 };
 
@@ -26,7 +26,7 @@ const FILL_IN_FLIGHT: u32 = 16;
 ///
 /// # Errors
 /// When the topic cannot be filled or read.
-pub(crate) fn run(server: &str, args: &ConsumeArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &ConsumeArgs) -> Result<Report, Error> {
     let mut report = Report::new();
     report.set("mode", "consume");
     report.set("fetch_bytes", args.fetch_bytes);
@@ -50,7 +50,7 @@ pub(crate) fn run(server: &str, args: &ConsumeArgs) -> Result<Report, Error> {
 }
 
 /// A topic of our own with as much in it as was asked for.
-fn filled(server: &str, args: &ConsumeArgs, report: &mut Report) -> Result<Topic, Error> {
+fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<Topic, Error> {
     let load = LoadArgs {
         record_bytes: args.record_bytes,
         batch_bytes: args.batch_bytes,
@@ -85,7 +85,12 @@ struct Read {
     took: Duration,
 }
 
-fn read(server: &str, args: &ConsumeArgs, topic: TopicId, partitions: u32) -> Result<Read, Error> {
+fn read(
+    server: &Options,
+    args: &ConsumeArgs,
+    topic: TopicId,
+    partitions: u32,
+) -> Result<Read, Error> {
     let began = Instant::now();
     let consumers: Result<Vec<Read>, Error> = thread::scope(|scope| {
         let partition = |index| {
@@ -111,7 +116,7 @@ fn read(server: &str, args: &ConsumeArgs, topic: TopicId, partitions: u32) -> Re
 
 /// One partition, up to where its end was at the start.
 fn consume(
-    server: &str,
+    server: &Options,
     args: &ConsumeArgs,
     topic: TopicId,
     partition: PartitionIndex,

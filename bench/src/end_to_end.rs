@@ -7,7 +7,7 @@ use std::{
 };
 
 use catena_client::{
-    FetchOptions, OffsetQuery,
+    FetchOptions, OffsetQuery, Options,
     format::{Offset, PartitionIndex, TopicId},
 };
 
@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the load cannot begin, or a consumer fails.
-pub(crate) fn run(server: &str, args: &LoadArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &LoadArgs) -> Result<Report, Error> {
     if args.record_bytes < STAMP_BYTES {
         return Err(Error::RecordBytes { asked: args.record_bytes, least: STAMP_BYTES });
     }
@@ -70,7 +70,7 @@ struct Received {
 
 /// Runs the load and, for each partition, a consumer until it has everything.
 fn together(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
     topic: &Topic,
     load: Load<'_>,
@@ -100,7 +100,7 @@ fn together(
 
 /// Tells the consumers where to stop: also when that cannot be found out, for they would wait.
 fn tell_ends(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
     topic: TopicId,
     ends: &[AtomicU64],
@@ -122,7 +122,7 @@ fn tell_ends(
 
 /// One partition from its beginning until `end`, once that is known.
 fn consume(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
     topic: TopicId,
     partition: PartitionIndex,

@@ -154,8 +154,8 @@ impl ProducerState {
 }
 
 impl Driven for SharedProducer {
-    fn on_connected(&self, now: Instant) {
-        self.with(|core| core.on_connected(now));
+    fn on_connected(&self, address: &str, now: Instant) {
+        self.with(|core| core.on_connected(address, now));
     }
 
     fn on_bytes(&self, bytes: &[u8], now: Instant) {
@@ -163,7 +163,7 @@ impl Driven for SharedProducer {
     }
 
     fn on_lost(&self, error: Error, now: Instant) {
-        self.with(|core| core.on_lost(&error, now));
+        self.with(|core| core.on_lost(error, now));
     }
 
     fn step(&self, now: Instant) -> Step {
@@ -267,8 +267,8 @@ impl ReaderState {
 }
 
 impl Driven for SharedReader {
-    fn on_connected(&self, now: Instant) {
-        self.drive(|core| core.on_connected(now));
+    fn on_connected(&self, address: &str, now: Instant) {
+        self.drive(|core| core.on_connected(address, now));
     }
 
     fn on_bytes(&self, bytes: &[u8], now: Instant) {
@@ -276,7 +276,7 @@ impl Driven for SharedReader {
     }
 
     fn on_lost(&self, error: Error, now: Instant) {
-        self.drive(|core| core.on_lost(&error, now));
+        self.drive(|core| core.on_lost(error, now));
     }
 
     fn step(&self, now: Instant) -> Step {

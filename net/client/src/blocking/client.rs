@@ -14,6 +14,7 @@ use crate::{
     core::{
         backoff::Patience,
         call::{self, Call},
+        link::Hello,
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
@@ -23,6 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Client {
     options: Options,
+    /// Known from the first connection on.
+    hello: Option<Hello>,
     connection: Option<Connection>,
     /// Which server is next.
     turn: usize,
@@ -32,7 +35,7 @@ impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, connection: None, turn: 0 }
+        Self { options, hello: None, connection: None, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -51,6 +54,14 @@ impl Client {
         &self.options
     }
 
+    /// What its connections say first.
+    pub(super) fn hello(&mut self) -> Result<Hello, Error> {
+        if self.hello.is_none() {
+            self.hello = Some(self.options.hello()?);
+        }
+        Ok(self.hello.clone().expect("it was just made"))
+    }
+
     /// The connection, made if there is none. With several servers the next is tried when one
     /// failed.
     ///
@@ -58,11 +69,12 @@ impl Client {
     /// See [`Connection::open`].
     pub fn connection(&mut self) -> Result<&mut Connection, Error> {
         if self.connection.is_none() {
+            let hello = self.hello()?;
             let servers = self.options.servers()?;
             let server = &servers[self.turn % servers.len()];
             self.turn = self.turn.wrapping_add(1);
             let wait = self.options.request_timeout;
-            self.connection = Some(Connection::open_as(server, &self.options.hello(), wait)?);
+            self.connection = Some(Connection::open_as(server, &hello, wait)?);
         }
         Ok(self.connection.as_mut().expect("a connection was just opened"))
     }

@@ -114,7 +114,7 @@ impl Running {
             self.driver.rung.store(false, Ordering::Release);
             match driven.step(Instant::now()) {
                 Step::Connect => match self.connect() {
-                    Ok(()) => driven.on_connected(Instant::now()),
+                    Ok(address) => driven.on_connected(&address, Instant::now()),
                     Err(error) => driven.on_lost(error, Instant::now()),
                 },
                 Step::Close => self.connection = None,
@@ -132,7 +132,7 @@ impl Running {
         }
     }
 
-    fn connect(&mut self) -> Result<(), Error> {
+    fn connect(&mut self) -> Result<String, Error> {
         let turn = usize::try_from(self.number).unwrap_or(0) % self.driver.servers.len();
         let address = self.driver.servers[turn].clone();
         self.number += 1;
@@ -143,8 +143,8 @@ impl Running {
         let (number, sender, name) = (self.number, self.driver.sender.clone(), address.clone());
         let read = move || read(reading, &name, number, &sender);
         thread::Builder::new().name("catena-read".to_owned()).spawn(read).map_err(failed)?;
-        self.connection = Some(Open { stream, address });
-        Ok(())
+        self.connection = Some(Open { stream, address: address.clone() });
+        Ok(address)
     }
 
     /// Waits for mail, and takes in all there is.

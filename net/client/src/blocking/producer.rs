@@ -4,7 +4,10 @@ use std::{future::poll_fn, pin::pin, sync::Arc, thread::JoinHandle};
 
 use super::{client::Client, driver::Driver};
 use crate::{
-    core::producer::{Producer as Core, Target},
+    core::{
+        producer::{Producer as Core, Target},
+        session::Session,
+    },
     error::Error,
     options::{ProducerOptions, seed},
     record::NewRecord,
@@ -31,10 +34,12 @@ impl Producer {
     ) -> Result<Self, Error> {
         options.check()?;
         let target = Target::of(&client.topic(topic)?, client.producer_id()?)?;
+        let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let core = Core::new(target, options, settings.session(seed()), wait, seed());
+        let session = Session::new(hello, wait, seed());
+        let core = Core::new(target, options, session, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let thread = Some(driver.spawn("catena-produce", shared.clone())?);
         Ok(Self { shared, thread })

@@ -155,7 +155,7 @@ pub(crate) fn fetch(
     let request = FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
     let call = Call::new(Api::Fetch, &request, move |answer| {
         let response = FetchResponse::decode(&answer.head)?;
-        reader::check(&response, partition, offset)?;
+        reader::check(&response, partition)?;
         let batches = Bytes::from(answer.payload);
         for batch in split(batches.clone()) {
             let batch = batch?;

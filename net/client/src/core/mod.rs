@@ -6,7 +6,7 @@
 //!                     └────┬─────┘                         └───┬────┘
 //!                  ┌───────┴──────────────────────────────────-┴───────┐
 //!                  │ Session: connect, shake hands, back off           │
-//!                  │  └ Link: frames, correlation ids, limits          │
+//!                  │  └ Link: TLS, frames, correlation ids, limits     │
 //!                  └───────┬───────────────────────────────────────────┘
 //! socket   on_connected, on_bytes, on_lost │ step: Connect, Close, Send, Wait until, Done
 //! ```
@@ -21,6 +21,11 @@ pub(crate) mod partition;
 pub(crate) mod partitioner;
 pub(crate) mod producer;
 pub(crate) mod reader;
+#[cfg(feature = "tls")]
+pub(crate) mod secure;
+#[cfg(not(feature = "tls"))]
+#[path = "insecure.rs"]
+pub(crate) mod secure;
 pub(crate) mod session;
 #[cfg(test)]
 mod tests;
@@ -46,8 +51,8 @@ pub(crate) enum Step {
 
 /// A state machine behind a lock, as the front ends drive it.
 pub(crate) trait Driven: Send + Sync {
-    /// The connection asked for is there.
-    fn on_connected(&self, now: Instant);
+    /// The connection asked for is there, to the server at `address`.
+    fn on_connected(&self, address: &str, now: Instant);
     /// Bytes came on it.
     fn on_bytes(&self, bytes: &[u8], now: Instant);
     /// It could not be made, or broke.

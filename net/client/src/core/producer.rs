@@ -272,8 +272,8 @@ impl Producer {
         self.settled.pop_front()
     }
 
-    pub(crate) fn on_connected(&mut self, now: Instant) {
-        if let Err(error) = self.session.on_connected(now) {
+    pub(crate) fn on_connected(&mut self, address: &str, now: Instant) {
+        if let Err(error) = self.session.on_connected(address, now) {
             self.fail(error);
         }
     }
@@ -289,9 +289,9 @@ impl Producer {
         }
     }
 
-    pub(crate) fn on_lost(&mut self, error: &Error, now: Instant) {
-        self.session.on_lost(now);
-        self.unanswered(error);
+    pub(crate) fn on_lost(&mut self, error: Error, now: Instant) {
+        let error = self.session.on_lost(error, now);
+        self.unanswered(&error);
     }
 
     /// What was under way may have been stored or not; everything is sent again, in order.

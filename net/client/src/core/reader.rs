@@ -197,8 +197,8 @@ impl Reader {
         self.finished = true;
     }
 
-    pub(crate) fn on_connected(&mut self, now: Instant) {
-        if let Err(error) = self.session.on_connected(now) {
+    pub(crate) fn on_connected(&mut self, address: &str, now: Instant) {
+        if let Err(error) = self.session.on_connected(address, now) {
             self.session.fail(now);
             self.ready.push_back(Err(error));
         }
@@ -214,9 +214,9 @@ impl Reader {
         }
     }
 
-    pub(crate) fn on_lost(&mut self, error: &Error, now: Instant) {
-        self.session.on_lost(now);
-        self.unanswered(error, now);
+    pub(crate) fn on_lost(&mut self, error: Error, now: Instant) {
+        let error = self.session.on_lost(error, now);
+        self.unanswered(&error, now);
     }
 
     /// Everything is asked for again. A server that stays away is told once for each time that a
@@ -258,7 +258,7 @@ impl Reader {
     fn take(&mut self, partition: PartitionIndex, answer: Answer) -> Result<(), Error> {
         let response = FetchResponse::decode(&answer.head)?;
         let cursor = self.cursors.get_mut(&partition.get()).expect("it was asked for");
-        check(&response, partition, cursor.next)?;
+        check(&response, partition)?;
         cursor.high_watermark = response.high_watermark;
         let from = cursor.next;
         for bytes in split(answer.payload.into()) {
@@ -354,12 +354,8 @@ fn end_of(batch: &[u8]) -> Result<Offset, Error> {
     Ok(Offset::new(header.stored_offset()?.get() + u64::from(header.count)))
 }
 
-/// What the server says of a fetch from an offset of a partition.
-pub(crate) fn check(
-    response: &FetchResponse<'_>,
-    partition: PartitionIndex,
-    from: Offset,
-) -> Result<(), Error> {
+/// What the server says of a fetch from a partition.
+pub(crate) fn check(response: &FetchResponse<'_>, partition: PartitionIndex) -> Result<(), Error> {
     let code = response.error;
     match code {
         ErrorCode::Damaged | ErrorCode::Truncated | ErrorCode::OffsetOutOfRange => {}

@@ -21,8 +21,8 @@ enum State {
     Shaking(Box<Link>, Instant),
     /// Requests can be made.
     Up(Box<Link>),
-    /// To be dropped, then down until the time given.
-    Broken(Instant),
+    /// To be dropped after these last bytes, then down until the time given.
+    Broken(Vec<u8>, Instant),
 }
 
 /// The connection of a state machine.
@@ -45,8 +45,8 @@ impl Session {
     ///
     /// # Errors
     /// When there can be no handshake; the session has failed then.
-    pub(crate) fn on_connected(&mut self, now: Instant) -> Result<(), Error> {
-        let link = Link::new(&self.hello)?;
+    pub(crate) fn on_connected(&mut self, address: &str, now: Instant) -> Result<(), Error> {
+        let link = Link::new(&self.hello, address)?;
         self.state = State::Shaking(Box::new(link), now + self.handshake_timeout);
         Ok(())
     }
@@ -59,7 +59,7 @@ impl Session {
         match &mut self.state {
             State::Shaking(link, _) => link.on_bytes(bytes)?,
             State::Up(link) => link.on_bytes(bytes)?,
-            State::Down(_) | State::Connecting | State::Broken(_) => {}
+            State::Down(_) | State::Connecting | State::Broken(..) => {}
         }
         if let State::Shaking(link, _) = &self.state
             && link.greeting().is_some()
@@ -90,18 +90,25 @@ impl Session {
     pub(crate) fn fail(&mut self, now: Instant) {
         self.failing_since.get_or_insert(now);
         let again = now + self.backoff.pause();
-        self.state = match self.state {
+        self.state = match &mut self.state {
             State::Down(_) | State::Connecting => State::Down(Some(again)),
-            State::Shaking(..) | State::Up(_) | State::Broken(_) => State::Broken(again),
+            // Under TLS a server is told why.
+            State::Shaking(link, _) => State::Broken(link.take_outbound(), again),
+            State::Up(_) | State::Broken(..) => State::Broken(Vec::new(), again),
         };
     }
 
-    /// The socket is gone: there is nothing left to close.
-    pub(crate) fn on_lost(&mut self, now: Instant) {
+    /// The socket is gone: there is nothing left to close. Tells what that means.
+    pub(crate) fn on_lost(&mut self, error: Error, now: Instant) -> Error {
+        let error = match &self.state {
+            State::Shaking(link, _) => link.explain(error),
+            _ => error,
+        };
         self.fail(now);
-        if let State::Broken(again) = self.state {
+        if let State::Broken(_, again) = self.state {
             self.state = State::Down(Some(again));
         }
+        error
     }
 
     /// Since when there has been no connection; `None`: there is one, or none was wanted yet.
@@ -122,7 +129,8 @@ impl Session {
     /// What the connection needs; `None`: nothing now.
     pub(crate) fn step(&mut self, now: Instant, wanted: bool) -> Option<Step> {
         match &mut self.state {
-            State::Broken(again) => {
+            State::Broken(last, _) if !last.is_empty() => Some(Step::Send(std::mem::take(last))),
+            State::Broken(_, again) => {
                 self.state = State::Down(Some(*again));
                 Some(Step::Close)
             }

@@ -255,7 +255,7 @@ fn greeting() -> HandshakeResponse<'static> {
 }
 
 fn session() -> Session {
-    let hello = Hello { client_id: "test".to_owned(), core: None };
+    let hello = Hello { client_id: "test".to_owned(), core: None, trust: None };
     Session::new(hello, Duration::from_secs(1), 1)
 }
 
@@ -293,13 +293,13 @@ trait Client {
 
 impl Client for Producer {
     fn connected(&mut self, now: Instant) {
-        self.on_connected(now);
+        self.on_connected("test", now);
     }
     fn bytes(&mut self, bytes: &[u8], now: Instant) {
         self.on_bytes(bytes, now);
     }
     fn lost(&mut self, now: Instant) {
-        self.on_lost(&broken(), now);
+        self.on_lost(broken(), now);
     }
     fn next(&mut self, now: Instant) -> Step {
         self.step(now)
@@ -308,13 +308,13 @@ impl Client for Producer {
 
 impl Client for Reader {
     fn connected(&mut self, now: Instant) {
-        self.on_connected(now);
+        self.on_connected("test", now);
     }
     fn bytes(&mut self, bytes: &[u8], now: Instant) {
         self.on_bytes(bytes, now);
     }
     fn lost(&mut self, now: Instant) {
-        self.on_lost(&broken(), now);
+        self.on_lost(broken(), now);
     }
     fn next(&mut self, now: Instant) -> Step {
         self.step(now)

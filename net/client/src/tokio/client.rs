@@ -12,6 +12,7 @@ use crate::{
     core::{
         backoff::Patience,
         call::{self, Call},
+        link::Hello,
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
@@ -22,6 +23,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Client {
     options: Options,
+    /// Known from the first connection on.
+    hello: Option<Hello>,
     connection: Option<Connection>,
     /// Which server is next.
     turn: usize,
@@ -31,7 +34,7 @@ impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, connection: None, turn: 0 }
+        Self { options, hello: None, connection: None, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -50,16 +53,25 @@ impl Client {
         &self.options
     }
 
+    /// What its connections say first.
+    pub(super) fn hello(&mut self) -> Result<Hello, Error> {
+        if self.hello.is_none() {
+            self.hello = Some(self.options.hello()?);
+        }
+        Ok(self.hello.clone().expect("it was just made"))
+    }
+
     /// The connection, made if there is none. With several servers the next is tried when one
     /// failed.
     async fn take_connection(&mut self) -> Result<Connection, Error> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
+        let hello = self.hello()?;
         let servers = self.options.servers()?;
         let server = &servers[self.turn % servers.len()];
         self.turn = self.turn.wrapping_add(1);
-        Connection::open(server, &self.options.hello(), self.options.request_timeout).await
+        Connection::open(server, &hello, self.options.request_timeout).await
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the

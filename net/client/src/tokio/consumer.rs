@@ -13,7 +13,7 @@ use futures_core::Stream;
 use super::{client::Client, driver::Driver};
 use crate::{
     batch::Batch,
-    core::reader::Reader,
+    core::{reader::Reader, session::Session},
     error::Error,
     options::{ConsumerOptions, seed, starts},
     shared::SharedReader,
@@ -47,10 +47,11 @@ impl Consumer {
             }
             begin.push((partition, offset.unwrap_or_default()));
         }
+        let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let session = settings.session(seed());
+        let session = Session::new(hello, wait, seed());
         let core = Reader::new(metadata.id, options, session, wait, &begin, seed());
         let shared = Arc::new(SharedReader::new(core, bell));
         drop(driver.spawn(shared.clone()));

@@ -100,7 +100,7 @@ impl Running {
             }
             match driven.step(Instant::now()) {
                 Step::Connect => match self.connect().await {
-                    Ok(()) => driven.on_connected(Instant::now()),
+                    Ok(address) => driven.on_connected(&address, Instant::now()),
                     Err(error) => driven.on_lost(error, Instant::now()),
                 },
                 Step::Close => self.connection = None,
@@ -116,15 +116,16 @@ impl Running {
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Error> {
+    async fn connect(&mut self) -> Result<String, Error> {
         let address = self.driver.servers[self.turn % self.driver.servers.len()].clone();
         self.turn = self.turn.wrapping_add(1);
         let stream = dial(&address, self.driver.wait).await;
         let stream = stream.map_err(|source| lost(&address, source))?;
         let inbound = vec![0; READ_BYTES];
         let (outbound, sent, send_by) = (Vec::new(), 0, Instant::now());
+        let name = address.clone();
         self.connection = Some(Open { stream, address, inbound, outbound, sent, send_by });
-        Ok(())
+        Ok(name)
     }
 
     /// Sends some bytes, or takes some that come meanwhile.

@@ -6,7 +6,10 @@ use tokio::task::JoinHandle;
 
 use super::{client::Client, driver::Driver};
 use crate::{
-    core::producer::{Producer as Core, Target},
+    core::{
+        producer::{Producer as Core, Target},
+        session::Session,
+    },
     error::Error,
     options::{ProducerOptions, seed},
     record::NewRecord,
@@ -33,10 +36,12 @@ impl Producer {
     ) -> Result<Self, Error> {
         options.check()?;
         let target = Target::of(&client.topic(topic).await?, client.producer_id().await?)?;
+        let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let core = Core::new(target, options, settings.session(seed()), wait, seed());
+        let session = Session::new(hello, wait, seed());
+        let core = Core::new(target, options, session, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let task = Some(driver.spawn(shared.clone()));
         Ok(Self { shared, task })
