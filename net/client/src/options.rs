@@ -116,11 +116,8 @@ pub struct ConsumerOptions {
     pub partitions: Option<Vec<PartitionIndex>>,
     /// Where it begins.
     pub start: Start,
-    /// Bytes of batches asked for at once from a partition, but at least one batch.
-    pub fetch_bytes: u32,
-    /// How long the server waits for records before it answers with none.
-    pub max_wait: Duration,
-    /// Nothing more is asked for while so many bytes wait to be taken.
+    /// Bytes of batches that wait to be taken or are on their way, at most: the partitions share it
+    /// evenly, and each may exceed its share by one batch.
     pub buffer_bytes: usize,
     /// The most bytes that a batch may become when it is decompressed.
     pub decompressed_bytes_max: usize,
@@ -131,8 +128,6 @@ impl Default for ConsumerOptions {
         Self {
             partitions: None,
             start: Start::Beginning,
-            fetch_bytes: 1 << 20,
-            max_wait: Duration::from_secs(5),
             buffer_bytes: 8 << 20,
             decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
         }

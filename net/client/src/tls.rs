@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-/// How a client speaks TLS 1.3, and with whom. The files are PEM, read when a client makes its first
-/// connection.
+/// How a client speaks TLS 1.3, and with whom. The files are PEM, read when a client makes its
+/// first connection.
 ///
 /// ```
 /// # use catena_client::{Options, TlsOptions};

@@ -47,8 +47,8 @@ impl Connection {
         Self::open_with(&Options::new(address).with_request_timeout(wait), None)
     }
 
-    /// Connects to the first server that `options` name, under TLS if they say so, and shakes hands;
-    /// the request timeout bounds each step. With a `core`, it is asked to serve the connection.
+    /// Connects to the first server that `options` name, under TLS if they say so, and shakes
+    /// hands; the request timeout bounds each step. With a `core`, it is asked to serve the connection.
     ///
     /// # Errors
     /// [`Error::Option`], [`Error::Connection`], [`Error::Tls`], or what the server says.

@@ -4,10 +4,7 @@ use std::{future::poll_fn, pin::pin, sync::Arc, thread::JoinHandle};
 
 use super::{client::Client, driver::Driver};
 use crate::{
-    core::{
-        producer::{Producer as Core, Target},
-        session::Session,
-    },
+    core::producer::{Producer as Core, Target},
     error::Error,
     options::{ProducerOptions, seed},
     record::NewRecord,
@@ -33,13 +30,12 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic)?, client.producer_id()?)?;
+        let target = Target::of(&client.topic(topic)?, client.producer_id()?, seed())?;
         let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let session = Session::new(hello, wait, seed());
-        let core = Core::new(target, options, session, wait, seed());
+        let core = Core::new(target, options, hello, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let thread = Some(driver.spawn("catena-produce", shared.clone())?);
         Ok(Self { shared, thread })

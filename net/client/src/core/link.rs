@@ -27,6 +27,8 @@ pub(crate) struct Hello {
 /// A response: head and payload, or the refusal in their place.
 #[derive(Debug)]
 pub(crate) struct Response {
+    /// The API, by its number: a push is no answer.
+    pub(crate) api: u8,
     pub(crate) correlation: u32,
     pub(crate) answer: Result<Answer, Error>,
 }
@@ -159,7 +161,7 @@ impl Link {
             Ok(answer)
         };
         if self.greeting.is_some() {
-            self.responses.push_back(Response { correlation, answer });
+            self.responses.push_back(Response { api: header.api, correlation, answer });
             return Ok(());
         }
         let greeting = HandshakeResponse::decode_owned(&answer?.head)?;

@@ -7,6 +7,7 @@ use catena_wire::ErrorCode;
 use super::{
     Step,
     backoff::Backoff,
+    lane::Lane,
     link::{Hello, Link, Response},
 };
 use crate::error::Error;
@@ -28,17 +29,35 @@ enum State {
 /// The connection of a state machine.
 #[derive(Debug)]
 pub(crate) struct Session {
+    lane: Lane,
     hello: Hello,
     handshake_timeout: Duration,
     state: State,
     backoff: Backoff,
     failing_since: Option<Instant>,
+    /// Handshakes that failed since one succeeded.
+    unshaken: u32,
 }
 
 impl Session {
-    pub(crate) fn new(hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
-        let backoff = Backoff::new(seed);
-        Self { hello, handshake_timeout, state: State::Down(None), backoff, failing_since: None }
+    /// A lane without a connection.
+    pub(crate) fn new(lane: Lane, hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
+        Self {
+            lane,
+            hello,
+            handshake_timeout,
+            state: State::Down(None),
+            backoff: Backoff::new(seed),
+            failing_since: None,
+            unshaken: 0,
+        }
+    }
+
+    /// The core to ask for. One that does not answer, or takes no more connections, is given up
+    /// every other time: any core answers for it.
+    fn core(&self) -> Option<u16> {
+        let stray = self.unshaken >= 2 && self.unshaken.is_multiple_of(2);
+        (!stray).then_some(self.lane.0)
     }
 
     /// The connection is there.
@@ -46,7 +65,8 @@ impl Session {
     /// # Errors
     /// When there can be no handshake; the session has failed then.
     pub(crate) fn on_connected(&mut self, address: &str, now: Instant) -> Result<(), Error> {
-        let link = Link::new(&self.hello, address)?;
+        let hello = Hello { core: self.core(), ..self.hello.clone() };
+        let link = Link::new(&hello, address)?;
         self.state = State::Shaking(Box::new(link), now + self.handshake_timeout);
         Ok(())
     }
@@ -69,6 +89,7 @@ impl Session {
             self.state = State::Up(link);
             self.backoff.reset();
             self.failing_since = None;
+            self.unshaken = 0;
         }
         Ok(())
     }
@@ -90,6 +111,7 @@ impl Session {
     pub(crate) fn fail(&mut self, now: Instant) {
         self.failing_since.get_or_insert(now);
         let again = now + self.backoff.pause();
+        self.unshaken += u32::from(matches!(self.state, State::Shaking(..)));
         self.state = match &mut self.state {
             State::Down(_) | State::Connecting => State::Down(Some(again)),
             // Under TLS a server is told why.
@@ -129,18 +151,20 @@ impl Session {
     /// What the connection needs; `None`: nothing now.
     pub(crate) fn step(&mut self, now: Instant, wanted: bool) -> Option<Step> {
         match &mut self.state {
-            State::Broken(last, _) if !last.is_empty() => Some(Step::Send(std::mem::take(last))),
+            State::Broken(last, _) if !last.is_empty() => {
+                Some(Step::Send(self.lane, std::mem::take(last)))
+            }
             State::Broken(_, again) => {
                 self.state = State::Down(Some(*again));
-                Some(Step::Close)
+                Some(Step::Close(self.lane))
             }
             State::Down(again) if wanted && again.is_none_or(|again| now >= again) => {
                 self.state = State::Connecting;
-                Some(Step::Connect)
+                Some(Step::Connect(self.lane))
             }
             State::Down(_) | State::Connecting => None,
-            State::Shaking(link, _) => send(link),
-            State::Up(link) => send(link),
+            State::Shaking(link, _) => send(self.lane, link),
+            State::Up(link) => send(self.lane, link),
         }
     }
 
@@ -159,7 +183,7 @@ pub(crate) fn late() -> Error {
     Error::Server { code: ErrorCode::Timeout, message: "(no answer in time)".to_owned() }
 }
 
-fn send(link: &mut Link) -> Option<Step> {
+fn send(lane: Lane, link: &mut Link) -> Option<Step> {
     let bytes = link.take_outbound();
-    (!bytes.is_empty()).then_some(Step::Send(bytes))
+    (!bytes.is_empty()).then_some(Step::Send(lane, bytes))
 }

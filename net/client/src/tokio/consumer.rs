@@ -13,7 +13,7 @@ use futures_core::Stream;
 use super::{client::Client, driver::Driver};
 use crate::{
     batch::Batch,
-    core::{reader::Reader, session::Session},
+    core::reader::Reader,
     error::Error,
     options::{ConsumerOptions, seed, starts},
     shared::SharedReader,
@@ -51,8 +51,7 @@ impl Consumer {
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let session = Session::new(hello, wait, seed());
-        let core = Reader::new(metadata.id, options, session, wait, &begin, seed());
+        let core = Reader::new(&metadata, options, hello, wait, &begin, seed());
         let shared = Arc::new(SharedReader::new(core, bell));
         drop(driver.spawn(shared.clone()));
         Ok(Self { shared })

@@ -6,10 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::{client::Client, driver::Driver};
 use crate::{
-    core::{
-        producer::{Producer as Core, Target},
-        session::Session,
-    },
+    core::producer::{Producer as Core, Target},
     error::Error,
     options::{ProducerOptions, seed},
     record::NewRecord,
@@ -35,13 +32,12 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?)?;
+        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?, seed())?;
         let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let session = Session::new(hello, wait, seed());
-        let core = Core::new(target, options, session, wait, seed());
+        let core = Core::new(target, options, hello, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let task = Some(driver.spawn(shared.clone()));
         Ok(Self { shared, task })

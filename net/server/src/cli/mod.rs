@@ -138,7 +138,7 @@ mod tests {
             "catena --server a:1 produce NAME",
             r"catena --server a:1 consume NAME --from beginning --until end --format %v\n",
             "catena topic list --server catenas://a?ca=ca.pem",
-            "catena --tls-ca ca.pem --tls-cert c.pem --tls-key k.pem --tls-server-name a topic list",
+            "catena --tls-ca a.pem --tls-cert c.pem --tls-key k.pem --tls-server-name a topic list",
             "catena produce NAME a.txt - --null-value NULL --header a=1 --header b=2 --skip-empty",
             "catena consume NAME --partition 3 --from time:5 --count 7 -o json",
             "catena consume NAME --from offset:5 --until offset:9",
