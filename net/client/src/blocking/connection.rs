@@ -48,7 +48,7 @@ impl Connection {
     }
 
     /// Connects to the first server that `options` name, under TLS if they say so, and shakes
-    /// hands; the request timeout bounds each step. With a `core`, it is asked to serve the connection.
+    /// hands; the request timeout bounds each step. With a `core`, that is asked to serve it.
     ///
     /// # Errors
     /// [`Error::Option`], [`Error::Connection`], [`Error::Tls`], or what the server says.

@@ -20,6 +20,7 @@ pub(crate) mod backoff;
 pub(crate) mod call;
 pub(crate) mod lane;
 pub(crate) mod link;
+pub(crate) mod owners;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
 pub(crate) mod producer;

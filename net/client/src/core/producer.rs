@@ -315,7 +315,7 @@ impl Producer {
         self.unanswered(lane, &error);
     }
 
-    /// What was under way on a lane may have been stored or not; everything is sent again, in order.
+    /// What was under way on a lane may have been stored or not; all is sent again, in order.
     fn unanswered(&mut self, lane: Lane, error: &Error) {
         self.trouble = Some(error.clone());
         self.target.places.on_lost(lane);

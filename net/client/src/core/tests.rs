@@ -15,8 +15,9 @@ use catena_format::{
 use catena_wire::{
     Api, ApiRange, Class, ConnectionLimits, CreditRequest, Durability, ErrorCode,
     FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeResponse, Message, MetadataResponse,
-    PartitionMetadata, ProduceRequest, ProduceResponse, Push, ReceiptFlags, StatusResponse,
-    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, encode_message,
+    PartitionMetadata, ProduceRequest, ProduceResponse, Push, ReceiptFlags, Refusal,
+    StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
+    encode_message, encode_refusal,
 };
 
 use super::{
@@ -70,12 +71,16 @@ struct Server {
     calm: bool,
     /// Requests that came to a core which does not own the partition.
     forwarded: u64,
+    /// A core that takes no connections.
+    full: Option<u16>,
 }
 
 /// A connection as the server has it, to the core of a lane.
 #[derive(Default)]
 struct Wire {
     lane: u16,
+    /// What the preface names.
+    core: u16,
     inbound: Vec<u8>,
     greeted: bool,
     subscriptions: BTreeMap<u32, Subscription>,
@@ -89,10 +94,17 @@ struct Subscription {
     credit: i64,
 }
 
+impl Wire {
+    /// The core at the other end; any is the first.
+    fn serving(&self) -> u16 {
+        if self.core == u16::MAX { 0 } else { self.core }
+    }
+}
+
 impl Server {
     fn new() -> Self {
         let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, cores: 2, calm: false, forwarded: 0 }
+        Self { logs, cores: 2, calm: false, forwarded: 0, full: None }
     }
 
     /// Takes bytes, and answers what is whole.
@@ -104,6 +116,7 @@ impl Server {
             }
             let core = u16::from_le_bytes([wire.inbound[10], wire.inbound[11]]);
             assert!(core == wire.lane || core == u16::MAX, "the preface names {core}");
+            wire.core = core;
             wire.inbound.drain(..16);
             wire.greeted = true;
         }
@@ -128,14 +141,19 @@ impl Server {
         random: &mut Random,
     ) {
         let correlation = header.correlation;
+        let serving = wire.serving();
         let out = &mut wire.to_client;
         match Api::from_number(header.api).unwrap() {
+            Api::Handshake if self.full == Some(wire.core) => {
+                let refusal = Refusal { error: ErrorCode::ConnectionBudget, message: "".into() };
+                encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
+            }
             Api::Handshake => {
                 encode_message(Api::Handshake, correlation, &greeting(), 0, out).unwrap();
             }
             Api::Produce => {
                 let request = ProduceRequest::decode(head).unwrap();
-                self.forwarded += u64::from(self.owner(request.partition) != wire.lane);
+                self.forwarded += u64::from(self.owner(request.partition) != serving);
                 let answer = self.produce(&request, payload, random);
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
@@ -183,7 +201,7 @@ impl Server {
         request: &SubscribeRequest,
         random: &mut Random,
     ) {
-        self.forwarded += u64::from(self.owner(request.partition) != wire.lane);
+        self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
         let refused = !self.calm && random.one_in(10);
         let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
         let answer = SubscribeResponse {
@@ -673,6 +691,18 @@ fn a_batch_lingers_for_company_and_a_flush_ends_that() {
         world.turn(&mut producer);
     }
     assert!(world.now < began + linger);
+}
+
+#[test]
+fn a_core_that_takes_no_connections_is_reached_by_way_of_another() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    world.server.full = Some(1);
+    let mut producer = producer(ProducerOptions::default());
+    let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+    check(1, &world.server, &appended, &outcomes);
+    assert!(world.server.forwarded > 0);
+    assert!(!world.server.logs[1].values.is_empty());
 }
 
 #[test]
