@@ -34,11 +34,11 @@ pub(crate) fn run(server: &Options, args: &ConsumeArgs) -> Result<Report, Error>
         Some(name) => {
             let topic = client(server, args.timeout).topic(name)?;
             let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-            read(server, args, topic.id, partitions)?
+            read(server, args, name, partitions)?
         }
         None => {
             let topic = filled(server, args, &mut report)?;
-            read(server, args, topic.id(), args.partitions)?
+            read(server, args, topic.name(), args.partitions)?
         }
     };
     report.set("partitions", read.partitions);
@@ -85,12 +85,7 @@ struct Read {
     took: Duration,
 }
 
-fn read(
-    server: &Options,
-    args: &ConsumeArgs,
-    topic: TopicId,
-    partitions: u32,
-) -> Result<Read, Error> {
+fn read(server: &Options, args: &ConsumeArgs, topic: &str, partitions: u32) -> Result<Read, Error> {
     let began = Instant::now();
     let consumers: Result<Vec<Read>, Error> = thread::scope(|scope| {
         let partition = |index| {
@@ -118,10 +113,11 @@ fn read(
 fn consume(
     server: &Options,
     args: &ConsumeArgs,
-    topic: TopicId,
+    topic: &str,
     partition: PartitionIndex,
 ) -> Result<Read, Error> {
     let mut client = client(server, args.timeout);
+    let topic = client.topic(topic)?.id;
     let began = Instant::now();
     let end = find(&mut client, topic, partition, OffsetQuery::Latest)?;
     let mut at = find(&mut client, topic, partition, OffsetQuery::Earliest)?;

@@ -8,7 +8,7 @@ use std::{
 
 use catena_client::{
     FetchOptions, OffsetQuery, Options,
-    format::{Offset, PartitionIndex, TopicId},
+    format::{Offset, PartitionIndex},
 };
 
 use crate::{
@@ -76,16 +76,16 @@ fn together(
     load: Load<'_>,
     start: Instant,
 ) -> Result<(Tally, Received), Error> {
-    let id = topic.id();
+    let name = topic.name();
     let ends: Vec<AtomicU64> = (0..args.partitions).map(|_| AtomicU64::new(u64::MAX)).collect();
     thread::scope(|scope| {
         let consumer = |(index, end)| {
             let partition = PartitionIndex::new(index);
-            scope.spawn(move || consume(server, args, id, partition, start, end))
+            scope.spawn(move || consume(server, args, name, partition, start, end))
         };
         let consumers: Vec<_> = (0..).zip(&ends).map(consumer).collect();
         let tally = load.run(start);
-        let told = tell_ends(server, args, id, &ends);
+        let told = tell_ends(server, args, name, &ends);
         let mut all = Received { latencies: Latencies::new(), records: 0, last: None };
         for consumer in consumers {
             let joined = consumer.join();
@@ -102,15 +102,16 @@ fn together(
 fn tell_ends(
     server: &Options,
     args: &LoadArgs,
-    topic: TopicId,
+    topic: &str,
     ends: &[AtomicU64],
 ) -> Result<(), Error> {
     let mut client = client(server, args.timeout);
     let mut told = Ok(());
+    let id = client.topic(topic).map(|topic| topic.id);
     for (index, end) in (0..).zip(ends) {
         let partition = PartitionIndex::new(index);
         // Below chain-disk receipts come before records can be read: the end is that of the log.
-        let found = client.offset(topic, partition, OffsetQuery::LogEnd);
+        let found = id.clone().and_then(|id| client.offset(id, partition, OffsetQuery::LogEnd));
         let found = found.unwrap_or_else(|error| {
             told = Err(error.into());
             None
@@ -124,12 +125,13 @@ fn tell_ends(
 fn consume(
     server: &Options,
     args: &LoadArgs,
-    topic: TopicId,
+    topic: &str,
     partition: PartitionIndex,
     start: Instant,
     end: &AtomicU64,
 ) -> Result<Received, Error> {
     let mut client = client(server, args.timeout);
+    let topic = client.topic(topic)?.id;
     let options = FetchOptions { max_bytes: FETCH_BYTES, max_wait: POLL };
     let mut received = Received { latencies: Latencies::new(), records: 0, last: None };
     let mut at = Offset::ZERO;

@@ -45,6 +45,10 @@ impl Topic {
         Ok(Self { name, id: topic.id, cores, client })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn id(&self) -> TopicId {
         self.id
     }

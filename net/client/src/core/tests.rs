@@ -73,6 +73,8 @@ struct Server {
     forwarded: u64,
     /// A core that takes no connections.
     full: Option<u16>,
+    /// What comes is not read any more.
+    hangs: bool,
 }
 
 /// A connection as the server has it, to the core of a lane.
@@ -104,11 +106,14 @@ impl Wire {
 impl Server {
     fn new() -> Self {
         let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, cores: 2, calm: false, forwarded: 0, full: None }
+        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false }
     }
 
     /// Takes bytes, and answers what is whole.
     fn on_bytes(&mut self, wire: &mut Wire, bytes: &[u8], random: &mut Random) {
+        if self.hangs {
+            return;
+        }
         wire.inbound.extend_from_slice(bytes);
         if !wire.greeted {
             if wire.inbound.len() < 16 {
@@ -703,6 +708,34 @@ fn a_core_that_takes_no_connections_is_reached_by_way_of_another() {
     check(1, &world.server, &appended, &outcomes);
     assert!(world.server.forwarded > 0);
     assert!(!world.server.logs[1].values.is_empty());
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let starts = [(PartitionIndex::new(0), Offset::ZERO)];
+    let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
+    let mut reader = Reader::new(&topic(1), options, hello(), wait, &starts, 1);
+    let subscribed = |world: &World| world.wires.values().any(|w| !w.subscriptions.is_empty());
+    while !subscribed(&world) {
+        world.turn(&mut reader);
+    }
+    let began = world.now;
+    while world.now < began + 100 * wait {
+        world.turn(&mut reader);
+        assert!(subscribed(&world), "there is nothing to read, and the server answers");
+    }
+    world.server.hangs = true;
+    let began = world.now;
+    while !world.wires.is_empty() {
+        world.turn(&mut reader);
+        assert!(world.now < began + 3 * wait, "it is not given up");
+    }
+    world.server.hangs = false;
+    while !subscribed(&world) {
+        world.turn(&mut reader);
+    }
 }
 
 #[test]
