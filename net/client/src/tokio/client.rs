@@ -22,9 +22,9 @@ use crate::{
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
 };
 
-/// A client of one cluster. It makes its connections when they are needed: to the core that owns the
-/// partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to the
-/// first. A call that is dropped may have been done or not.
+/// A client of one cluster. It makes its connections when they are needed: to the core that owns
+/// the partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to
+/// the first. A call that is dropped may have been done or not.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
