@@ -13,11 +13,12 @@ use std::{
 };
 
 use catena_client::{
-    Client, ConsumerOptions, FetchOptions, NewRecord, OffsetQuery, Options, Producer,
+    Client, Connection, ConsumerOptions, FetchOptions, NewRecord, OffsetQuery, Options, Producer,
     ProducerOptions,
     format::{Offset, PartitionIndex},
     tokio as tasks,
 };
+use catena_wire::{Api, ErrorCode, ListOffsetsRequest, ListOffsetsResponse};
 use common::{PATIENCE, Server, connect, free_address, greet};
 
 const PARTITIONS: u32 = 6;
@@ -117,6 +118,17 @@ fn nothing_is_forwarded_with_threads() {
     assert_eq!(forwarded(&server), 0);
     let requests = metric(&server, "catena_requests_total");
     assert!(requests.iter().all(|requests| *requests > 20 + 3), "{requests:?}: not both cores");
+
+    // What goes to another core on purpose is counted.
+    let mut first = Connection::open_with(client.options(), Some(0)).unwrap();
+    let topic = client.topic("t").unwrap();
+    let other = topic.partitions.iter().find(|partition| partition.core == 1).unwrap();
+    let (topic, partition, query) = (topic.id, other.index, OffsetQuery::Latest);
+    let request = ListOffsetsRequest { topic, partition, query };
+    let (answer, _): (ListOffsetsResponse<'static>, _) =
+        first.call(Api::ListOffsets, &request, &[]).unwrap();
+    assert_eq!((answer.error, answer.offset.get()), (ErrorCode::None, 50));
+    assert_eq!(forwarded(&server), 1);
 }
 
 #[test]
