@@ -2,26 +2,71 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use catena_client::{Durability, format::limits::BATCH_BYTES_MAX};
+use catena_client::{
+    Durability, Error as ClientError, Options, TlsOptions, format::limits::BATCH_BYTES_MAX,
+};
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 
+use crate::error::Error;
+
 /// Measures a Catena server. It makes the topics that it needs, and drops them.
 #[derive(Parser, Debug)]
 #[command(name = "catena-bench", version, about, max_term_width = 100)]
 pub(crate) struct Cli {
-    /// The server to measure, host and port.
-    #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
-    #[arg(default_value = "127.0.0.1:9200")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     /// Print one JSON object instead of sentences.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// What to measure.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Where the server is, and TLS with it.
+#[derive(Args, Debug)]
+pub(crate) struct RemoteArgs {
+    /// The server to measure: host and port, or a connection string as `catenas://host?ca=FILE`.
+    #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
+    #[arg(default_value = "127.0.0.1:9200")]
+    server: String,
+    /// Speak TLS with the server, and trust the authorities in this PEM file.
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Our certificate, PEM, for a server that asks for one.
+    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(requires_all = ["tls_ca", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// The private key of our certificate, PEM.
+    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The name that the server's certificate must be for; without it the host of --server.
+    #[arg(long, global = true, value_name = "NAME", requires = "tls_ca")]
+    tls_server_name: Option<String>,
+}
+
+impl RemoteArgs {
+    /// How clients reach the server.
+    ///
+    /// # Errors
+    /// When the connection string is not right, or says what flags say, too.
+    pub(crate) fn options(&self) -> Result<Options, Error> {
+        if !self.server.contains("://") {
+            let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+            let server_name = self.tls_server_name.clone();
+            let tls = self.tls_ca.clone().map(|ca| TlsOptions { ca, identity, server_name });
+            return Ok(Options { tls, ..Options::new(&self.server) });
+        }
+        if self.tls_ca.is_some() {
+            let text = "--tls-ca goes with a plain host and port: a connection string has `ca`";
+            return Err(Error::Client(ClientError::Option(text.to_owned())));
+        }
+        Ok(self.server.parse()?)
+    }
 }
 
 /// What can be measured.
@@ -136,7 +181,8 @@ pub(crate) struct LoadArgs {
     /// A batch has as many records as fit into so many bytes, but at least one.
     #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = bytes)]
     pub(crate) batch_bytes: usize,
-    /// Producers, each with a thread and a connection of its own.
+    /// Producers, each with a thread and a connection of its own, to the core that owns its first
+    /// partition.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) producers: u32,
@@ -208,6 +254,7 @@ mod tests {
         let lines = [
             "catena-bench --server a:1 produce --record-bytes 512 --batch-bytes 65536 \
              --producers 2 --durability head-disk --duration 10s --json",
+            "catena-bench --server a:1 --tls-ca ca.pem --tls-server-name b suite",
             "catena-bench produce --rate 1000 --partitions 4 --in-flight 8 --warmup 0s",
             "catena-bench produce --fio --fio-dir .",
             "catena-bench consume --fill 1MiB --partitions 2",

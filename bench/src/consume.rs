@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_client::{
-    Client, Durability, FetchOptions, OffsetQuery,
+    Client, Durability, FetchOptions, OffsetQuery, Options,
     format::{Offset, PartitionIndex, TopicId},
 };
 
@@ -26,7 +26,7 @@ const FILL_IN_FLIGHT: u32 = 16;
 ///
 /// # Errors
 /// When the topic cannot be filled or read.
-pub(crate) fn run(server: &str, args: &ConsumeArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &ConsumeArgs) -> Result<Report, Error> {
     let mut report = Report::new();
     report.set("mode", "consume");
     report.set("fetch_bytes", args.fetch_bytes);
@@ -34,11 +34,11 @@ pub(crate) fn run(server: &str, args: &ConsumeArgs) -> Result<Report, Error> {
         Some(name) => {
             let topic = client(server, args.timeout).topic(name)?;
             let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
-            read(server, args, topic.id, partitions)?
+            read(server, args, name, partitions)?
         }
         None => {
             let topic = filled(server, args, &mut report)?;
-            read(server, args, topic.id(), args.partitions)?
+            read(server, args, topic.name(), args.partitions)?
         }
     };
     report.set("partitions", read.partitions);
@@ -50,7 +50,7 @@ pub(crate) fn run(server: &str, args: &ConsumeArgs) -> Result<Report, Error> {
 }
 
 /// A topic of our own with as much in it as was asked for.
-fn filled(server: &str, args: &ConsumeArgs, report: &mut Report) -> Result<Topic, Error> {
+fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<Topic, Error> {
     let load = LoadArgs {
         record_bytes: args.record_bytes,
         batch_bytes: args.batch_bytes,
@@ -85,7 +85,7 @@ struct Read {
     took: Duration,
 }
 
-fn read(server: &str, args: &ConsumeArgs, topic: TopicId, partitions: u32) -> Result<Read, Error> {
+fn read(server: &Options, args: &ConsumeArgs, topic: &str, partitions: u32) -> Result<Read, Error> {
     let began = Instant::now();
     let consumers: Result<Vec<Read>, Error> = thread::scope(|scope| {
         let partition = |index| {
@@ -111,12 +111,13 @@ fn read(server: &str, args: &ConsumeArgs, topic: TopicId, partitions: u32) -> Re
 
 /// One partition, up to where its end was at the start.
 fn consume(
-    server: &str,
+    server: &Options,
     args: &ConsumeArgs,
-    topic: TopicId,
+    topic: &str,
     partition: PartitionIndex,
 ) -> Result<Read, Error> {
     let mut client = client(server, args.timeout);
+    let topic = client.topic(topic)?.id;
     let began = Instant::now();
     let end = find(&mut client, topic, partition, OffsetQuery::Latest)?;
     let mut at = find(&mut client, topic, partition, OffsetQuery::Earliest)?;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use catena_client::{
-    FetchOptions, OffsetQuery,
-    format::{Offset, PartitionIndex, TopicId},
+    FetchOptions, OffsetQuery, Options,
+    format::{Offset, PartitionIndex},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// When the load cannot begin, or a consumer fails.
-pub(crate) fn run(server: &str, args: &LoadArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &LoadArgs) -> Result<Report, Error> {
     if args.record_bytes < STAMP_BYTES {
         return Err(Error::RecordBytes { asked: args.record_bytes, least: STAMP_BYTES });
     }
@@ -70,22 +70,22 @@ struct Received {
 
 /// Runs the load and, for each partition, a consumer until it has everything.
 fn together(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
     topic: &Topic,
     load: Load<'_>,
     start: Instant,
 ) -> Result<(Tally, Received), Error> {
-    let id = topic.id();
+    let name = topic.name();
     let ends: Vec<AtomicU64> = (0..args.partitions).map(|_| AtomicU64::new(u64::MAX)).collect();
     thread::scope(|scope| {
         let consumer = |(index, end)| {
             let partition = PartitionIndex::new(index);
-            scope.spawn(move || consume(server, args, id, partition, start, end))
+            scope.spawn(move || consume(server, args, name, partition, start, end))
         };
         let consumers: Vec<_> = (0..).zip(&ends).map(consumer).collect();
         let tally = load.run(start);
-        let told = tell_ends(server, args, id, &ends);
+        let told = tell_ends(server, args, name, &ends);
         let mut all = Received { latencies: Latencies::new(), records: 0, last: None };
         for consumer in consumers {
             let joined = consumer.join();
@@ -100,17 +100,18 @@ fn together(
 
 /// Tells the consumers where to stop: also when that cannot be found out, for they would wait.
 fn tell_ends(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
-    topic: TopicId,
+    topic: &str,
     ends: &[AtomicU64],
 ) -> Result<(), Error> {
     let mut client = client(server, args.timeout);
     let mut told = Ok(());
+    let id = client.topic(topic).map(|topic| topic.id);
     for (index, end) in (0..).zip(ends) {
         let partition = PartitionIndex::new(index);
         // Below chain-disk receipts come before records can be read: the end is that of the log.
-        let found = client.offset(topic, partition, OffsetQuery::LogEnd);
+        let found = id.clone().and_then(|id| client.offset(id, partition, OffsetQuery::LogEnd));
         let found = found.unwrap_or_else(|error| {
             told = Err(error.into());
             None
@@ -122,14 +123,15 @@ fn tell_ends(
 
 /// One partition from its beginning until `end`, once that is known.
 fn consume(
-    server: &str,
+    server: &Options,
     args: &LoadArgs,
-    topic: TopicId,
+    topic: &str,
     partition: PartitionIndex,
     start: Instant,
     end: &AtomicU64,
 ) -> Result<Received, Error> {
     let mut client = client(server, args.timeout);
+    let topic = client.topic(topic)?.id;
     let options = FetchOptions { max_bytes: FETCH_BYTES, max_wait: POLL };
     let mut received = Received { latencies: Latencies::new(), records: 0, last: None };
     let mut at = Offset::ZERO;

@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode, time::Duration};
 
 use catena_client::{
-    Durability,
+    Durability, Error as ClientError,
     format::{Offset, records::RecordError},
 };
 
@@ -12,7 +12,7 @@ use catena_client::{
 pub(crate) enum Error {
     /// The server refused, or cannot be reached.
     #[error(transparent)]
-    Client(#[from] catena_client::Error),
+    Client(#[from] ClientError),
     /// The records of a batch make none.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -38,7 +38,7 @@ pub(crate) enum Error {
         /// How many.
         batches: u64,
         /// What was said of the first.
-        first: catena_client::Error,
+        first: ClientError,
     },
     /// A receipt tells of less than was asked for.
     #[error("a receipt says {reached} where {asked} was asked for")]
@@ -110,7 +110,7 @@ impl Error {
         use io::ErrorKind::{TimedOut, WouldBlock};
         match self {
             Self::Unanswered { .. } => true,
-            Self::Client(catena_client::Error::Connection { source, .. }) => {
+            Self::Client(ClientError::Connection { source, .. }) => {
                 matches!(source.kind(), TimedOut | WouldBlock)
             }
             _ => false,
@@ -137,7 +137,10 @@ impl Error {
             Self::InFlight { .. } | Self::Rate { .. } | Self::RecordBytes { .. } => {
                 ExitCode::from(2)
             }
-            Self::Client(catena_client::Error::Connection { .. }) => ExitCode::from(3),
+            Self::Client(ClientError::Option(_)) => ExitCode::from(2),
+            Self::Client(ClientError::Connection { .. } | ClientError::Tls { .. }) => {
+                ExitCode::from(3)
+            }
             _ => ExitCode::FAILURE,
         }
     }

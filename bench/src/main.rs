@@ -49,11 +49,12 @@ fn main() -> ExitCode {
 
 /// Prints the report, also of a run in which something went wrong; then says what did.
 fn run(cli: &Cli) -> Result<(), Error> {
+    let server = cli.remote.options()?;
     let report = match &cli.command {
-        Command::Produce(args) => produce::run(&cli.server, args)?,
-        Command::Consume(args) => consume::run(&cli.server, args)?,
-        Command::EndToEnd(args) => end_to_end::run(&cli.server, args)?,
-        Command::Suite(args) => suite::run(&cli.server, args)?,
+        Command::Produce(args) => produce::run(&server, args)?,
+        Command::Consume(args) => consume::run(&server, args)?,
+        Command::EndToEnd(args) => end_to_end::run(&server, args)?,
+        Command::Suite(args) => suite::run(&server, args)?,
     };
     let text = if cli.json { format!("{:#}\n", report.json()) } else { report.sentences() };
     let mut out = io::stdout().lock();

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use catena_client::Options;
+
 use crate::{
     args::{LoadArgs, ProduceArgs},
     error::Error,
@@ -26,7 +28,7 @@ pub(crate) const START_DELAY: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// When nothing could be measured; what went wrong within the run is in the report.
-pub(crate) fn run(server: &str, args: &ProduceArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &ProduceArgs) -> Result<Report, Error> {
     let load = &args.load;
     let mut report = Report::new();
     report.set("mode", "produce");
@@ -107,7 +109,7 @@ impl Measured {
 ///
 /// # Errors
 /// When the load cannot begin; what went wrong after that is in the tally.
-pub(crate) fn measure(server: &str, args: &LoadArgs) -> Result<Measured, Error> {
+pub(crate) fn measure(server: &Options, args: &LoadArgs) -> Result<Measured, Error> {
     let topic = Topic::create(server, args.partitions, args.timeout)?;
     let load = Load::open(server, args, &topic, false)?;
     let records_per_batch = load.records;
@@ -131,7 +133,7 @@ pub(crate) struct Load<'a> {
 impl<'a> Load<'a> {
     /// Connects; `stamped` batches tell when they were due.
     pub(crate) fn open(
-        server: &str,
+        server: &Options,
         args: &'a LoadArgs,
         topic: &Topic,
         stamped: bool,
@@ -156,8 +158,9 @@ impl<'a> Load<'a> {
             }
             let in_flight = args.in_flight as usize;
             let bytes = records as usize * args.record_bytes;
+            let core = topic.core(partitions[0]);
             producers.push(Producer {
-                connection: connect(server, args.timeout, in_flight, bytes)?,
+                connection: connect(server, args.timeout, core, in_flight, bytes)?,
                 topic: topic.id(),
                 partitions,
                 payload,

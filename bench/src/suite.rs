@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catena_client::Durability;
+use catena_client::{Durability, Options};
 
 use crate::{
     args::{LoadArgs, SuiteArgs},
@@ -58,7 +58,7 @@ impl Runs {
 ///
 /// # Errors
 /// The first that a run met: half a suite tells nothing.
-pub(crate) fn run(server: &str, args: &SuiteArgs) -> Result<Report, Error> {
+pub(crate) fn run(server: &Options, args: &SuiteArgs) -> Result<Report, Error> {
     let fio = match &args.disk.fio_dir {
         Some(directory) => Fio::find(directory, &args.disk)?,
         None => None,
@@ -85,7 +85,7 @@ pub(crate) fn run(server: &str, args: &SuiteArgs) -> Result<Report, Error> {
 }
 
 fn one_at_a_time(
-    server: &str,
+    server: &Options,
     args: &SuiteArgs,
     fio: Option<&Fio>,
     runs: &mut Runs,
@@ -107,7 +107,12 @@ fn one_at_a_time(
     Ok(())
 }
 
-fn bulk(server: &str, args: &SuiteArgs, fio: Option<&Fio>, runs: &mut Runs) -> Result<(), Error> {
+fn bulk(
+    server: &Options,
+    args: &SuiteArgs,
+    fio: Option<&Fio>,
+    runs: &mut Runs,
+) -> Result<(), Error> {
     let block_bytes = block_bytes(batch_bytes(BULK_BATCH_BYTES)?);
     let disk = fio.map(|fio| fio.bulk(block_bytes)).transpose()?;
     let ours = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight)?;
@@ -128,7 +133,7 @@ fn batch_bytes(wished: usize) -> Result<usize, Error> {
 
 /// One producer in a closed loop; anything that goes wrong ends the suite.
 fn load(
-    server: &str,
+    server: &Options,
     args: &SuiteArgs,
     batch_bytes: usize,
     in_flight: u32,

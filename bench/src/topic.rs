@@ -19,27 +19,43 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Topic {
     name: String,
     id: TopicId,
+    /// The core that owns each partition.
+    cores: Vec<u16>,
     client: Client,
 }
 
 /// A client of `server` whose requests may take `timeout`.
-pub(crate) fn client(server: &str, timeout: Duration) -> Client {
-    Client::new(Options::new(server).with_request_timeout(timeout))
+pub(crate) fn client(server: &Options, timeout: Duration) -> Client {
+    Client::new(server.clone().with_request_timeout(timeout))
 }
 
 impl Topic {
     /// Creates a topic, and waits until its partitions serve.
-    pub(crate) fn create(server: &str, partitions: u32, timeout: Duration) -> Result<Self, Error> {
+    pub(crate) fn create(
+        server: &Options,
+        partitions: u32,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
         let mut client = client(server, timeout);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("catena-bench-{}-{number}", process::id());
         client.create_topic(&name, partitions, Vec::new())?;
-        let id = client.topic(&name)?.id;
-        Ok(Self { name, id, client })
+        let topic = client.topic(&name)?;
+        let cores = topic.partitions.iter().map(|partition| partition.core).collect();
+        Ok(Self { name, id: topic.id, cores, client })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn id(&self) -> TopicId {
         self.id
+    }
+
+    /// The core that owns a partition.
+    pub(crate) fn core(&self, partition: PartitionIndex) -> Option<u16> {
+        self.cores.get(partition.get() as usize).copied()
     }
 }
 
@@ -57,14 +73,15 @@ pub(crate) fn share(index: u32, of: u32, partitions: u32) -> Vec<PartitionIndex>
     (first..partitions).step_by(of as usize).map(PartitionIndex::new).collect()
 }
 
-/// A connection, with no more in flight than the server grants.
+/// A connection to a core, with no more in flight than the server grants.
 pub(crate) fn connect(
-    server: &str,
+    server: &Options,
     timeout: Duration,
+    core: Option<u16>,
     in_flight: usize,
     batch_bytes: usize,
 ) -> Result<Connection, Error> {
-    let connection = Connection::open(server, timeout)?;
+    let connection = Connection::open_with(&server.clone().with_request_timeout(timeout), core)?;
     let limits = &connection.greeting().limits;
     let by_bytes = limits.in_flight_bytes_max as usize / batch_bytes.max(1);
     let granted = (limits.in_flight_max as usize).min(by_bytes.max(1));

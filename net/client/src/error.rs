@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use catena_format::{BatchError, Offset, PartitionIndex, records::RecordError};
 use catena_wire::{Class, ErrorCode, FrameError, WireError};
 
-use crate::compression::CompressionError;
+use crate::{compression::CompressionError, tls::TlsError};
 
 /// An error of the client.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,6 +26,14 @@ pub enum Error {
         address: String,
         /// Why.
         source: Arc<io::Error>,
+    },
+    /// There is no TLS with the server, or it wants TLS: nothing was asked of it.
+    #[error("no connection to {address}: {source}")]
+    Tls {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: TlsError,
     },
     /// The server's bytes make no sense.
     #[error("the server's answer makes no sense: {0}")]
@@ -83,8 +91,9 @@ impl Error {
             Self::Undelivered { unclear: true, .. } | Self::Closed { unclear: true } => {
                 Class::Indeterminate
             }
-            Self::Undelivered { unclear: false, .. } => Class::Retriable,
-            Self::Option(_) | Self::Closed { unclear: false } => Class::Definite,
+            Self::Undelivered { unclear: false, .. }
+            | Self::Tls { source: TlsError::Silent, .. } => Class::Retriable,
+            Self::Option(_) | Self::Tls { .. } | Self::Closed { unclear: false } => Class::Definite,
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
             Self::Batch(_) | Self::Record(_) | Self::Compression(_) => Class::Definite,
         }

@@ -44,6 +44,7 @@ mod options;
 mod record;
 mod shared;
 mod ticket;
+mod tls;
 #[cfg(feature = "tokio")]
 pub mod tokio;
 mod url;
@@ -64,3 +65,4 @@ pub use error::Error;
 pub use options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, Start};
 pub use record::{NewRecord, Receipt};
 pub use ticket::Ticket;
+pub use tls::{TlsError, TlsOptions};

@@ -10,8 +10,9 @@ use catena_wire::{Durability, ErrorCode, OffsetQuery, TopicMetadata};
 
 use crate::{
     compression::{Compression, DECOMPRESSED_BYTES_MAX},
-    core::{link::Hello, session::Session},
+    core::{link::Hello, secure::Trust},
     error::Error,
+    tls::TlsOptions,
 };
 
 /// How a client behaves: from a connection string, see [`Options::from_str`], or step by step.
@@ -35,6 +36,8 @@ pub struct Options {
     pub client_id: String,
     /// How long a request may take, and one that changes nothing may be tried again.
     pub request_timeout: Duration,
+    /// TLS, with whom and as whom; `None`: plaintext.
+    pub tls: Option<TlsOptions>,
 }
 
 impl Default for Options {
@@ -43,6 +46,7 @@ impl Default for Options {
             server: "127.0.0.1:9200".to_owned(),
             client_id: "catena-rust".to_owned(),
             request_timeout: Duration::from_secs(10),
+            tls: None,
         }
     }
 }
@@ -112,11 +116,8 @@ pub struct ConsumerOptions {
     pub partitions: Option<Vec<PartitionIndex>>,
     /// Where it begins.
     pub start: Start,
-    /// Bytes of batches asked for at once from a partition, but at least one batch.
-    pub fetch_bytes: u32,
-    /// How long the server waits for records before it answers with none.
-    pub max_wait: Duration,
-    /// Nothing more is asked for while so many bytes wait to be taken.
+    /// Bytes of batches that wait to be taken or are on their way, at most: the partitions share it
+    /// evenly, and each may exceed its share by one batch.
     pub buffer_bytes: usize,
     /// The most bytes that a batch may become when it is decompressed.
     pub decompressed_bytes_max: usize,
@@ -127,8 +128,6 @@ impl Default for ConsumerOptions {
         Self {
             partitions: None,
             start: Start::Beginning,
-            fetch_bytes: 1 << 20,
-            max_wait: Duration::from_secs(5),
             buffer_bytes: 8 << 20,
             decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
         }
@@ -154,6 +153,12 @@ impl Options {
         Self { request_timeout, ..self }
     }
 
+    /// The same under TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: TlsOptions) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
     /// The servers, in the order given.
     ///
     /// # Errors
@@ -167,13 +172,13 @@ impl Options {
         Ok(servers)
     }
 
-    pub(crate) fn hello(&self) -> Hello {
-        Hello { client_id: self.client_id.clone(), core: None }
-    }
-
-    /// A connection that is made when it is wanted.
-    pub(crate) fn session(&self, seed: u64) -> Session {
-        Session::new(self.hello(), self.request_timeout, seed)
+    /// What is said to servers first. Reads the files that TLS needs.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names the file that is of no use.
+    pub(crate) fn hello(&self) -> Result<Hello, Error> {
+        let trust = self.tls.as_ref().map(Trust::load).transpose()?;
+        Ok(Hello { client_id: self.client_id.clone(), core: None, trust })
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     batch::Batch,
     core::{
         Driven, Step,
+        lane::Lane,
         partition::BatchId,
         producer::{Producer, Refused},
         reader::{Fetched, Reader},
@@ -154,16 +155,16 @@ impl ProducerState {
 }
 
 impl Driven for SharedProducer {
-    fn on_connected(&self, now: Instant) {
-        self.with(|core| core.on_connected(now));
+    fn on_connected(&self, lane: Lane, address: &str, now: Instant) {
+        self.with(|core| core.on_connected(lane, address, now));
     }
 
-    fn on_bytes(&self, bytes: &[u8], now: Instant) {
-        self.with(|core| core.on_bytes(bytes, now));
+    fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant) {
+        self.with(|core| core.on_bytes(lane, bytes, now));
     }
 
-    fn on_lost(&self, error: Error, now: Instant) {
-        self.with(|core| core.on_lost(&error, now));
+    fn on_lost(&self, lane: Lane, error: Error, now: Instant) {
+        self.with(|core| core.on_lost(lane, error, now));
     }
 
     fn step(&self, now: Instant) -> Step {
@@ -267,16 +268,16 @@ impl ReaderState {
 }
 
 impl Driven for SharedReader {
-    fn on_connected(&self, now: Instant) {
-        self.drive(|core| core.on_connected(now));
+    fn on_connected(&self, lane: Lane, address: &str, now: Instant) {
+        self.drive(|core| core.on_connected(lane, address, now));
     }
 
-    fn on_bytes(&self, bytes: &[u8], now: Instant) {
-        self.drive(|core| core.on_bytes(bytes, now));
+    fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant) {
+        self.drive(|core| core.on_bytes(lane, bytes, now));
     }
 
-    fn on_lost(&self, error: Error, now: Instant) {
-        self.drive(|core| core.on_lost(&error, now));
+    fn on_lost(&self, lane: Lane, error: Error, now: Instant) {
+        self.drive(|core| core.on_lost(lane, error, now));
     }
 
     fn step(&self, now: Instant) -> Step {

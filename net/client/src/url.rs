@@ -1,12 +1,15 @@
-//! Connection strings: `catena://host:port,host2:port?client_id=x&timeout=5s`.
+//! Connection strings: `catena://host:port,host2:port?client_id=x&timeout=5s`, and under TLS
+//! `catenas://host:port?ca=ca.pem`.
 
 use std::{str::FromStr, time::Duration};
 
-use crate::{error::Error, options::Options};
+use crate::{error::Error, options::Options, tls::TlsOptions};
 
 const SCHEME: &str = "catena://";
+const TLS_SCHEME: &str = "catenas://";
 const PORT: u16 = 9200;
 const KEYS: &str = "client_id and timeout";
+const TLS_KEYS: &str = "client_id, timeout, ca, cert, key and server_name";
 
 impl FromStr for Options {
     type Err = Error;
@@ -19,6 +22,14 @@ impl FromStr for Options {
     /// | `client_id` | what the client calls itself | `catena-rust` |
     /// | `timeout` | how long a request may take, as `500ms` or `1m 30s` | `10s` |
     ///
+    /// `catenas://` in place of `catena://` is TLS, and knows further keys:
+    ///
+    /// | key | meaning | by default |
+    /// |---|---|---|
+    /// | `ca` | the PEM file of the authorities to trust | must be given |
+    /// | `cert`, `key` | the PEM files of the client's certificate and its key | none |
+    /// | `server_name` | whose certificate a server must have | the host connected to |
+    ///
     /// ```
     /// # use catena_client::Options;
     /// let options: Options = "catena://one:9200,two?client_id=billing&timeout=5s".parse()?;
@@ -30,13 +41,17 @@ impl FromStr for Options {
     /// # Errors
     /// [`Error::Option`] names what is unknown, comes twice or cannot be read.
     fn from_str(url: &str) -> Result<Self, Error> {
-        let rest = url.strip_prefix(SCHEME);
-        let rest = rest.ok_or_else(|| refused(format!("`{url}` does not begin with {SCHEME}")))?;
+        let plain = url.strip_prefix(SCHEME).map(|rest| (rest, false));
+        let either = plain.or_else(|| url.strip_prefix(TLS_SCHEME).map(|rest| (rest, true)));
+        let (rest, secure) = either.ok_or_else(|| {
+            refused(format!("`{url}` begins neither with {SCHEME} nor with {TLS_SCHEME}"))
+        })?;
         let (servers, query) = rest.split_once('?').unwrap_or((rest, ""));
         let servers = servers.strip_suffix('/').unwrap_or(servers);
         let servers: Vec<String> = servers.split(',').map(server).collect::<Result<_, _>>()?;
         let mut options = Self { server: servers.join(","), ..Self::default() };
         let mut seen = Vec::new();
+        let mut tls = Tls::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             if seen.contains(&key) {
@@ -47,13 +62,43 @@ impl FromStr for Options {
             match key {
                 "client_id" => options.client_id = value,
                 "timeout" => options.request_timeout = timeout(&value)?,
+                "ca" if secure => tls.ca = Some(value),
+                "cert" if secure => tls.cert = Some(value),
+                "key" if secure => tls.key = Some(value),
+                "server_name" if secure => tls.server_name = Some(value),
                 unknown => {
-                    let text = format!("`{unknown}` is no key of a connection string: {KEYS} are");
+                    let (scheme, keys) =
+                        if secure { (TLS_SCHEME, TLS_KEYS) } else { (SCHEME, KEYS) };
+                    let text = format!("`{unknown}` is no key of a {scheme} string: {keys} are");
                     return Err(refused(text));
                 }
             }
         }
+        options.tls = if secure { Some(tls.options()?) } else { None };
         Ok(options)
+    }
+}
+
+/// The keys of TLS, as they come.
+#[derive(Default)]
+struct Tls {
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    server_name: Option<String>,
+}
+
+impl Tls {
+    fn options(self) -> Result<TlsOptions, Error> {
+        let ca = self.ca.ok_or_else(|| {
+            refused(format!("{TLS_SCHEME} needs `ca`, the file of the authorities to trust"))
+        })?;
+        let options = TlsOptions { server_name: self.server_name, ..TlsOptions::new(ca) };
+        match (self.cert, self.key) {
+            (None, None) => Ok(options),
+            (Some(cert), Some(key)) => Ok(options.with_identity(cert, key)),
+            _ => Err(refused("`cert` and `key` go together".to_owned())),
+        }
     }
 }
 
@@ -117,6 +162,17 @@ mod tests {
         assert_eq!(options.client_id, "my app");
         assert_eq!(options.request_timeout, Duration::from_secs(65));
         assert_eq!("catena://127.0.0.1:9200".parse::<Options>().unwrap(), Options::default());
+    }
+
+    #[test]
+    fn tls_is_a_scheme_and_its_files() {
+        let tls = |url: &str| url.parse::<Options>().unwrap().tls.unwrap();
+        assert_eq!(tls("catenas://a?ca=/x%20y.pem"), TlsOptions::new("/x y.pem"));
+        let all = tls("catenas://a?ca=a&cert=b&key=c&server_name=d");
+        assert_eq!(all, TlsOptions::new("a").with_identity("b", "c").with_server_name("d"));
+        assert!(error("catenas://a").contains("needs `ca`"));
+        assert!(error("catenas://a?ca=a&cert=b").contains("go together"));
+        assert!(error("catena://a?ca=a").contains("`ca` is no key of a catena:// string"));
     }
 
     #[test]

@@ -172,16 +172,18 @@ impl<M: Memory + Clone> Node<M> {
             return;
         }
         if from > high_watermark && within {
-            self.answer_fetch(uid, waiter.caller, Ok(Batches::empty(from)));
+            self.answer_fetch(uid, waiter.caller, from, Ok(Batches::empty(from)));
             return;
         }
         let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
         match held.replica.read(from, max) {
-            Ok(ReadOutcome::Ready(batches)) => self.answer_fetch(uid, waiter.caller, Ok(batches)),
+            Ok(ReadOutcome::Ready(batches)) => {
+                self.answer_fetch(uid, waiter.caller, from, Ok(batches));
+            }
             Ok(ReadOutcome::Pending(id)) => {
                 held.readers.insert(id, Reader::Fetch(waiter.caller, waiter.request));
             }
-            Err(error) => self.answer_fetch(uid, waiter.caller, Err(error)),
+            Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
         }
         self.dirty.insert(Directory::Partition(uid));
     }
@@ -234,11 +236,11 @@ impl<M: Memory + Clone> Node<M> {
                     let request = FetchRequest { offset: batches.next, ..request };
                     self.read(uid, Waiter { caller, request, deadline: now.monotonic }, now);
                 } else {
-                    self.answer_fetch(uid, caller, Ok(batches));
+                    self.answer_fetch(uid, caller, request.offset, Ok(batches));
                 }
             }
-            (Some(Reader::Fetch(caller, _)), Err(error)) => {
-                self.answer_fetch(uid, caller, Err(error));
+            (Some(Reader::Fetch(caller, request)), Err(error)) => {
+                self.answer_fetch(uid, caller, request.offset, Err(error));
             }
             (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
                 self.answer_offset(uid, caller, offset);
@@ -255,6 +257,7 @@ impl<M: Memory + Clone> Node<M> {
         &mut self,
         uid: PartitionUid,
         caller: Caller,
+        from: Offset,
         result: Result<Batches<M::Share>, ReadError>,
     ) {
         let held = &self.held[&uid];
@@ -275,9 +278,12 @@ impl<M: Memory + Clone> Node<M> {
             Err(error) => {
                 response.error = read_code(&error);
                 response.message = error.to_string().into();
-                if let ReadError::Damaged { next_readable } = error {
-                    response.next_offset = next_readable;
-                }
+                response.next_offset = match error {
+                    ReadError::Damaged { next_readable } => next_readable,
+                    ReadError::OutOfRange { start, .. } if from < start => start,
+                    ReadError::OutOfRange { .. } => response.high_watermark,
+                    _ => from,
+                };
                 self.stats.errors += 1;
                 self.answer(caller, &response);
             }

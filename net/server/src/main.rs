@@ -65,12 +65,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let mut client = commands::client(&cli.server);
+    let client = || commands::client(&cli.remote);
+    if !matches!(cli.command, Command::Topic(_) | Command::Produce(_) | Command::Consume(_)) {
+        commands::no_remote(&cli.remote)?;
+    }
     match cli.command {
         Command::Serve(args) => serve(&args),
-        Command::Topic(command) => commands::topic(&mut client, command, cli.output),
-        Command::Produce(args) => commands::produce(&mut client, &args, cli.output),
-        Command::Consume(args) => commands::consume(&mut client, &args, cli.output),
+        Command::Topic(command) => commands::topic(&mut client()?, command, cli.output),
+        Command::Produce(args) => commands::produce(&mut client()?, &args, cli.output),
+        Command::Consume(args) => commands::consume(&mut client()?, &args, cli.output),
         Command::Segment(command) => {
             let mut out = BufWriter::with_capacity(64 << 10, io::stdout().lock());
             let ran = segment::run(&command, cli.output, &mut out);

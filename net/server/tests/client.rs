@@ -248,6 +248,12 @@ fn a_consumer_says_where_nothing_can_be_read_and_goes_on_after_a_seek() {
     assert_eq!(texts(&consumer.next().unwrap().unwrap()), ["9"]);
     assert!(consumer.next_within(Duration::ZERO).unwrap().is_none(), "that was the end");
     assert!(consumer.seek(PartitionIndex::new(1), Offset::ZERO).is_err());
+    consumer.seek(ONLY, Offset::new(1000)).unwrap();
+    let beyond = consumer.next().unwrap();
+    assert!(
+        matches!(beyond, Err(Error::Unreadable { next, .. }) if next.get() == 10),
+        "{beyond:?}"
+    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! TLS on the client listener of the real binary: who is let in, what both sides hear when
 //! somebody is not, and certificates that change while it runs.
 
+#[path = "common/certificates.rs"]
+mod certificates;
 mod common;
 
 use std::{
@@ -11,54 +13,15 @@ use std::{
 };
 
 use catena_wire::{Api, PingRequest};
+use certificates::{Authority, Signed};
 use common::{Server, ask, connect, free_address, greet};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    date_time_ymd,
-};
+use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
-
-/// An authority that signs what it is asked to.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, PEM.
-struct Signed {
-    cert: String,
-    key: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn sign(&self, purpose: ExtendedKeyUsagePurpose, expired: bool) -> Signed {
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.extended_key_usages = vec![purpose];
-        if expired {
-            params.not_before = date_time_ymd(2001, 1, 1);
-            params.not_after = date_time_ymd(2002, 1, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.0).unwrap();
-        Signed { cert: cert.pem(), key: key.serialize_pem() }
-    }
-
-    fn server(&self) -> Signed {
-        self.sign(ExtendedKeyUsagePurpose::ServerAuth, false)
-    }
-
-    fn client(&self) -> Signed {
-        self.sign(ExtendedKeyUsagePurpose::ClientAuth, false)
-    }
-}
 
 fn write(directory: &Path, signed: &Signed) {
     std::fs::write(directory.join("cert.pem"), &signed.cert).unwrap();

@@ -1,6 +1,7 @@
 //! Topics, offsets and single fetches.
 
 use std::{
+    collections::BTreeMap,
     thread,
     time::{Duration, Instant},
 };
@@ -14,16 +15,24 @@ use crate::{
     core::{
         backoff::Patience,
         call::{self, Call},
+        link::Hello,
+        owners::{FIRST, Owners},
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
 };
 
-/// A client of one cluster, with a connection that is made when needed.
+/// A client of one cluster. It makes its connections when they are needed: to the core that owns
+/// the partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to
+/// the first.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
-    connection: Option<Connection>,
+    /// Known from the first connection on.
+    hello: Option<Hello>,
+    /// By the core that was asked for.
+    connections: BTreeMap<u16, Connection>,
+    owners: Owners,
     /// Which server is next.
     turn: usize,
 }
@@ -32,7 +41,8 @@ impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, connection: None, turn: 0 }
+        let (connections, owners) = (BTreeMap::new(), Owners::default());
+        Self { options, hello: None, connections, owners, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -51,20 +61,40 @@ impl Client {
         &self.options
     }
 
-    /// The connection, made if there is none. With several servers the next is tried when one
-    /// failed.
+    /// What its connections say first.
+    pub(super) fn hello(&mut self) -> Result<Hello, Error> {
+        if self.hello.is_none() {
+            self.hello = Some(self.options.hello()?);
+        }
+        Ok(self.hello.clone().expect("it was just made"))
+    }
+
+    /// The connection for what is about no partition, made if there is none. With several servers
+    /// the next is tried when one failed.
     ///
     /// # Errors
     /// See [`Connection::open`].
     pub fn connection(&mut self) -> Result<&mut Connection, Error> {
-        if self.connection.is_none() {
+        self.connection_to(FIRST)
+    }
+
+    fn connection_to(&mut self, core: u16) -> Result<&mut Connection, Error> {
+        if !self.connections.contains_key(&core) {
+            let hello = Hello { core: Some(core), ..self.hello()? };
             let servers = self.options.servers()?;
             let server = &servers[self.turn % servers.len()];
             self.turn = self.turn.wrapping_add(1);
             let wait = self.options.request_timeout;
-            self.connection = Some(Connection::open_as(server, &self.options.hello(), wait)?);
+            let connection = match Connection::open_as(server, &hello, wait) {
+                // That core takes no more: any answers for it.
+                Err(Error::Server { .. }) => {
+                    Connection::open_as(server, &Hello { core: None, ..hello }, wait)?
+                }
+                opened => opened?,
+            };
+            self.connections.insert(core, connection);
         }
-        Ok(self.connection.as_mut().expect("a connection was just opened"))
+        Ok(self.connections.get_mut(&core).expect("it was just opened"))
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the
@@ -73,6 +103,12 @@ impl Client {
         let call = call?;
         let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
         loop {
+            if let Some(topic) = self.owners.take_doubt(call.place) {
+                // What is not known goes to any core, which forwards it.
+                if let Ok(topic) = self.once(&call::topic(&topic)?, Duration::ZERO) {
+                    self.owners.remember(&topic);
+                }
+            }
             let error = match self.once(&call, wait) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -86,13 +122,15 @@ impl Client {
 
     fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
         let wait = self.options.request_timeout + wait;
-        let connection = self.connection()?;
+        let core = self.owners.core(call.place);
+        let connection = self.connection_to(core)?;
         let answer = connection
             .set_wait(wait)
             .and_then(|()| connection.call_head(call.api, &call.head))
             .and_then(|answer| (call.read)(answer));
         if matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
-            self.connection = None;
+            self.connections.remove(&core);
+            self.owners.doubt();
         }
         answer
     }
@@ -148,7 +186,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
-        self.ask(call::topics())
+        let topics = self.ask(call::topics())?;
+        topics.iter().for_each(|topic| self.owners.remember(topic));
+        Ok(topics)
     }
 
     /// One topic.
@@ -156,7 +196,9 @@ impl Client {
     /// # Errors
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
-        self.ask(call::topic(name))
+        let topic = self.ask(call::topic(name))?;
+        self.owners.remember(&topic);
+        Ok(topic)
     }
 
     /// Everything about a topic.
@@ -215,7 +257,7 @@ impl Client {
         self.run(call::fetch(topic, partition, offset, options), options.max_wait)
     }
 
-    /// A producer of a topic, on a thread and a connection of its own.
+    /// A producer of a topic, on threads and connections of its own.
     ///
     /// # Errors
     /// When the topic is not known or no producer id can be had.
@@ -223,7 +265,7 @@ impl Client {
         Producer::new(self, topic, options)
     }
 
-    /// A consumer of a topic, on a thread and a connection of its own.
+    /// A consumer of a topic, on threads and connections of its own.
     ///
     /// # Errors
     /// When the topic or a partition is not known, or it cannot be found out where to begin.

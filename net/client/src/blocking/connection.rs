@@ -13,6 +13,7 @@ use catena_wire::{Api, HandshakeResponse, Message, ProduceRequest, ProduceRespon
 use crate::{
     core::link::{Answer, Hello, Link},
     error::Error,
+    options::Options,
 };
 
 const READ_BYTES: usize = 64 << 10;
@@ -43,7 +44,17 @@ impl Connection {
     /// # Errors
     /// [`Error::Connection`], or what the server says.
     pub fn open(address: &str, wait: Duration) -> Result<Self, Error> {
-        Self::open_as(address, &Hello { client_id: "catena-rust".to_owned(), core: None }, wait)
+        Self::open_with(&Options::new(address).with_request_timeout(wait), None)
+    }
+
+    /// Connects to the first server that `options` name, under TLS if they say so, and shakes
+    /// hands; the request timeout bounds each step. With a `core`, that is asked to serve it.
+    ///
+    /// # Errors
+    /// [`Error::Option`], [`Error::Connection`], [`Error::Tls`], or what the server says.
+    pub fn open_with(options: &Options, core: Option<u16>) -> Result<Self, Error> {
+        let hello = Hello { core, ..options.hello()? };
+        Self::open_as(&options.servers()?[0], &hello, options.request_timeout)
     }
 
     pub(crate) fn open_as(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
@@ -51,11 +62,17 @@ impl Connection {
         let stream = dial(address, wait).map_err(failed)?;
         stream.set_read_timeout(Some(wait)).map_err(failed)?;
         stream.set_write_timeout(Some(wait)).map_err(failed)?;
+        let link = Link::new(hello, address)?;
         let (address, buffer) = (address.to_owned(), vec![0; READ_BYTES]);
-        let mut connection = Self { address, stream, buffer, link: Link::new(hello)? };
+        let mut connection = Self { address, stream, buffer, link };
         connection.write()?;
         while connection.link.greeting().is_none() {
-            connection.read()?;
+            if let Err(error) = connection.read() {
+                // Under TLS a server is told why.
+                let _ = connection.write();
+                return Err(connection.link.explain(error));
+            }
+            connection.write()?;
         }
         Ok(connection)
     }
@@ -169,6 +186,9 @@ impl Connection {
 
     fn write(&mut self) -> Result<(), Error> {
         let bytes = self.link.take_outbound();
+        if bytes.is_empty() {
+            return Ok(());
+        }
         self.stream.write_all(&bytes).map_err(|source| lost(&self.address, source))
     }
 

@@ -1,8 +1,9 @@
-//! The thread that does what a producer or consumer decides: one that connects and sends, and one
-//! that reads from the connection at hand.
+//! The threads that do what a producer or consumer decides: one that drives it and sends, and one
+//! for each connection, which makes it and reads from it.
 
 use std::{
-    io::{Read, Write},
+    collections::BTreeMap,
+    io::{self, Read, Write},
     net::{Shutdown, TcpStream},
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use std::{
 
 use super::connection::{dial, lost};
 use crate::{
-    core::{Driven, Step},
+    core::{Driven, Step, lane::Lane},
     error::Error,
     shared::Bell,
 };
@@ -26,7 +27,9 @@ const MAILBOX: usize = 16;
 
 enum Mail {
     Bell,
-    /// Bytes of the connection with this number.
+    /// The connection with this number is there.
+    Connected(u64, TcpStream),
+    /// Bytes of it.
     Bytes(u64, Vec<u8>),
     /// The end of it.
     Lost(u64, Error),
@@ -75,7 +78,7 @@ impl Driver {
         let abandon = Abandon(driven);
         let run = move || {
             let abandon = abandon;
-            Running { driver: self, connection: None, number: 0 }.run(&*abandon.0);
+            Running { driver: self, lines: BTreeMap::new(), number: 0 }.run(&*abandon.0);
         };
         thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)
     }
@@ -92,19 +95,25 @@ impl Drop for Abandon {
 
 struct Running {
     driver: Driver,
-    connection: Option<Open>,
+    lines: BTreeMap<Lane, Line>,
+    /// Connections begun.
     number: u64,
 }
 
-struct Open {
-    stream: TcpStream,
+/// A lane's connection.
+struct Line {
+    number: u64,
     address: String,
+    /// There once it is connected.
+    stream: Option<TcpStream>,
 }
 
-impl Drop for Open {
+impl Drop for Line {
     fn drop(&mut self) {
-        // The reading thread ends with it.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(stream) = &self.stream {
+            // The reading thread ends with it.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -113,38 +122,45 @@ impl Running {
         loop {
             self.driver.rung.store(false, Ordering::Release);
             match driven.step(Instant::now()) {
-                Step::Connect => match self.connect() {
-                    Ok(()) => driven.on_connected(Instant::now()),
-                    Err(error) => driven.on_lost(error, Instant::now()),
-                },
-                Step::Close => self.connection = None,
-                Step::Send(bytes) => {
-                    let Some(open) = &mut self.connection else { continue };
-                    if let Err(source) = open.stream.write_all(&bytes) {
-                        let error = lost(&open.address, source);
-                        self.connection = None;
-                        driven.on_lost(error, Instant::now());
+                Step::Connect(lane) => {
+                    if let Err(error) = self.connect(lane) {
+                        driven.on_lost(lane, error, Instant::now());
                     }
                 }
+                Step::Close(lane) => drop(self.lines.remove(&lane)),
+                Step::Send(lane, bytes) => self.send(lane, &bytes, driven),
                 Step::Wait(until) => self.wait(until, driven),
                 Step::Done => return,
             }
         }
     }
 
-    fn connect(&mut self) -> Result<(), Error> {
+    /// Has a thread connect and read.
+    fn connect(&mut self, lane: Lane) -> Result<(), Error> {
         let turn = usize::try_from(self.number).unwrap_or(0) % self.driver.servers.len();
         let address = self.driver.servers[turn].clone();
         self.number += 1;
-        let failed = |source| lost(&address, source);
-        let stream = dial(&address, self.driver.wait).map_err(failed)?;
-        stream.set_write_timeout(Some(self.driver.wait)).map_err(failed)?;
-        let reading = stream.try_clone().map_err(failed)?;
-        let (number, sender, name) = (self.number, self.driver.sender.clone(), address.clone());
-        let read = move || read(reading, &name, number, &sender);
-        thread::Builder::new().name("catena-read".to_owned()).spawn(read).map_err(failed)?;
-        self.connection = Some(Open { stream, address });
+        let (number, wait, mailbox) = (self.number, self.driver.wait, self.driver.sender.clone());
+        let name = address.clone();
+        let run = move || {
+            if let Err(source) = dial(&name, wait).and_then(|s| read(s, number, wait, &mailbox)) {
+                let _ = mailbox.send(Mail::Lost(number, lost(&name, source)));
+            }
+        };
+        let spawned = thread::Builder::new().name("catena-read".to_owned()).spawn(run);
+        spawned.map_err(|source| lost(&address, source))?;
+        self.lines.insert(lane, Line { number, address, stream: None });
         Ok(())
+    }
+
+    fn send(&mut self, lane: Lane, bytes: &[u8], driven: &dyn Driven) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let Some(stream) = &mut line.stream else { return };
+        if let Err(source) = stream.write_all(bytes) {
+            let error = lost(&line.address, source);
+            self.lines.remove(&lane);
+            driven.on_lost(lane, error, Instant::now());
+        }
     }
 
     /// Waits for mail, and takes in all there is.
@@ -165,30 +181,48 @@ impl Running {
 
     fn open(&mut self, letter: Mail, driven: &dyn Driven) {
         let now = Instant::now();
-        match letter {
-            Mail::Bytes(number, bytes) if number == self.number && self.connection.is_some() => {
-                driven.on_bytes(&bytes, now);
+        let (Mail::Connected(number, _) | Mail::Bytes(number, _) | Mail::Lost(number, _)) = &letter
+        else {
+            return;
+        };
+        let found = self.lines.iter_mut().find(|(_, line)| line.number == *number);
+        match (found, letter) {
+            (Some((lane, line)), Mail::Connected(_, stream)) => {
+                line.stream = Some(stream);
+                driven.on_connected(*lane, &line.address, now);
             }
-            Mail::Lost(number, error) if number == self.number && self.connection.is_some() => {
-                self.connection = None;
-                driven.on_lost(error, now);
+            (Some((lane, _)), Mail::Bytes(_, bytes)) => driven.on_bytes(*lane, &bytes, now),
+            (Some((lane, _)), Mail::Lost(_, error)) => {
+                let lane = *lane;
+                self.lines.remove(&lane);
+                driven.on_lost(lane, error, now);
             }
-            Mail::Bell | Mail::Bytes(..) | Mail::Lost(..) => {}
+            // Nobody wants it any more; its reading thread ends with it.
+            (None, Mail::Connected(_, stream)) => drop(stream.shutdown(Shutdown::Both)),
+            (None, _) | (_, Mail::Bell) => {}
         }
     }
 }
 
-fn read(mut stream: TcpStream, address: &str, number: u64, mailbox: &SyncSender<Mail>) {
+/// Reads until the connection ends, or nobody wants to hear of it.
+fn read(
+    mut stream: TcpStream,
+    number: u64,
+    wait: Duration,
+    mailbox: &SyncSender<Mail>,
+) -> io::Result<()> {
+    stream.set_write_timeout(Some(wait))?;
+    if mailbox.send(Mail::Connected(number, stream.try_clone()?)).is_err() {
+        return Ok(());
+    }
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let letter = match stream.read(&mut buffer) {
-            Ok(0) => Mail::Lost(number, lost(address, std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => Mail::Bytes(number, buffer[..count].to_vec()),
-            Err(source) => Mail::Lost(number, lost(address, source)),
-        };
-        let over = matches!(letter, Mail::Lost(..));
-        if mailbox.send(letter).is_err() || over {
-            return;
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if mailbox.send(Mail::Bytes(number, buffer[..count].to_vec())).is_err() {
+            return Ok(());
         }
     }
 }

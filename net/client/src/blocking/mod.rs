@@ -1,7 +1,7 @@
 //! The front end for threads.
 //!
-//! A [`Client`] asks and waits for the answer. A [`Producer`] and a [`Consumer`] have threads and a
-//! connection of their own.
+//! A [`Client`] asks and waits for the answer. A [`Producer`] and a [`Consumer`] have threads and
+//! connections of their own.
 
 mod client;
 mod connection;

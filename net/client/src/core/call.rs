@@ -9,7 +9,7 @@ use catena_wire::{
     ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
 };
 
-use super::{link::Answer, reader};
+use super::{link::Answer, owners::Place, reader};
 use crate::{
     batch::{Fetched, split},
     error::Error,
@@ -20,6 +20,8 @@ use crate::{
 pub(crate) struct Call<T> {
     pub(crate) api: Api,
     pub(crate) head: Vec<u8>,
+    /// The partition that it is about.
+    pub(crate) place: Option<Place>,
     /// It changes nothing, or nothing that matters: it may be made again.
     pub(crate) repeatable: bool,
     pub(crate) read: Box<dyn Fn(Answer) -> Result<T, Error> + Send + Sync>,
@@ -33,7 +35,11 @@ impl<T> Call<T> {
     ) -> Result<Self, Error> {
         let mut head = Vec::new();
         request.encode(&mut head)?;
-        Ok(Self { api, head, repeatable: false, read: Box::new(read) })
+        Ok(Self { api, head, place: None, repeatable: false, read: Box::new(read) })
+    }
+
+    fn at(self, topic: TopicId, partition: PartitionIndex) -> Self {
+        Self { place: Some((topic, partition)), ..self }
     }
 
     fn repeatable(self) -> Self {
@@ -119,7 +125,7 @@ pub(crate) fn offset(
         Error::check(response.error, &response.message)?;
         Ok(response.found.then_some(response.offset))
     });
-    Ok(call?.repeatable())
+    Ok(call?.at(topic, partition).repeatable())
 }
 
 pub(crate) fn trim(
@@ -127,11 +133,12 @@ pub(crate) fn trim(
     partition: PartitionIndex,
     to: Offset,
 ) -> Result<Call<Offset>, Error> {
-    Call::new(Api::Trim, &TrimRequest { topic, partition, to }, |answer| {
+    let call = Call::new(Api::Trim, &TrimRequest { topic, partition, to }, |answer| {
         let response = TrimResponse::decode(&answer.head)?;
         Error::check(response.error, &response.message)?;
         Ok(response.log_start)
-    })
+    });
+    Ok(call?.at(topic, partition))
 }
 
 /// An id that was asked for and never used harms nobody.
@@ -155,7 +162,7 @@ pub(crate) fn fetch(
     let request = FetchRequest { topic, partition, offset, max_bytes, min_bytes: 1, max_wait_ms };
     let call = Call::new(Api::Fetch, &request, move |answer| {
         let response = FetchResponse::decode(&answer.head)?;
-        reader::check(&response, partition, offset)?;
+        reader::check(&response, partition)?;
         let batches = Bytes::from(answer.payload);
         for batch in split(batches.clone()) {
             let batch = batch?;
@@ -169,5 +176,5 @@ pub(crate) fn fetch(
             log_start: response.log_start,
         })
     });
-    Ok(call?.repeatable())
+    Ok(call?.at(topic, partition).repeatable())
 }

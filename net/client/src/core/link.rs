@@ -7,20 +7,28 @@ use catena_wire::{
     HandshakeResponse, Message, Preface, Refusal, VERSION, encode_message,
 };
 
-use crate::error::Error;
+use super::secure::{Secure, Trust};
+use crate::{error::Error, tls::TlsError};
+
+/// What a TLS record begins with that ends a connection.
+const TLS_ALERT: u8 = 0x15;
 
 const HANDSHAKE_CORRELATION: u32 = 0;
 
 /// Who the client says it is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Hello {
     pub(crate) client_id: String,
     pub(crate) core: Option<u16>,
+    /// Under TLS, and whom to trust.
+    pub(crate) trust: Option<Trust>,
 }
 
 /// A response: head and payload, or the refusal in their place.
 #[derive(Debug)]
 pub(crate) struct Response {
+    /// The API, by its number: a push is no answer.
+    pub(crate) api: u8,
     pub(crate) correlation: u32,
     pub(crate) answer: Result<Answer, Error>,
 }
@@ -41,6 +49,10 @@ enum Inbound {
 /// A connection without its socket.
 #[derive(Debug)]
 pub(crate) struct Link {
+    address: String,
+    secure: Option<Secure>,
+    /// What goes out ahead of everything, in plaintext.
+    preface: Vec<u8>,
     inbound: Inbound,
     responses: VecDeque<Response>,
     outbound: Vec<u8>,
@@ -52,9 +64,11 @@ impl Link {
     /// A connection that begins: preface and handshake are to be sent.
     ///
     /// # Errors
-    /// When the client's name is too long to send.
-    pub(crate) fn new(hello: &Hello) -> Result<Self, Error> {
-        let mut outbound = Preface { core: hello.core }.encode().to_vec();
+    /// When the client's name is too long to send, or the server's is none.
+    pub(crate) fn new(hello: &Hello, address: &str) -> Result<Self, Error> {
+        let trust = hello.trust.as_ref();
+        let secure = trust.map(|trust| Secure::new(trust, address)).transpose()?;
+        let mut outbound = Vec::new();
         let request = HandshakeRequest {
             client: hello.client_id.as_str().into(),
             client_version: env!("CARGO_PKG_VERSION").into(),
@@ -65,6 +79,9 @@ impl Link {
         };
         encode_message(Api::Handshake, HANDSHAKE_CORRELATION, &request, 0, &mut outbound)?;
         Ok(Self {
+            address: address.to_owned(),
+            secure,
+            preface: Preface { core: hello.core }.encode().to_vec(),
             inbound: Inbound::Header([0; FRAME_HEADER_BYTES], 0),
             responses: VecDeque::new(),
             outbound,
@@ -82,7 +99,29 @@ impl Link {
     ///
     /// # Errors
     /// The connection cannot go on.
-    pub(crate) fn on_bytes(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn on_bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let Some(secure) = &mut self.secure else {
+            let fresh = self.greeting.is_none() && matches!(self.inbound, Inbound::Header(_, 0));
+            if fresh && bytes.first() == Some(&TLS_ALERT) {
+                let (address, source) = (self.address.clone(), TlsError::Expected);
+                return Err(Error::Tls { address, source });
+            }
+            return self.on_plain(bytes);
+        };
+        let mut plain = Vec::new();
+        let opened = secure.open(bytes, &mut plain);
+        self.on_plain(&plain).and(opened)
+    }
+
+    /// What the end of the connection means.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match &self.secure {
+            Some(secure) => secure.explain(error),
+            None => error,
+        }
+    }
+
+    fn on_plain(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         loop {
             match &mut self.inbound {
                 Inbound::Header(header, filled) => {
@@ -122,7 +161,7 @@ impl Link {
             Ok(answer)
         };
         if self.greeting.is_some() {
-            self.responses.push_back(Response { correlation, answer });
+            self.responses.push_back(Response { api: header.api, correlation, answer });
             return Ok(());
         }
         let greeting = HandshakeResponse::decode_owned(&answer?.head)?;
@@ -196,7 +235,14 @@ impl Link {
 
     /// Everything that is to be sent by now; empty: nothing.
     pub(crate) fn take_outbound(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.outbound)
+        let plain = std::mem::take(&mut self.outbound);
+        let mut bytes = std::mem::take(&mut self.preface);
+        match &mut self.secure {
+            Some(secure) => secure.seal(&plain, &mut bytes),
+            None if bytes.is_empty() => return plain,
+            None => bytes.extend_from_slice(&plain),
+        }
+        bytes
     }
 }
 

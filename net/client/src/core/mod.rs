@@ -6,38 +6,48 @@
 //!                     └────┬─────┘                         └───┬────┘
 //!                  ┌───────┴──────────────────────────────────-┴───────┐
 //!                  │ Session: connect, shake hands, back off           │
-//!                  │  └ Link: frames, correlation ids, limits          │
+//!                  │  └ Link: TLS, frames, correlation ids, limits     │
 //!                  └───────┬───────────────────────────────────────────┘
-//! socket   on_connected, on_bytes, on_lost │ step: Connect, Close, Send, Wait until, Done
+//! sockets  on_connected, on_bytes, on_lost │ step: Connect, Close, Send, Wait until, Done
 //! ```
+//!
+//! There is a session for each core that owns a partition in use: a [`Lane`].
 //!
 //! Inputs are calls named `on_*`, which get the time as an argument; what is to be done is fetched
 //! with `step`. The front ends, `blocking` and `tokio`, do it.
 
 pub(crate) mod backoff;
 pub(crate) mod call;
+pub(crate) mod lane;
 pub(crate) mod link;
+pub(crate) mod owners;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
 pub(crate) mod producer;
 pub(crate) mod reader;
+#[cfg(feature = "tls")]
+pub(crate) mod secure;
+#[cfg(not(feature = "tls"))]
+#[path = "insecure.rs"]
+pub(crate) mod secure;
 pub(crate) mod session;
 #[cfg(test)]
 mod tests;
 
 use std::time::Instant;
 
+use self::lane::Lane;
 use crate::error::Error;
 
 /// What a state machine wants done next.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Make a new connection to a server, then `on_connected` or `on_lost`.
-    Connect,
-    /// Drop the connection.
-    Close,
+    /// Make a connection to a server for a lane that has none, then `on_connected` or `on_lost`.
+    Connect(Lane),
+    /// Drop the lane's connection.
+    Close(Lane),
     /// Send these bytes.
-    Send(Vec<u8>),
+    Send(Lane, Vec<u8>),
     /// Nothing until bytes come, something is appended, or the time is there.
     Wait(Option<Instant>),
     /// Nothing ever again.
@@ -46,12 +56,12 @@ pub(crate) enum Step {
 
 /// A state machine behind a lock, as the front ends drive it.
 pub(crate) trait Driven: Send + Sync {
-    /// The connection asked for is there.
-    fn on_connected(&self, now: Instant);
+    /// The connection asked for is there, to the server at `address`.
+    fn on_connected(&self, lane: Lane, address: &str, now: Instant);
     /// Bytes came on it.
-    fn on_bytes(&self, bytes: &[u8], now: Instant);
+    fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant);
     /// It could not be made, or broke.
-    fn on_lost(&self, error: Error, now: Instant);
+    fn on_lost(&self, lane: Lane, error: Error, now: Instant);
     /// What to do next.
     fn step(&self, now: Instant) -> Step;
     /// Nobody drives it any more: whoever waits must hear of it.

@@ -10,7 +10,7 @@ use catena_format::{
     records::{BatchBuilder, Producer as Stamp},
 };
 
-use super::backoff::Backoff;
+use super::{backoff::Backoff, lane::Lane};
 use crate::{compression::Compression, error::Error};
 
 /// A batch's name within its producer.
@@ -54,6 +54,8 @@ pub(crate) struct Hold {
 /// The batches of a partition.
 #[derive(Debug)]
 pub(crate) struct Partition {
+    /// Where everything under way is. It changes only while nothing is.
+    pub(crate) lane: Lane,
     pub(crate) open: Option<Open>,
     pub(crate) closed: VecDeque<Batch>,
     pub(crate) next_sequence: Sequence,
@@ -62,8 +64,9 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(lane: Lane, seed: u64) -> Self {
         Self {
+            lane,
             open: None,
             closed: VecDeque::new(),
             next_sequence: Sequence::new(0),

@@ -9,6 +9,9 @@
 //! order, so that the server knows repetitions. A batch that fails for good leaves a gap in the
 //! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
 //! epoch rises and the rest is sent under new sequences.
+//!
+//! A partition's batches go over one connection, that to the core which owns it. When another core
+//! does, the partition changes over once nothing of it is under way.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,13 +24,13 @@ use catena_format::{
     records::{BatchBuilder, Producer as Stamp, RecordError, stamp},
 };
 use catena_wire::{
-    Api, Class, ConnectionLimits, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse,
-    TopicMetadata,
+    Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse, TopicMetadata,
 };
 
 use super::{
     Step,
-    link::{Answer, Response},
+    lane::{Lane, Places},
+    link::{Answer, Hello, Response},
     partition::{Batch, BatchId, Hold, Open, Partition},
     partitioner::Partitioner,
     session::{self, Session},
@@ -59,9 +62,10 @@ pub(crate) enum Refused {
 }
 
 /// What a producer writes to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) topic: TopicId,
+    pub(crate) places: Places,
     pub(crate) partitions: u32,
     pub(crate) batch_bytes_max: usize,
     pub(crate) producer: (ProducerId, ProducerEpoch),
@@ -72,16 +76,30 @@ impl Target {
     pub(crate) fn of(
         topic: &TopicMetadata<'_>,
         producer: (ProducerId, ProducerEpoch),
+        seed: u64,
     ) -> Result<Self, Error> {
         let partitions = u32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0);
         let none = || Error::Protocol("a topic without partitions".to_owned());
         Ok(Self {
             topic: topic.id,
+            places: Places::of(topic, seed),
             partitions: partitions.ok_or_else(none)?,
             batch_bytes_max: (topic.batch_bytes_max as usize).min(BATCH_BYTES_MAX),
             producer,
         })
     }
+}
+
+/// A connection, and what is under way on it.
+#[derive(Debug)]
+struct Line {
+    session: Session,
+    in_flight: usize,
+    in_flight_bytes: usize,
+    /// Partitions by the correlation ids under way.
+    waiting: BTreeMap<u32, u32>,
+    /// When the server last answered, or was asked while nothing else was under way.
+    progress: Option<Instant>,
 }
 
 /// The state machine of a producer.
@@ -90,7 +108,9 @@ pub(crate) struct Producer {
     options: ProducerOptions,
     request_timeout: Duration,
     target: Target,
-    session: Session,
+    hello: Hello,
+    seed: u64,
+    lines: BTreeMap<Lane, Line>,
     partitioner: Partitioner,
     partitions: Vec<Partition>,
     /// Partitions that hold something.
@@ -99,12 +119,8 @@ pub(crate) struct Producer {
     turn: u32,
     next_batch: u64,
     buffered_bytes: usize,
+    /// Batches under way on all lanes.
     in_flight: usize,
-    in_flight_bytes: usize,
-    /// Partitions by the correlation ids under way.
-    waiting: BTreeMap<u32, u32>,
-    /// When the server last answered, or was asked while nothing else was under way.
-    progress: Option<Instant>,
     settled: VecDeque<Settled>,
     retries: u64,
     raising: bool,
@@ -118,26 +134,26 @@ impl Producer {
     pub(crate) fn new(
         target: Target,
         options: ProducerOptions,
-        session: Session,
+        hello: Hello,
         request_timeout: Duration,
         seed: u64,
     ) -> Self {
-        let partition = |index| Partition::new(seed.wrapping_add(u64::from(index)));
+        let partition =
+            |index| Partition::new(target.places.lane(index), seed.wrapping_add(u64::from(index)));
         Self {
             options,
             request_timeout,
-            target,
-            session,
+            hello,
+            seed,
+            lines: BTreeMap::new(),
             partitioner: Partitioner::new(target.partitions, seed),
             partitions: (0..target.partitions).map(partition).collect(),
+            target,
             active: BTreeSet::new(),
             turn: 0,
             next_batch: 0,
             buffered_bytes: 0,
             in_flight: 0,
-            in_flight_bytes: 0,
-            waiting: BTreeMap::new(),
-            progress: None,
             settled: VecDeque::new(),
             retries: 0,
             raising: false,
@@ -272,35 +288,46 @@ impl Producer {
         self.settled.pop_front()
     }
 
-    pub(crate) fn on_connected(&mut self, now: Instant) {
-        if let Err(error) = self.session.on_connected(now) {
+    pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        if let Err(error) = line.session.on_connected(address, now) {
             self.fail(error);
         }
     }
 
-    pub(crate) fn on_bytes(&mut self, bytes: &[u8], now: Instant) {
-        if let Err(error) = self.session.on_bytes(bytes) {
-            self.session.fail(now);
-            return self.unanswered(&error);
+    pub(crate) fn on_bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        if let Err(error) = line.session.on_bytes(bytes) {
+            line.session.fail(now);
+            return self.unanswered(lane, &error);
         }
-        while let Some(response) = self.session.poll_response() {
-            self.progress = Some(now);
-            self.on_response(response, now);
+        while let Some(line) = self.lines.get_mut(&lane)
+            && let Some(response) = line.session.poll_response()
+        {
+            line.progress = Some(now);
+            self.on_response(lane, response, now);
         }
     }
 
-    pub(crate) fn on_lost(&mut self, error: &Error, now: Instant) {
-        self.session.on_lost(now);
-        self.unanswered(error);
+    pub(crate) fn on_lost(&mut self, lane: Lane, error: Error, now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let error = line.session.on_lost(error, now);
+        self.unanswered(lane, &error);
     }
 
-    /// What was under way may have been stored or not; everything is sent again, in order.
-    fn unanswered(&mut self, error: &Error) {
+    /// What was under way on a lane may have been stored or not; all is sent again, in order.
+    fn unanswered(&mut self, lane: Lane, error: &Error) {
         self.trouble = Some(error.clone());
-        self.waiting.clear();
-        (self.in_flight, self.in_flight_bytes, self.progress) = (0, 0, None);
+        self.target.places.on_lost(lane);
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        line.waiting.clear();
+        self.in_flight -= line.in_flight;
+        (line.in_flight, line.in_flight_bytes, line.progress) = (0, 0, None);
         for index in &self.active {
             let partition = &mut self.partitions[*index as usize];
+            if partition.lane != lane {
+                continue;
+            }
             partition.hold = None;
             for batch in partition.closed.iter_mut().filter(|b| b.correlation.is_some()) {
                 batch.correlation = None;
@@ -311,16 +338,22 @@ impl Producer {
         }
     }
 
-    fn on_response(&mut self, response: Response, now: Instant) {
-        let Some(index) = self.waiting.remove(&response.correlation) else { return };
+    fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
+        let (correlation, answer) = (response.correlation, response.answer);
+        if self.target.places.on_answer(lane, correlation, &answer, now) {
+            return;
+        }
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let Some(index) = line.waiting.remove(&correlation) else { return };
         let partition = &mut self.partitions[index as usize];
-        let Some(at) = partition.sent_under(response.correlation) else { return };
+        let Some(at) = partition.sent_under(correlation) else { return };
         let batch = &mut partition.closed[at];
         batch.correlation = None;
         self.in_flight -= 1;
-        self.in_flight_bytes -= batch.bytes.len();
+        line.in_flight -= 1;
+        line.in_flight_bytes -= batch.bytes.len();
         let since = batch.since;
-        match answered(response.answer) {
+        match answered(answer) {
             Ok((produced, _)) if produced.error == ErrorCode::None => {
                 partition.backoff.reset();
                 let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
@@ -361,6 +394,7 @@ impl Producer {
                 self.raising = true;
                 return self.settle(index, at, Err(error));
             }
+            (ErrorCode::WrongCore, _) => self.target.places.doubt(),
             (_, Class::Retriable) => {}
             (_, Class::Indeterminate) => partition.closed[at].tainted = true,
         }
@@ -388,31 +422,80 @@ impl Producer {
             let all = closed.chain(open).map(|id| (id, Err(error.clone())));
             self.settled.extend(all);
         }
-        self.waiting.clear();
-        (self.in_flight, self.in_flight_bytes, self.buffered_bytes) = (0, 0, 0);
+        for line in self.lines.values_mut() {
+            line.waiting.clear();
+            (line.in_flight, line.in_flight_bytes, line.progress) = (0, 0, None);
+        }
+        (self.in_flight, self.buffered_bytes) = (0, 0);
         self.fatal = Some(error);
     }
 
     /// What to do next.
     pub(crate) fn step(&mut self, now: Instant) -> Step {
         self.expire(now);
-        if self.stalled_at().is_some_and(|at| now >= at) || self.session.is_late(now) {
-            self.session.fail(now);
-            self.unanswered(&session::late());
-        }
+        self.give_up_late(now);
         self.release(now);
         self.raise();
+        self.change_lanes();
         self.fill(now);
-        let wanted = !self.active.is_empty();
-        if let Some(step) = self.session.step(now, wanted) {
+        if let Some(step) = self.connections(now) {
             return step;
         }
-        if self.closing && !wanted { Step::Done } else { Step::Wait(self.timeout(now)) }
+        let over = self.closing && self.active.is_empty();
+        if over { Step::Done } else { Step::Wait(self.timeout(now)) }
     }
 
-    fn stalled_at(&self) -> Option<Instant> {
-        let since = self.progress.filter(|_| self.in_flight > 0)?;
-        Some(since + self.request_timeout)
+    /// Ends the connections on which an answer takes too long.
+    fn give_up_late(&mut self, now: Instant) {
+        let timeout = self.request_timeout;
+        let late = |line: &Line| {
+            line.stalled_at(timeout).is_some_and(|at| now >= at) || line.session.is_late(now)
+        };
+        let late = self.lines.iter().filter(|(_, line)| late(line)).map(|(lane, _)| *lane);
+        for lane in late.collect::<Vec<_>>() {
+            if let Some(line) = self.lines.get_mut(&lane) {
+                line.session.fail(now);
+            }
+            self.unanswered(lane, &session::late());
+        }
+    }
+
+    /// Partitions that another core owns by now go there, once nothing of them is under way.
+    fn change_lanes(&mut self) {
+        for index in &self.active {
+            let partition = &mut self.partitions[*index as usize];
+            let home = self.target.places.lane(*index);
+            if partition.lane != home && partition.in_flight() == 0 {
+                partition.lane = home;
+            }
+            let (hello, seed) = (&self.hello, self.seed.wrapping_add(u64::from(partition.lane.0)));
+            self.lines.entry(partition.lane).or_insert_with(|| {
+                Line::new(Session::new(
+                    partition.lane,
+                    hello.clone(),
+                    self.request_timeout,
+                    seed.rotate_left(32),
+                ))
+            });
+        }
+    }
+
+    /// What a connection needs: a new one, an end, or bytes to be sent.
+    fn connections(&mut self, now: Instant) -> Option<Step> {
+        let mut unused = None;
+        for (lane, line) in &mut self.lines {
+            let wanted = wanted(&self.active, &self.partitions, *lane);
+            if let Some(step) = line.session.step(now, wanted) {
+                return Some(step);
+            }
+            if !wanted && !self.target.places.uses(*lane) {
+                unused = Some(*lane);
+            }
+        }
+        let lane = unused?;
+        self.lines.remove(&lane);
+        self.target.places.on_closed(lane);
+        Some(Step::Close(lane))
     }
 
     fn timeout(&self, now: Instant) -> Option<Instant> {
@@ -426,9 +509,13 @@ impl Producer {
             let expired = oldest.map(|since| since + self.options.delivery_timeout);
             [lingered, held, expired]
         });
-        let own = [self.stalled_at(), self.session.timeout(!self.active.is_empty())];
+        let lines = self.lines.iter().flat_map(|(lane, line)| {
+            let wanted = wanted(&self.active, &self.partitions, *lane);
+            [line.stalled_at(self.request_timeout), line.session.timeout(wanted)]
+        });
+        let places = [self.target.places.timeout()];
         // What is due already waits for something else to happen.
-        partitions.chain(own).flatten().filter(|at| *at > now).min()
+        partitions.chain(lines).chain(places).flatten().filter(|at| *at > now).min()
     }
 
     /// Gives up what was not stored in time.
@@ -448,10 +535,12 @@ impl Producer {
                 let under_way = batch.correlation;
                 let error = undelivered(batch, self.trouble.as_ref(), timeout);
                 self.raising |= batch.sequence.is_some();
-                if let Some(correlation) = under_way {
-                    self.waiting.remove(&correlation);
+                let line = self.lines.get_mut(&self.partitions[index as usize].lane);
+                if let (Some(correlation), Some(line)) = (under_way, line) {
+                    line.waiting.remove(&correlation);
                     self.in_flight -= 1;
-                    self.in_flight_bytes -= batch.bytes.len();
+                    line.in_flight -= 1;
+                    line.in_flight_bytes -= batch.bytes.len();
                 }
                 self.settle(index, 0, Err(error));
             }
@@ -496,24 +585,37 @@ impl Producer {
 
     /// Sends what may be sent.
     fn fill(&mut self, now: Instant) {
-        let greeting = self.session.link().and_then(|link| link.greeting());
-        let Some(limits) = greeting.map(|greeting| greeting.limits.clone()) else { return };
+        for (lane, line) in &mut self.lines {
+            if let Some(link) = line.session.link() {
+                self.target.places.ask(*lane, link, now);
+            }
+        }
         let turn = self.turn;
         let order: Vec<u32> =
             self.active.range(turn..).chain(self.active.range(..turn)).copied().collect();
         for index in order {
-            while self.send_next(index, &limits, now) {
+            while self.send_next(index, now) {
                 self.turn = index + 1;
             }
         }
     }
 
     /// Sends the next batch of a partition, if it has one that may be sent.
-    fn send_next(&mut self, index: u32, limits: &ConnectionLimits, now: Instant) -> bool {
+    fn send_next(&mut self, index: u32, now: Instant) -> bool {
         let partition = &self.partitions[index as usize];
-        let most = self.options.in_flight.min(limits.in_flight_max as usize).max(1);
+        // It is about to change over.
+        if partition.lane != self.target.places.lane(index) {
+            return false;
+        }
+        let Some(line) = self.lines.get_mut(&partition.lane) else { return false };
+        let (under_way, under_way_bytes) = (line.in_flight, line.in_flight_bytes);
+        let greeting = line.session.link().and_then(|link| link.greeting());
+        let Some(limits) = greeting.map(|greeting| &greeting.limits) else { return false };
+        let full = self.in_flight >= self.options.in_flight
+            || under_way >= limits.in_flight_max.max(1) as usize;
         let window = limits.dedup_window.max(1) as usize;
-        if self.in_flight >= most || partition.hold.is_some() || partition.in_flight() >= window {
+        let room = limits.in_flight_bytes_max as usize;
+        if full || partition.hold.is_some() || partition.in_flight() >= window {
             return false;
         }
         let at = if self.raising {
@@ -530,8 +632,7 @@ impl Producer {
         let at = if due { partition.next_to_send() } else { at };
         let Some(at) = at else { return false };
         let bytes = partition.closed[at].bytes.len();
-        let room = limits.in_flight_bytes_max as usize;
-        if self.in_flight > 0 && self.in_flight_bytes + bytes > room {
+        if under_way > 0 && under_way_bytes + bytes > room {
             return false;
         }
         self.send(index, at, now)
@@ -551,7 +652,8 @@ impl Producer {
             expect_next_offset: None,
             deadline_ms: 0,
         };
-        let link = self.session.link().expect("its limits are known");
+        let line = self.lines.get_mut(&partition.lane).expect("its limits are known");
+        let link = line.session.link().expect("its limits are known");
         match link.request(Api::Produce, &request, &batch.bytes) {
             Ok(correlation) => {
                 batch.correlation = Some(correlation);
@@ -559,12 +661,13 @@ impl Producer {
                 if fresh {
                     partition.next_sequence = sequence.wrapping_add(batch.count);
                 }
-                if self.in_flight == 0 {
-                    self.progress = Some(now);
+                if line.in_flight == 0 {
+                    line.progress = Some(now);
                 }
                 self.in_flight += 1;
-                self.in_flight_bytes += batch.bytes.len();
-                self.waiting.insert(correlation, index);
+                line.in_flight += 1;
+                line.in_flight_bytes += batch.bytes.len();
+                line.waiting.insert(correlation, index);
             }
             Err(error) => {
                 self.raising |= !fresh;
@@ -573,6 +676,23 @@ impl Producer {
         }
         true
     }
+}
+
+impl Line {
+    fn new(session: Session) -> Self {
+        let waiting = BTreeMap::new();
+        Self { session, in_flight: 0, in_flight_bytes: 0, waiting, progress: None }
+    }
+
+    /// When an answer is overdue, if nothing comes.
+    fn stalled_at(&self, request_timeout: Duration) -> Option<Instant> {
+        Some(self.progress.filter(|_| self.in_flight > 0)? + request_timeout)
+    }
+}
+
+/// Whether something is to be sent on a lane, or under way there.
+fn wanted(active: &BTreeSet<u32>, partitions: &[Partition], lane: Lane) -> bool {
+    active.iter().any(|index| partitions[*index as usize].lane == lane)
 }
 
 fn answered(answer: Result<Answer, Error>) -> Result<(ProduceResponse<'static>, String), Error> {

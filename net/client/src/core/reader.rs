@@ -1,22 +1,31 @@
-//! A consumer: fetches ahead from each partition, keeps the order, and comes back after failures.
+//! A consumer: subscribes to each partition, keeps the order, and comes back after failures.
 //!
-//! Each partition has one fetch under way, which the server answers when there is something. What
-//! came waits until it is taken; while too much waits nothing more is asked for. A subscription
-//! would take the fetch's place: its credit is the room in the same buffer.
+//! ```text
+//! idle ─(subscribe)─> subscribed ─ push, push, … ─> ready ─(taken)─> application
+//!   ^────────────────────┘ ended, or lost     credit <────┘
+//! ```
+//!
+//! The server pushes as far as a subscription's credit goes, from history to the live end. Each
+//! partition has a share of the buffer, and its credit is what is free of that: what waits to be
+//! taken and what may still come are never more than the share, but for one batch.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use catena_format::{BatchHeader, Offset, PartitionIndex, TopicId};
-use catena_wire::{Api, Class, ErrorCode, FetchRequest, FetchResponse, Message};
+use catena_wire::{
+    Api, Class, CreditRequest, ErrorCode, FetchResponse, Message, PingRequest, Push,
+    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
+};
 
 use super::{
     Step,
     backoff::Backoff,
-    link::{Answer, Response},
+    lane::{Lane, Places},
+    link::{Answer, Hello, Response},
     session::{self, Session},
 };
 use crate::{
@@ -24,11 +33,6 @@ use crate::{
     error::Error,
     options::ConsumerOptions,
 };
-
-/// With more partitions than fetches under way none waits longer for records than this.
-const CROWDED_WAIT: Duration = Duration::from_millis(50);
-/// The most fetches under way.
-const FETCHES_MAX: usize = 64;
 
 /// A batch as it came, not yet checked.
 #[derive(Debug)]
@@ -54,23 +58,42 @@ impl Fetched {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// To be asked, not before this time.
+    /// To be subscribed to, not before this time.
     Idle(Option<Instant>),
-    /// Asked since then.
-    Asked(Instant),
+    /// Subscribed to, or asked for, under a name.
+    Subscribed(u32),
     /// Failed for good until somebody seeks.
     Failed,
 }
 
 #[derive(Debug)]
 struct Cursor {
-    /// Where to fetch.
+    lane: Lane,
+    /// Where the next push begins.
     next: Offset,
     /// Where the application is.
     position: Offset,
     high_watermark: Offset,
     state: State,
+    /// Bytes that wait to be taken.
+    held: usize,
+    /// Bytes that were taken and not credited yet.
+    owed: usize,
     backoff: Backoff,
+}
+
+/// A connection, and the subscriptions on it.
+#[derive(Debug)]
+struct Line {
+    session: Session,
+    /// Names of subscriptions, by the correlation ids of what asks for them.
+    waiting: BTreeMap<u32, u32>,
+    /// Partitions by the names of their subscriptions.
+    names: BTreeMap<u32, u32>,
+    /// When the server last said something.
+    heard: Instant,
+    /// When it was asked for a sign of life.
+    pinged: Option<Instant>,
 }
 
 /// The state machine of a consumer.
@@ -79,43 +102,62 @@ pub(crate) struct Reader {
     topic: TopicId,
     options: ConsumerOptions,
     request_timeout: Duration,
-    session: Session,
+    hello: Hello,
+    seed: u64,
+    places: Places,
+    lines: BTreeMap<Lane, Line>,
     cursors: BTreeMap<u32, Cursor>,
-    /// Where asking goes on.
-    turn: u32,
-    /// Partitions by the correlation ids under way.
-    waiting: BTreeMap<u32, u32>,
+    /// Partitions that are to be subscribed to.
+    idle: BTreeSet<u32>,
+    /// Partitions whose subscription is owed enough credit to tell.
+    owing: BTreeSet<u32>,
+    /// A partition's part of the buffer.
+    share: usize,
+    next_name: u32,
     ready: VecDeque<Result<Fetched, Error>>,
-    ready_bytes: usize,
     finished: bool,
 }
 
 impl Reader {
     /// A consumer that begins at the given offsets.
     pub(crate) fn new(
-        topic: TopicId,
+        topic: &TopicMetadata<'_>,
         options: ConsumerOptions,
-        session: Session,
+        hello: Hello,
         request_timeout: Duration,
         starts: &[(PartitionIndex, Offset)],
         seed: u64,
     ) -> Self {
+        let places = Places::of(topic, seed);
         let cursor = |(partition, offset): &(PartitionIndex, Offset)| {
-            let (next, position) = (*offset, *offset);
-            let backoff = Backoff::new(seed.wrapping_add(u64::from(partition.get())));
-            let (high_watermark, state) = (Offset::ZERO, State::Idle(None));
-            (partition.get(), Cursor { next, position, high_watermark, state, backoff })
+            let index = partition.get();
+            let cursor = Cursor {
+                lane: places.lane(index),
+                next: *offset,
+                position: *offset,
+                high_watermark: Offset::ZERO,
+                state: State::Idle(None),
+                held: 0,
+                owed: 0,
+                backoff: Backoff::new(seed.wrapping_add(u64::from(index))),
+            };
+            (index, cursor)
         };
+        let cursors: BTreeMap<u32, Cursor> = starts.iter().map(cursor).collect();
         Self {
-            topic,
+            topic: topic.id,
+            share: (options.buffer_bytes / cursors.len().max(1)).max(1),
             options,
             request_timeout,
-            session,
-            cursors: starts.iter().map(cursor).collect(),
-            turn: 0,
-            waiting: BTreeMap::new(),
+            hello,
+            seed,
+            places,
+            lines: BTreeMap::new(),
+            idle: cursors.keys().copied().collect(),
+            owing: BTreeSet::new(),
+            cursors,
+            next_name: 0,
             ready: VecDeque::new(),
-            ready_bytes: 0,
             finished: false,
         }
     }
@@ -135,35 +177,68 @@ impl Reader {
         Some(self.cursors.get(&partition.get())?.high_watermark)
     }
 
+    /// Bytes that wait to be taken.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.cursors.values().map(|cursor| cursor.held).sum()
+    }
+
     /// Goes on elsewhere in a partition; what came from it is forgotten.
     pub(crate) fn seek(&mut self, partition: PartitionIndex, offset: Offset) -> Result<(), Error> {
-        let Some(cursor) = self.cursors.get_mut(&partition.get()) else {
+        let index = partition.get();
+        if !self.cursors.contains_key(&index) {
             let message = format!("{partition}, which this consumer does not read");
             return Err(Error::Server { code: ErrorCode::UnknownPartition, message });
-        };
-        (cursor.next, cursor.position, cursor.state) = (offset, offset, State::Idle(None));
-        self.waiting.retain(|_, asked| *asked != partition.get());
+        }
         self.forget(partition);
+        self.unsubscribe(index, State::Idle(None));
+        if let Some(cursor) = self.cursors.get_mut(&index) {
+            (cursor.next, cursor.position) = (offset, offset);
+        }
         Ok(())
     }
 
     fn forget(&mut self, partition: PartitionIndex) {
-        self.ready.retain(|ready| {
-            let gone = ready.as_ref().is_ok_and(|fetched| fetched.partition == partition);
-            if let (true, Ok(fetched)) = (gone, ready) {
-                self.ready_bytes -= fetched.bytes.len();
+        self.ready.retain(|ready| ready.as_ref().map_or(true, |f| f.partition != partition));
+        if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
+            cursor.held = 0;
+        }
+    }
+
+    /// Ends the subscription of a partition, if there is one: what still comes of it is dropped.
+    fn unsubscribe(&mut self, index: u32, state: State) {
+        let Some(cursor) = self.cursors.get_mut(&index) else { return };
+        if let State::Subscribed(name) = cursor.state
+            && let Some(line) = self.lines.get_mut(&cursor.lane)
+        {
+            line.names.remove(&name);
+            if let Some(link) = line.session.link() {
+                // Where it cannot be sent, the connection has ended and the subscription with it.
+                let request = UnsubscribeRequest { subscription: name };
+                let _ = link.request(Api::Unsubscribe, &request, &[]);
             }
-            !gone
-        });
+        }
+        self.rest(index, state);
+    }
+
+    /// A partition has no subscription any more.
+    fn rest(&mut self, index: u32, state: State) {
+        let Some(cursor) = self.cursors.get_mut(&index) else { return };
+        self.owing.remove(&index);
+        match state {
+            State::Idle(_) => self.idle.insert(index),
+            State::Subscribed(_) | State::Failed => self.idle.remove(&index),
+        };
+        (cursor.state, cursor.owed) = (state, 0);
     }
 
     /// A batch that was taken cannot be read: the partition stops there until somebody seeks.
     pub(crate) fn on_unreadable(&mut self, fetched: &Fetched) {
         let (partition, at) = (fetched.partition, fetched.offset().unwrap_or(fetched.from));
+        self.forget(partition);
+        self.unsubscribe(partition.get(), State::Failed);
         if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
-            (cursor.state, cursor.next, cursor.position) = (State::Failed, at, at);
-            self.waiting.retain(|_, asked| *asked != partition.get());
-            self.forget(partition);
+            (cursor.next, cursor.position) = (at, at);
         }
     }
 
@@ -181,11 +256,16 @@ impl Reader {
     /// What came next.
     pub(crate) fn poll_fetched(&mut self) -> Option<Result<Fetched, Error>> {
         let ready = self.ready.pop_front()?;
-        if let Ok(fetched) = &ready {
-            self.ready_bytes -= fetched.bytes.len();
-            if let (Some(cursor), Ok(end)) =
-                (self.cursors.get_mut(&fetched.partition.get()), end_of(&fetched.bytes))
-            {
+        if let Ok(fetched) = &ready
+            && let Some(cursor) = self.cursors.get_mut(&fetched.partition.get())
+        {
+            cursor.held -= fetched.bytes.len();
+            cursor.owed += fetched.bytes.len();
+            // Half of the credit is left, so that the server does not wait.
+            if cursor.owed * 2 >= self.share && matches!(cursor.state, State::Subscribed(_)) {
+                self.owing.insert(fetched.partition.get());
+            }
+            if let Ok(end) = end_of(&fetched.bytes) {
                 cursor.position = end;
             }
         }
@@ -197,77 +277,120 @@ impl Reader {
         self.finished = true;
     }
 
-    pub(crate) fn on_connected(&mut self, now: Instant) {
-        if let Err(error) = self.session.on_connected(now) {
-            self.session.fail(now);
+    pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        (line.heard, line.pinged) = (now, None);
+        if let Err(error) = line.session.on_connected(address, now) {
+            line.session.fail(now);
             self.ready.push_back(Err(error));
         }
     }
 
-    pub(crate) fn on_bytes(&mut self, bytes: &[u8], now: Instant) {
-        if let Err(error) = self.session.on_bytes(bytes) {
-            self.session.fail(now);
-            return self.unanswered(&error, now);
+    pub(crate) fn on_bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        (line.heard, line.pinged) = (now, None);
+        if let Err(error) = line.session.on_bytes(bytes) {
+            line.session.fail(now);
+            return self.unanswered(lane, &error, now);
         }
-        while let Some(response) = self.session.poll_response() {
-            self.on_response(response, now);
+        while let Some(line) = self.lines.get_mut(&lane)
+            && let Some(response) = line.session.poll_response()
+        {
+            self.on_response(lane, response, now);
         }
     }
 
-    pub(crate) fn on_lost(&mut self, error: &Error, now: Instant) {
-        self.session.on_lost(now);
-        self.unanswered(error, now);
+    pub(crate) fn on_lost(&mut self, lane: Lane, error: Error, now: Instant) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let error = line.session.on_lost(error, now);
+        self.unanswered(lane, &error, now);
     }
 
-    /// Everything is asked for again. A server that stays away is told once for each time that a
-    /// request may take.
-    fn unanswered(&mut self, error: &Error, now: Instant) {
-        self.waiting.clear();
-        for cursor in self.cursors.values_mut() {
-            if matches!(cursor.state, State::Asked(_)) {
-                cursor.state = State::Idle(None);
-            }
-        }
-        let since = self.session.failing_since().unwrap_or(now);
+    /// The subscriptions of a lane have ended with its connection. A server that stays away is told
+    /// once for each time that a request may take.
+    fn unanswered(&mut self, lane: Lane, error: &Error, now: Instant) {
+        self.places.on_lost(lane);
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        line.waiting.clear();
+        (line.heard, line.pinged) = (now, None);
+        let since = line.session.failing_since().unwrap_or(now);
         if now.saturating_duration_since(since) >= self.request_timeout && self.ready.is_empty() {
-            self.session.forget_failing(now);
+            line.session.forget_failing(now);
             self.ready.push_back(Err(error.clone()));
         }
-    }
-
-    fn on_response(&mut self, response: Response, now: Instant) {
-        let Some(index) = self.waiting.remove(&response.correlation) else { return };
-        let partition = PartitionIndex::new(index);
-        let fetched = response.answer.and_then(|answer| self.take(partition, answer));
-        let Some(cursor) = self.cursors.get_mut(&index) else { return };
-        match fetched {
-            Ok(()) => {
-                cursor.backoff.reset();
-                cursor.state = State::Idle(None);
-            }
-            Err(Error::Server { code, .. }) if code.class() != Class::Definite => {
-                cursor.state = State::Idle(Some(now + cursor.backoff.pause()));
-            }
-            Err(error) => {
-                cursor.state = State::Failed;
-                self.ready.push_back(Err(error));
-            }
+        for index in std::mem::take(&mut line.names).into_values() {
+            self.rest(index, State::Idle(None));
         }
     }
 
-    fn take(&mut self, partition: PartitionIndex, answer: Answer) -> Result<(), Error> {
-        let response = FetchResponse::decode(&answer.head)?;
-        let cursor = self.cursors.get_mut(&partition.get()).expect("it was asked for");
-        check(&response, partition, cursor.next)?;
-        cursor.high_watermark = response.high_watermark;
+    fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
+        let Response { api, correlation, answer } = response;
+        if self.places.on_answer(lane, correlation, &answer, now) {
+            return self.change_lanes();
+        }
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let (name, taken) = if api == Api::Push as u8 {
+            let read = answer.and_then(|answer| Ok((Push::decode_owned(&answer.head)?, answer)));
+            match read {
+                Ok((push, answer)) => (push.subscription, Ok(Said::Push(push, answer))),
+                // Whose it is, nobody knows.
+                Err(error) => {
+                    line.session.fail(now);
+                    return self.unanswered(lane, &error, now);
+                }
+            }
+        } else {
+            let Some(name) = line.waiting.remove(&correlation) else { return };
+            (name, answer.and_then(subscribed))
+        };
+        let Some(index) = line.names.get(&name).copied() else { return };
+        if let Err(error) = taken.and_then(|said| self.take(index, said)) {
+            self.on_ended(lane, name, error, now);
+        }
+    }
+
+    fn on_ended(&mut self, lane: Lane, name: u32, error: Error, now: Instant) {
+        let line = self.lines.get_mut(&lane);
+        let Some(index) = line.and_then(|line| line.names.remove(&name)) else { return };
+        let Some(cursor) = self.cursors.get_mut(&index) else { return };
+        let state = match &error {
+            // The connection has as many as it may: that stays so.
+            Error::Server { code: ErrorCode::SubscriptionBudget, .. } => State::Failed,
+            Error::Server { code, .. } if code.class() != Class::Definite => {
+                State::Idle(Some(now + cursor.backoff.pause()))
+            }
+            _ => State::Failed,
+        };
+        if matches!(error, Error::Server { code: ErrorCode::WrongCore, .. }) {
+            self.places.doubt();
+        }
+        if state == State::Failed {
+            self.ready.push_back(Err(error));
+        }
+        self.rest(index, state);
+    }
+
+    fn take(&mut self, index: u32, said: Said) -> Result<(), Error> {
+        let partition = PartitionIndex::new(index);
+        let Some(cursor) = self.cursors.get_mut(&index) else { return Ok(()) };
+        let (push, answer) = match said {
+            Said::Push(push, answer) => (push, answer),
+            Said::Begun(high_watermark) => {
+                cursor.high_watermark = high_watermark;
+                return Ok(());
+            }
+        };
+        readable(push.error, push.next_offset, &push.message, partition)?;
+        cursor.high_watermark = push.high_watermark;
+        cursor.backoff.reset();
         let from = cursor.next;
         for bytes in split(answer.payload.into()) {
             let bytes = bytes?;
-            self.ready_bytes += bytes.len();
+            cursor.held += bytes.len();
             let limit = self.options.decompressed_bytes_max;
             self.ready.push_back(Ok(Fetched { partition, bytes, from, limit }));
         }
-        cursor.next = response.next_offset.max(cursor.next);
+        cursor.next = push.next_offset.max(cursor.next);
         Ok(())
     }
 
@@ -276,76 +399,158 @@ impl Reader {
         if self.finished {
             return Step::Done;
         }
-        let late = self.stalled_at().is_some_and(|at| now >= at) || self.session.is_late(now);
-        if late {
-            self.session.fail(now);
-            self.unanswered(&session::late(), now);
-        }
-        self.ask(now);
-        match self.session.step(now, true) {
+        self.look_after(now);
+        self.subscribe(now);
+        self.give_credit();
+        match self.connections(now) {
             Some(step) => step,
             None => Step::Wait(self.timeout(now)),
         }
     }
 
-    fn stalled_at(&self) -> Option<Instant> {
-        let asked = self.cursors.values().filter_map(|cursor| match cursor.state {
-            State::Asked(since) => Some(since),
-            _ => None,
-        });
-        Some(asked.min()? + self.options.max_wait + self.request_timeout)
-    }
-
-    fn timeout(&self, now: Instant) -> Option<Instant> {
-        let paused = self.cursors.values().filter_map(|cursor| match cursor.state {
-            State::Idle(until) => until,
-            _ => None,
-        });
-        let own = [self.stalled_at(), self.session.timeout(true)];
-        paused.chain(own.into_iter().flatten()).filter(|at| *at > now).min()
-    }
-
-    /// Asks each partition in turn for what comes next, while there is room for it.
-    fn ask(&mut self, now: Instant) {
-        let Some(link) = self.session.link() else { return };
-        let Some(limits) = link.greeting().map(|greeting| greeting.limits.clone()) else { return };
-        let most = FETCHES_MAX.min(limits.in_flight_max as usize).max(1);
-        let crowded = self.cursors.len() > most;
-        let wait =
-            if crowded { self.options.max_wait.min(CROWDED_WAIT) } else { self.options.max_wait };
-        let turn = self.turn;
-        let order = self.cursors.range(turn..).chain(self.cursors.range(..turn));
-        let order: Vec<u32> = order.map(|(index, _)| *index).collect();
-        for index in order {
-            if self.ready_bytes >= self.options.buffer_bytes || self.waiting.len() >= most {
-                return;
-            }
-            let cursor = self.cursors.get_mut(&index).expect("it was just listed");
-            if !matches!(cursor.state, State::Idle(until) if until.is_none_or(|until| now >= until))
-            {
+    /// Asks connections that are silent for a sign of life, and ends those that give none.
+    fn look_after(&mut self, now: Instant) {
+        let mut late = Vec::new();
+        for (lane, line) in &mut self.lines {
+            let dead = line.pinged.is_some_and(|at| now >= at + self.request_timeout);
+            if line.session.is_late(now) || dead {
+                line.session.fail(now);
+                late.push(*lane);
                 continue;
             }
-            let request = FetchRequest {
+            let Some(link) = line.session.link() else { continue };
+            self.places.ask(*lane, link, now);
+            let silent = !line.names.is_empty() && now >= line.heard + self.request_timeout;
+            if silent && line.pinged.is_none() {
+                // The answer is only listened for.
+                let _ = link.request(Api::Ping, &PingRequest {}, &[]);
+                line.pinged = Some(now);
+            }
+        }
+        for lane in late {
+            self.unanswered(lane, &session::late(), now);
+        }
+    }
+
+    /// Partitions that another core owns by now are subscribed to there.
+    fn change_lanes(&mut self) {
+        let moved = |(index, cursor): (&u32, &Cursor)| {
+            (cursor.lane != self.places.lane(*index)).then_some(*index)
+        };
+        for index in self.cursors.iter().filter_map(moved).collect::<Vec<_>>() {
+            if matches!(self.cursors[&index].state, State::Subscribed(_)) {
+                self.unsubscribe(index, State::Idle(None));
+            }
+            let lane = self.places.lane(index);
+            self.cursors.get_mut(&index).expect("it was just listed").lane = lane;
+        }
+    }
+
+    /// Subscribes to the partitions that can be.
+    fn subscribe(&mut self, now: Instant) {
+        for index in self.idle.iter().copied().collect::<Vec<_>>() {
+            let Some(cursor) = self.cursors.get_mut(&index) else { continue };
+            let lane = cursor.lane;
+            let line = self.lines.entry(lane).or_insert_with(|| {
+                let seed = self.seed.rotate_left(32).wrapping_add(u64::from(lane.0));
+                Line::new(Session::new(lane, self.hello.clone(), self.request_timeout, seed), now)
+            });
+            let due = matches!(cursor.state, State::Idle(until) if until.is_none_or(|t| now >= t));
+            let Some(link) = line.session.link().filter(|_| due) else { continue };
+            let name = self.next_name;
+            let credit = self.share.saturating_sub(cursor.held);
+            let request = SubscribeRequest {
+                subscription: name,
                 topic: self.topic,
                 partition: PartitionIndex::new(index),
                 offset: cursor.next,
-                max_bytes: self.options.fetch_bytes,
-                min_bytes: 1,
-                max_wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                credit_bytes: u32::try_from(credit).unwrap_or(u32::MAX),
             };
-            match link.request(Api::Fetch, &request, &[]) {
+            match link.request(Api::Subscribe, &request, &[]) {
                 Ok(correlation) => {
-                    self.waiting.insert(correlation, index);
-                    cursor.state = State::Asked(now);
-                    self.turn = index + 1;
+                    self.next_name = name.wrapping_add(1);
+                    line.waiting.insert(correlation, name);
+                    line.names.insert(name, index);
+                    self.rest(index, State::Subscribed(name));
                 }
                 Err(error) => {
-                    cursor.state = State::Failed;
                     self.ready.push_back(Err(error));
+                    self.rest(index, State::Failed);
                 }
             }
         }
     }
+
+    /// Gives back what was taken.
+    fn give_credit(&mut self) {
+        for index in std::mem::take(&mut self.owing) {
+            let Some(cursor) = self.cursors.get_mut(&index) else { continue };
+            let State::Subscribed(subscription) = cursor.state else { continue };
+            let Some(line) = self.lines.get_mut(&cursor.lane) else { continue };
+            let Some(link) = line.session.link() else { continue };
+            let bytes = u32::try_from(cursor.owed).unwrap_or(u32::MAX);
+            // Where it cannot be sent, the subscription has ended.
+            let _ = link.request(Api::Credit, &CreditRequest { subscription, bytes }, &[]);
+            cursor.owed = 0;
+        }
+    }
+
+    /// What a connection needs: a new one, an end, or bytes to be sent.
+    fn connections(&mut self, now: Instant) -> Option<Step> {
+        let mut unused = None;
+        for (lane, line) in &mut self.lines {
+            let wanted = wanted(&self.cursors, *lane);
+            if let Some(step) = line.session.step(now, wanted) {
+                return Some(step);
+            }
+            if !wanted && !self.places.uses(*lane) {
+                unused = Some(*lane);
+            }
+        }
+        let lane = unused?;
+        self.lines.remove(&lane);
+        self.places.on_closed(lane);
+        Some(Step::Close(lane))
+    }
+
+    fn timeout(&self, now: Instant) -> Option<Instant> {
+        let paused = self.idle.iter().filter_map(|index| match self.cursors[index].state {
+            State::Idle(until) => until,
+            _ => None,
+        });
+        let lines = self.lines.iter().flat_map(|(lane, line)| {
+            let silent = line.pinged.unwrap_or(line.heard) + self.request_timeout;
+            let silent = (!line.names.is_empty()).then_some(silent);
+            [silent, line.session.timeout(wanted(&self.cursors, *lane))]
+        });
+        let own = lines.chain([self.places.timeout()]).flatten();
+        paused.chain(own).filter(|at| *at > now).min()
+    }
+}
+
+impl Line {
+    fn new(session: Session, now: Instant) -> Self {
+        let (waiting, names) = (BTreeMap::new(), BTreeMap::new());
+        Self { session, waiting, names, heard: now, pinged: None }
+    }
+}
+
+/// Whether a partition is read on a lane.
+fn wanted(cursors: &BTreeMap<u32, Cursor>, lane: Lane) -> bool {
+    cursors.values().any(|cursor| cursor.lane == lane && cursor.state != State::Failed)
+}
+
+/// What the server says of a subscription that goes on.
+enum Said {
+    /// It has begun; the partition's end.
+    Begun(Offset),
+    Push(Push<'static>, Answer),
+}
+
+fn subscribed(answer: Answer) -> Result<Said, Error> {
+    let response = SubscribeResponse::decode(&answer.head)?;
+    Error::check(response.error, &response.message)?;
+    Ok(Said::Begun(response.high_watermark))
 }
 
 /// The offset behind a stored batch.
@@ -354,20 +559,23 @@ fn end_of(batch: &[u8]) -> Result<Offset, Error> {
     Ok(Offset::new(header.stored_offset()?.get() + u64::from(header.count)))
 }
 
-/// What the server says of a fetch from an offset of a partition.
-pub(crate) fn check(
-    response: &FetchResponse<'_>,
+/// What the server says of a fetch from a partition.
+pub(crate) fn check(response: &FetchResponse<'_>, partition: PartitionIndex) -> Result<(), Error> {
+    readable(response.error, response.next_offset, &response.message, partition)
+}
+
+/// Whether there is something to read, and if not, where it can be gone on.
+fn readable(
+    code: ErrorCode,
+    next: Offset,
+    message: &str,
     partition: PartitionIndex,
-    from: Offset,
 ) -> Result<(), Error> {
-    let code = response.error;
-    let next = match code {
-        ErrorCode::Damaged | ErrorCode::Truncated => response.next_offset,
-        ErrorCode::OffsetOutOfRange if from < response.log_start => response.log_start,
-        ErrorCode::OffsetOutOfRange => response.high_watermark,
-        code => return Error::check(code, &response.message),
-    };
-    let space = if response.message.is_empty() { "" } else { " " };
-    let message = format!("{}{space}", response.message);
+    match code {
+        ErrorCode::Damaged | ErrorCode::Truncated | ErrorCode::OffsetOutOfRange => {}
+        code => return Error::check(code, message),
+    }
+    let space = if message.is_empty() { "" } else { " " };
+    let message = format!("{message}{space}");
     Err(Error::Unreadable { code, partition, next, message })
 }

@@ -7,6 +7,7 @@ use catena_wire::ErrorCode;
 use super::{
     Step,
     backoff::Backoff,
+    lane::Lane,
     link::{Hello, Link, Response},
 };
 use crate::error::Error;
@@ -21,32 +22,51 @@ enum State {
     Shaking(Box<Link>, Instant),
     /// Requests can be made.
     Up(Box<Link>),
-    /// To be dropped, then down until the time given.
-    Broken(Instant),
+    /// To be dropped after these last bytes, then down until the time given.
+    Broken(Vec<u8>, Instant),
 }
 
 /// The connection of a state machine.
 #[derive(Debug)]
 pub(crate) struct Session {
+    lane: Lane,
     hello: Hello,
     handshake_timeout: Duration,
     state: State,
     backoff: Backoff,
     failing_since: Option<Instant>,
+    /// Handshakes that failed since one succeeded.
+    unshaken: u32,
 }
 
 impl Session {
-    pub(crate) fn new(hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
-        let backoff = Backoff::new(seed);
-        Self { hello, handshake_timeout, state: State::Down(None), backoff, failing_since: None }
+    /// A lane without a connection.
+    pub(crate) fn new(lane: Lane, hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
+        Self {
+            lane,
+            hello,
+            handshake_timeout,
+            state: State::Down(None),
+            backoff: Backoff::new(seed),
+            failing_since: None,
+            unshaken: 0,
+        }
+    }
+
+    /// The core to ask for. One that does not answer, or takes no more connections, is given up
+    /// every other time: any core answers for it.
+    fn core(&self) -> Option<u16> {
+        let stray = self.unshaken >= 2 && self.unshaken.is_multiple_of(2);
+        (!stray).then_some(self.lane.0)
     }
 
     /// The connection is there.
     ///
     /// # Errors
     /// When there can be no handshake; the session has failed then.
-    pub(crate) fn on_connected(&mut self, now: Instant) -> Result<(), Error> {
-        let link = Link::new(&self.hello)?;
+    pub(crate) fn on_connected(&mut self, address: &str, now: Instant) -> Result<(), Error> {
+        let hello = Hello { core: self.core(), ..self.hello.clone() };
+        let link = Link::new(&hello, address)?;
         self.state = State::Shaking(Box::new(link), now + self.handshake_timeout);
         Ok(())
     }
@@ -59,7 +79,7 @@ impl Session {
         match &mut self.state {
             State::Shaking(link, _) => link.on_bytes(bytes)?,
             State::Up(link) => link.on_bytes(bytes)?,
-            State::Down(_) | State::Connecting | State::Broken(_) => {}
+            State::Down(_) | State::Connecting | State::Broken(..) => {}
         }
         if let State::Shaking(link, _) = &self.state
             && link.greeting().is_some()
@@ -69,6 +89,7 @@ impl Session {
             self.state = State::Up(link);
             self.backoff.reset();
             self.failing_since = None;
+            self.unshaken = 0;
         }
         Ok(())
     }
@@ -90,18 +111,26 @@ impl Session {
     pub(crate) fn fail(&mut self, now: Instant) {
         self.failing_since.get_or_insert(now);
         let again = now + self.backoff.pause();
-        self.state = match self.state {
+        self.unshaken += u32::from(matches!(self.state, State::Shaking(..)));
+        self.state = match &mut self.state {
             State::Down(_) | State::Connecting => State::Down(Some(again)),
-            State::Shaking(..) | State::Up(_) | State::Broken(_) => State::Broken(again),
+            // Under TLS a server is told why.
+            State::Shaking(link, _) => State::Broken(link.take_outbound(), again),
+            State::Up(_) | State::Broken(..) => State::Broken(Vec::new(), again),
         };
     }
 
-    /// The socket is gone: there is nothing left to close.
-    pub(crate) fn on_lost(&mut self, now: Instant) {
+    /// The socket is gone: there is nothing left to close. Tells what that means.
+    pub(crate) fn on_lost(&mut self, error: Error, now: Instant) -> Error {
+        let error = match &self.state {
+            State::Shaking(link, _) => link.explain(error),
+            _ => error,
+        };
         self.fail(now);
-        if let State::Broken(again) = self.state {
+        if let State::Broken(_, again) = self.state {
             self.state = State::Down(Some(again));
         }
+        error
     }
 
     /// Since when there has been no connection; `None`: there is one, or none was wanted yet.
@@ -122,17 +151,20 @@ impl Session {
     /// What the connection needs; `None`: nothing now.
     pub(crate) fn step(&mut self, now: Instant, wanted: bool) -> Option<Step> {
         match &mut self.state {
-            State::Broken(again) => {
+            State::Broken(last, _) if !last.is_empty() => {
+                Some(Step::Send(self.lane, std::mem::take(last)))
+            }
+            State::Broken(_, again) => {
                 self.state = State::Down(Some(*again));
-                Some(Step::Close)
+                Some(Step::Close(self.lane))
             }
             State::Down(again) if wanted && again.is_none_or(|again| now >= again) => {
                 self.state = State::Connecting;
-                Some(Step::Connect)
+                Some(Step::Connect(self.lane))
             }
             State::Down(_) | State::Connecting => None,
-            State::Shaking(link, _) => send(link),
-            State::Up(link) => send(link),
+            State::Shaking(link, _) => send(self.lane, link),
+            State::Up(link) => send(self.lane, link),
         }
     }
 
@@ -151,7 +183,7 @@ pub(crate) fn late() -> Error {
     Error::Server { code: ErrorCode::Timeout, message: "(no answer in time)".to_owned() }
 }
 
-fn send(link: &mut Link) -> Option<Step> {
+fn send(lane: Lane, link: &mut Link) -> Option<Step> {
     let bytes = link.take_outbound();
-    (!bytes.is_empty()).then_some(Step::Send(bytes))
+    (!bytes.is_empty()).then_some(Step::Send(lane, bytes))
 }

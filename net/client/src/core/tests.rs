@@ -10,21 +10,23 @@ use std::{
 
 use catena_format::{
     BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
-    ProducerEpoch, ProducerId, TopicId, batch::patch, records::Records,
+    PartitionUid, ProducerEpoch, ProducerId, TopicId, batch::patch, records::Records,
 };
 use catena_wire::{
-    Api, ApiRange, Class, ConnectionLimits, Durability, ErrorCode, FRAME_HEADER_BYTES,
-    FetchRequest, FetchResponse, FrameHeader, FrameLimits, HandshakeResponse, Message,
-    ProduceRequest, ProduceResponse, ReceiptFlags, encode_message,
+    Api, ApiRange, Class, ConnectionLimits, CreditRequest, Durability, ErrorCode,
+    FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeResponse, Message, MetadataResponse,
+    PartitionMetadata, ProduceRequest, ProduceResponse, Push, ReceiptFlags, Refusal,
+    StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
+    encode_message, encode_refusal,
 };
 
 use super::{
     Step,
+    lane::{Lane, Places},
     link::Hello,
     partition::BatchId,
     producer::{Producer, Refused, Target},
     reader::Reader,
-    session::Session,
 };
 use crate::{
     error::Error,
@@ -62,74 +64,200 @@ struct Log {
     known: BTreeMap<(i16, i32), u64>,
 }
 
-/// A server with one producer, and its end of the connection.
+/// A server with one producer and some cores.
 struct Server {
     logs: Vec<Log>,
+    cores: u16,
+    calm: bool,
+    /// Requests that came to a core which does not own the partition.
+    forwarded: u64,
+    /// A core that takes no connections.
+    full: Option<u16>,
+    /// What comes is not read any more.
+    hangs: bool,
+}
+
+/// A connection as the server has it, to the core of a lane.
+#[derive(Default)]
+struct Wire {
+    lane: u16,
+    /// What the preface names.
+    core: u16,
     inbound: Vec<u8>,
     greeted: bool,
-    calm: bool,
+    subscriptions: BTreeMap<u32, Subscription>,
+    to_client: Vec<u8>,
+}
+
+struct Subscription {
+    correlation: u32,
+    partition: PartitionIndex,
+    next: u64,
+    credit: i64,
+}
+
+impl Wire {
+    /// The core at the other end; any is the first.
+    fn serving(&self) -> u16 {
+        if self.core == u16::MAX { 0 } else { self.core }
+    }
 }
 
 impl Server {
     fn new() -> Self {
         let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, inbound: Vec::new(), greeted: false, calm: false }
+        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false }
     }
 
-    fn on_connected(&mut self) {
-        self.inbound.clear();
-        self.greeted = false;
-    }
-
-    /// Takes bytes; the answers to what is whole.
-    fn on_bytes(&mut self, bytes: &[u8], random: &mut Random) -> Vec<u8> {
-        self.inbound.extend_from_slice(bytes);
-        let mut out = Vec::new();
-        if !self.greeted {
-            if self.inbound.len() < 16 {
-                return out;
-            }
-            self.inbound.drain(..16);
-            self.greeted = true;
+    /// Takes bytes, and answers what is whole.
+    fn on_bytes(&mut self, wire: &mut Wire, bytes: &[u8], random: &mut Random) {
+        if self.hangs {
+            return;
         }
-        while let Some(header) = self.inbound.first_chunk::<FRAME_HEADER_BYTES>() {
+        wire.inbound.extend_from_slice(bytes);
+        if !wire.greeted {
+            if wire.inbound.len() < 16 {
+                return;
+            }
+            let core = u16::from_le_bytes([wire.inbound[10], wire.inbound[11]]);
+            assert!(core == wire.lane || core == u16::MAX, "the preface names {core}");
+            wire.core = core;
+            wire.inbound.drain(..16);
+            wire.greeted = true;
+        }
+        while let Some(header) = wire.inbound.first_chunk::<FRAME_HEADER_BYTES>() {
             let header = FrameHeader::parse(header, FrameLimits::REQUEST).unwrap();
             let whole = usize::try_from(header.frame_bytes()).unwrap();
-            if self.inbound.len() < whole {
+            if wire.inbound.len() < whole {
                 break;
             }
-            let frame: Vec<u8> = self.inbound.drain(..whole).collect();
+            let frame: Vec<u8> = wire.inbound.drain(..whole).collect();
             let (head, payload) = frame[FRAME_HEADER_BYTES..].split_at(header.head_bytes as usize);
-            self.on_frame(&header, head, payload, random, &mut out);
+            self.on_frame(wire, &header, head, payload, random);
         }
-        out
     }
 
     fn on_frame(
         &mut self,
+        wire: &mut Wire,
         header: &FrameHeader,
         head: &[u8],
         payload: &[u8],
         random: &mut Random,
-        out: &mut Vec<u8>,
     ) {
         let correlation = header.correlation;
+        let serving = wire.serving();
+        let out = &mut wire.to_client;
         match Api::from_number(header.api).unwrap() {
+            Api::Handshake if self.full == Some(wire.core) => {
+                let refusal = Refusal { error: ErrorCode::ConnectionBudget, message: "".into() };
+                encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
+            }
             Api::Handshake => {
                 encode_message(Api::Handshake, correlation, &greeting(), 0, out).unwrap();
             }
             Api::Produce => {
                 let request = ProduceRequest::decode(head).unwrap();
+                self.forwarded += u64::from(self.owner(request.partition) != serving);
                 let answer = self.produce(&request, payload, random);
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
-            Api::Fetch => {
-                let request = FetchRequest::decode(head).unwrap();
-                let (answer, bytes) = self.fetch(&request, random);
-                encode_message(Api::Fetch, correlation, &answer, bytes.len(), out).unwrap();
-                out.extend_from_slice(&bytes);
+            Api::Metadata => {
+                let (error, nodes) = (ErrorCode::None, Vec::new());
+                let busy = !self.calm && random.one_in(4);
+                let topics = if busy { Vec::new() } else { vec![topic(self.cores)] };
+                let answer =
+                    MetadataResponse { error, version: 1, nodes, topics, message: "".into() };
+                encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
+            }
+            Api::Subscribe => {
+                let request = SubscribeRequest::decode(head).unwrap();
+                self.subscribe(wire, correlation, &request, random);
+            }
+            Api::Credit => {
+                let request = CreditRequest::decode(head).unwrap();
+                if let Some(there) = wire.subscriptions.get_mut(&request.subscription) {
+                    there.credit += i64::from(request.bytes);
+                }
+            }
+            Api::Unsubscribe => {
+                let request = UnsubscribeRequest::decode(head).unwrap();
+                wire.subscriptions.remove(&request.subscription);
+                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
+                encode_message(Api::Unsubscribe, correlation, &answer, 0, out).unwrap();
+            }
+            Api::Ping => {
+                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
+                encode_message(Api::Ping, correlation, &answer, 0, out).unwrap();
             }
             other => panic!("nobody asks for {other:?}"),
+        }
+        self.push(wire, random);
+    }
+
+    fn owner(&self, partition: PartitionIndex) -> u16 {
+        partition.get() as u16 % self.cores
+    }
+
+    fn subscribe(
+        &mut self,
+        wire: &mut Wire,
+        correlation: u32,
+        request: &SubscribeRequest,
+        random: &mut Random,
+    ) {
+        self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
+        let refused = !self.calm && random.one_in(10);
+        let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
+        let answer = SubscribeResponse {
+            subscription: request.subscription,
+            ..SubscribeResponse::refused(error, "")
+        };
+        encode_message(Api::Subscribe, correlation, &answer, 0, &mut wire.to_client).unwrap();
+        if refused {
+            return;
+        }
+        let (partition, next) = (request.partition, request.offset.get());
+        let credit = i64::from(request.credit_bytes);
+        let there = Subscription { correlation, partition, next, credit };
+        let before = wire.subscriptions.insert(request.subscription, there);
+        assert!(before.is_none(), "the name {} is in use", request.subscription);
+    }
+
+    /// Sends what the credit of each subscription covers; now and then one ends.
+    fn push(&mut self, wire: &mut Wire, random: &mut Random) {
+        let mut ended = Vec::new();
+        for (name, there) in &mut wire.subscriptions {
+            let log = &self.logs[there.partition.get() as usize];
+            let end = log.values.len() as u64;
+            let mut push = Push {
+                error: ErrorCode::None,
+                subscription: *name,
+                next_offset: Offset::new(there.next),
+                log_start: Offset::ZERO,
+                high_watermark: Offset::new(end),
+                epoch: Epoch::new(1),
+                message: "".into(),
+            };
+            while there.credit > 0 && there.next < end {
+                let behind = log.batches.partition_point(|(first, _)| *first <= there.next);
+                let batch = &log.batches[behind - 1].1;
+                there.next = log.batches.get(behind).map_or(end, |(first, _)| *first);
+                there.credit -= batch.len() as i64;
+                push.next_offset = Offset::new(there.next);
+                let (out, bytes) = (&mut wire.to_client, batch.len());
+                encode_message(Api::Push, there.correlation, &push, bytes, out).unwrap();
+                out.extend_from_slice(batch);
+            }
+            if !self.calm && random.one_in(20) {
+                push.error = ErrorCode::ShuttingDown;
+                let out = &mut wire.to_client;
+                encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
+                ended.push(*name);
+            }
+        }
+        for name in ended {
+            wire.subscriptions.remove(&name);
         }
     }
 
@@ -191,36 +319,6 @@ impl Server {
         }
         receipt(first, false)
     }
-
-    fn fetch(
-        &mut self,
-        request: &FetchRequest,
-        random: &mut Random,
-    ) -> (FetchResponse<'static>, Vec<u8>) {
-        if !self.calm && random.one_in(10) {
-            return (FetchResponse::refused(ErrorCode::Starting, ""), Vec::new());
-        }
-        let log = &self.logs[request.partition.get() as usize];
-        let (from, end) = (request.offset.get(), log.values.len() as u64);
-        let mut next = from;
-        let mut bytes = Vec::new();
-        for (at, (_, batch)) in log.batches.iter().enumerate() {
-            let behind = log.batches.get(at + 1).map_or(end, |(first, _)| *first);
-            if behind > from && (bytes.is_empty() || random.one_in(2)) && next < behind {
-                bytes.extend_from_slice(batch);
-                next = behind;
-            } else if behind > from {
-                break;
-            }
-        }
-        let answer = FetchResponse {
-            next_offset: Offset::new(next),
-            high_watermark: Offset::new(end),
-            partition: request.partition,
-            ..FetchResponse::refused(ErrorCode::None, "")
-        };
-        (answer, bytes)
-    }
 }
 
 fn values(header: &BatchHeader, batch: &[u8]) -> Vec<String> {
@@ -254,19 +352,38 @@ fn greeting() -> HandshakeResponse<'static> {
     }
 }
 
-fn session() -> Session {
-    let hello = Hello { client_id: "test".to_owned(), core: None };
-    Session::new(hello, Duration::from_secs(1), 1)
+fn topic(cores: u16) -> TopicMetadata<'static> {
+    let partition = |index: u32| PartitionMetadata {
+        index: PartitionIndex::new(index),
+        uid: PartitionUid::new(u64::from(index)),
+        epoch: Epoch::new(1),
+        core: index as u16 % cores,
+        chain: Vec::new(),
+        error: ErrorCode::None,
+    };
+    TopicMetadata {
+        error: ErrorCode::None,
+        name: "t".into(),
+        id: TopicId::new(1),
+        config_version: 1,
+        batch_bytes_max: 4096,
+        partitions: (0..PARTITIONS).map(partition).collect(),
+    }
+}
+
+fn hello() -> Hello {
+    Hello { client_id: "test".to_owned(), core: None, trust: None }
 }
 
 fn producer(options: ProducerOptions) -> Producer {
     let target = Target {
         topic: TopicId::new(1),
+        places: Places::of(&topic(2), 1),
         partitions: PARTITIONS,
         batch_bytes_max: 4096,
         producer: (ProducerId::new(1), ProducerEpoch::new(0)),
     };
-    Producer::new(target, options, session(), Duration::from_secs(1), 3)
+    Producer::new(target, options, hello(), Duration::from_secs(1), 3)
 }
 
 fn broken() -> Error {
@@ -279,103 +396,106 @@ struct World {
     server: Server,
     random: Random,
     now: Instant,
-    connected: bool,
-    to_client: Vec<u8>,
+    wires: BTreeMap<Lane, Wire>,
 }
 
 /// What a world drives.
 trait Client {
-    fn connected(&mut self, now: Instant);
-    fn bytes(&mut self, bytes: &[u8], now: Instant);
-    fn lost(&mut self, now: Instant);
+    fn connected(&mut self, lane: Lane, now: Instant);
+    fn bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant);
+    fn lost(&mut self, lane: Lane, now: Instant);
     fn next(&mut self, now: Instant) -> Step;
 }
 
-impl Client for Producer {
-    fn connected(&mut self, now: Instant) {
-        self.on_connected(now);
-    }
-    fn bytes(&mut self, bytes: &[u8], now: Instant) {
-        self.on_bytes(bytes, now);
-    }
-    fn lost(&mut self, now: Instant) {
-        self.on_lost(&broken(), now);
-    }
-    fn next(&mut self, now: Instant) -> Step {
-        self.step(now)
-    }
+macro_rules! client {
+    ($machine:ty) => {
+        impl Client for $machine {
+            fn connected(&mut self, lane: Lane, now: Instant) {
+                self.on_connected(lane, "test", now);
+            }
+            fn bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
+                self.on_bytes(lane, bytes, now);
+            }
+            fn lost(&mut self, lane: Lane, now: Instant) {
+                self.on_lost(lane, broken(), now);
+            }
+            fn next(&mut self, now: Instant) -> Step {
+                self.step(now)
+            }
+        }
+    };
 }
 
-impl Client for Reader {
-    fn connected(&mut self, now: Instant) {
-        self.on_connected(now);
-    }
-    fn bytes(&mut self, bytes: &[u8], now: Instant) {
-        self.on_bytes(bytes, now);
-    }
-    fn lost(&mut self, now: Instant) {
-        self.on_lost(&broken(), now);
-    }
-    fn next(&mut self, now: Instant) -> Step {
-        self.step(now)
-    }
-}
+client!(Producer);
+client!(Reader);
 
 impl World {
     fn new(seed: u64) -> Self {
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let (server, now, to_client) = (Server::new(), Instant::now(), Vec::new());
-        Self { server, random, now, connected: false, to_client }
+        Self { server: Server::new(), random, now: Instant::now(), wires: BTreeMap::new() }
     }
 
     /// One step of the client; whether it is done.
     fn turn(&mut self, client: &mut impl Client) -> bool {
         match client.next(self.now) {
-            Step::Connect if !self.server.calm && self.random.one_in(4) => client.lost(self.now),
-            Step::Connect => {
-                self.connected = true;
-                self.server.on_connected();
-                client.connected(self.now);
+            Step::Connect(lane) if !self.server.calm && self.random.one_in(4) => {
+                client.lost(lane, self.now);
             }
-            Step::Close => self.hang_up(),
-            Step::Send(bytes) => self.send(client, &bytes),
+            Step::Connect(lane) => {
+                let before = self.wires.insert(lane, Wire { lane: lane.0, ..Wire::default() });
+                assert!(before.is_none(), "{lane:?} has a connection");
+                client.connected(lane, self.now);
+            }
+            Step::Close(lane) => drop(self.wires.remove(&lane)),
+            Step::Send(lane, bytes) => self.send(client, lane, &bytes),
             Step::Wait(until) => self.wait(client, until),
             Step::Done => return true,
         }
         false
     }
 
-    fn hang_up(&mut self) {
-        self.connected = false;
-        self.to_client.clear();
-    }
-
     /// Some of the bytes arrive, and then perhaps nothing more.
-    fn send(&mut self, client: &mut impl Client, bytes: &[u8]) {
+    fn send(&mut self, client: &mut impl Client, lane: Lane, bytes: &[u8]) {
         let breaks = !self.server.calm && self.random.one_in(15);
         let arrive =
             if breaks { self.random.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
-        let answers = self.server.on_bytes(&bytes[..arrive], &mut self.random);
-        self.to_client.extend(answers);
+        let wire = self.wires.get_mut(&lane).expect("bytes go where there is a connection");
+        self.server.on_bytes(wire, &bytes[..arrive], &mut self.random);
         if breaks {
-            self.hang_up();
-            client.lost(self.now);
+            self.wires.remove(&lane);
+            client.lost(lane, self.now);
         }
     }
 
     fn wait(&mut self, client: &mut impl Client, until: Option<Instant>) {
-        if !self.server.calm && self.connected && self.random.one_in(20) {
-            self.hang_up();
-            return client.lost(self.now);
+        let lanes: Vec<Lane> = self.wires.keys().copied().collect();
+        if !lanes.is_empty() && !self.server.calm && self.random.one_in(20) {
+            // One breaks, or the server comes back with other cores.
+            let restarts = self.random.one_in(4);
+            if restarts {
+                self.server.cores = self.random.below(3) as u16 + 1;
+            }
+            let one = lanes[self.random.below(lanes.len() as u64) as usize];
+            for lane in lanes.into_iter().filter(|lane| restarts || *lane == one) {
+                self.wires.remove(&lane);
+                client.lost(lane, self.now);
+            }
+            return;
         }
-        if self.to_client.is_empty() || self.random.one_in(3) {
+        let mut full = self.wires.iter_mut().filter(|(_, wire)| !wire.to_client.is_empty());
+        let wire = match full.next() {
+            Some(first) if self.random.one_in(2) => Some(first),
+            Some(first) => full.next().or(Some(first)),
+            None => None,
+        };
+        let Some((lane, wire)) = wire.filter(|_| !self.random.one_in(3)) else {
             let step = Duration::from_millis(self.random.below(20) + 1);
             self.now = until.map_or(self.now + step, |until| until.min(self.now + step));
             return;
-        }
-        let some = self.random.below(self.to_client.len() as u64) as usize + 1;
-        let bytes: Vec<u8> = self.to_client.drain(..some).collect();
-        client.bytes(&bytes, self.now);
+        };
+        let some = self.random.below(wire.to_client.len() as u64) as usize + 1;
+        let bytes: Vec<u8> = wire.to_client.drain(..some).collect();
+        client.bytes(*lane, &bytes, self.now);
     }
 }
 
@@ -497,13 +617,15 @@ fn a_consumer_reads_everything_once_and_in_order() {
         world.server.calm = true;
         let options = ProducerOptions { batch_bytes: 150, ..ProducerOptions::default() };
         produce(&mut world, &mut producer(options), 300);
-        world.hang_up();
+        world.wires.clear();
         world.server.calm = false;
         let starts: Vec<_> =
             (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(seed % 20))).collect();
         let options = ConsumerOptions { buffer_bytes: 500, ..ConsumerOptions::default() };
         let patience = Duration::from_secs(1000);
-        let mut reader = Reader::new(TopicId::new(1), options, session(), patience, &starts, 1);
+        let mut reader = Reader::new(&topic(2), options, hello(), patience, &starts, 1);
+        let largest = world.server.logs.iter().flat_map(|log| &log.batches);
+        let largest = largest.map(|(_, batch)| batch.len()).max().unwrap();
         let mut read = vec![Vec::new(); PARTITIONS as usize];
         let ends: Vec<u64> = world.server.logs.iter().map(|log| log.values.len() as u64).collect();
         let at_end = |reader: &Reader| {
@@ -514,6 +636,7 @@ fn a_consumer_reads_everything_once_and_in_order() {
         };
         while !at_end(&reader) {
             world.turn(&mut reader);
+            assert!(reader.held() <= 500 + PARTITIONS as usize * largest, "seed {seed}");
             if world.random.one_in(3)
                 && let Some(fetched) = reader.poll_fetched()
             {
@@ -573,4 +696,77 @@ fn a_batch_lingers_for_company_and_a_flush_ends_that() {
         world.turn(&mut producer);
     }
     assert!(world.now < began + linger);
+}
+
+#[test]
+fn a_core_that_takes_no_connections_is_reached_by_way_of_another() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    world.server.full = Some(1);
+    let mut producer = producer(ProducerOptions::default());
+    let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+    check(1, &world.server, &appended, &outcomes);
+    assert!(world.server.forwarded > 0);
+    assert!(!world.server.logs[1].values.is_empty());
+}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let starts = [(PartitionIndex::new(0), Offset::ZERO)];
+    let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
+    let mut reader = Reader::new(&topic(1), options, hello(), wait, &starts, 1);
+    let subscribed = |world: &World| world.wires.values().any(|w| !w.subscriptions.is_empty());
+    while !subscribed(&world) {
+        world.turn(&mut reader);
+    }
+    let began = world.now;
+    while world.now < began + 100 * wait {
+        world.turn(&mut reader);
+        assert!(subscribed(&world), "there is nothing to read, and the server answers");
+    }
+    world.server.hangs = true;
+    let began = world.now;
+    while !world.wires.is_empty() {
+        world.turn(&mut reader);
+        assert!(world.now < began + 3 * wait, "it is not given up");
+    }
+    world.server.hangs = false;
+    while !subscribed(&world) {
+        world.turn(&mut reader);
+    }
+}
+
+#[test]
+fn each_partition_is_written_and_read_on_the_core_that_owns_it() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let mut producer = producer(ProducerOptions::default());
+    let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+    check(1, &world.server, &appended, &outcomes);
+    assert_eq!(world.wires.len(), 2, "a connection for each core that owns a partition");
+    assert_eq!(world.server.forwarded, 0);
+
+    // The server comes back with other cores: that is noticed, and the connections follow.
+    world.wires.clear();
+    world.server.cores = 3;
+    let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
+    let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
+    let mut reader = Reader::new(&topic(2), options, hello(), wait, &starts, 1);
+    while world.wires.len() < 2 {
+        world.turn(&mut reader);
+    }
+    for lane in std::mem::take(&mut world.wires).into_keys() {
+        reader.on_lost(lane, broken(), world.now);
+    }
+    let at_home = |world: &World| {
+        world.wires.values().all(|wire| {
+            wire.subscriptions.len() == 1
+                && wire.subscriptions.values().all(|s| world.server.owner(s.partition) == wire.lane)
+        })
+    };
+    while world.wires.len() < 3 || !at_home(&world) {
+        world.turn(&mut reader);
+    }
 }

@@ -1,6 +1,9 @@
 //! Topics, offsets and single fetches.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use catena_format::{Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata};
@@ -12,17 +15,24 @@ use crate::{
     core::{
         backoff::Patience,
         call::{self, Call},
+        link::Hello,
+        owners::Owners,
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
 };
 
-/// A client of one cluster, with a connection that is made when needed. A call that is dropped may
-/// have been done or not.
+/// A client of one cluster. It makes its connections when they are needed: to the core that owns
+/// the partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to
+/// the first. A call that is dropped may have been done or not.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
-    connection: Option<Connection>,
+    /// Known from the first connection on.
+    hello: Option<Hello>,
+    /// By the core that was asked for.
+    connections: BTreeMap<u16, Connection>,
+    owners: Owners,
     /// Which server is next.
     turn: usize,
 }
@@ -31,7 +41,8 @@ impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        Self { options, connection: None, turn: 0 }
+        let (connections, owners) = (BTreeMap::new(), Owners::default());
+        Self { options, hello: None, connections, owners, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -50,16 +61,32 @@ impl Client {
         &self.options
     }
 
-    /// The connection, made if there is none. With several servers the next is tried when one
-    /// failed.
-    async fn take_connection(&mut self) -> Result<Connection, Error> {
-        if let Some(connection) = self.connection.take() {
+    /// What its connections say first.
+    pub(super) fn hello(&mut self) -> Result<Hello, Error> {
+        if self.hello.is_none() {
+            self.hello = Some(self.options.hello()?);
+        }
+        Ok(self.hello.clone().expect("it was just made"))
+    }
+
+    /// The connection to a core, made if there is none. With several servers the next is tried when
+    /// one failed.
+    async fn take_connection(&mut self, core: u16) -> Result<Connection, Error> {
+        if let Some(connection) = self.connections.remove(&core) {
             return Ok(connection);
         }
+        let hello = Hello { core: Some(core), ..self.hello()? };
         let servers = self.options.servers()?;
         let server = &servers[self.turn % servers.len()];
         self.turn = self.turn.wrapping_add(1);
-        Connection::open(server, &self.options.hello(), self.options.request_timeout).await
+        let wait = self.options.request_timeout;
+        match Connection::open(server, &hello, wait).await {
+            // That core takes no more: any answers for it.
+            Err(Error::Server { .. }) => {
+                Connection::open(server, &Hello { core: None, ..hello }, wait).await
+            }
+            opened => opened,
+        }
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the
@@ -68,6 +95,12 @@ impl Client {
         let call = call?;
         let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
         loop {
+            if let Some(topic) = self.owners.take_doubt(call.place) {
+                // What is not known goes to any core, which forwards it.
+                if let Ok(topic) = self.once(&call::topic(&topic)?, Duration::ZERO).await {
+                    self.owners.remember(&topic);
+                }
+            }
             let error = match self.once(&call, wait).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -82,11 +115,14 @@ impl Client {
     async fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
         let wait = self.options.request_timeout + wait;
         // Whoever drops the call drops the connection with it: half a request may be sent.
-        let mut connection = self.take_connection().await?;
+        let core = self.owners.core(call.place);
+        let mut connection = self.take_connection(core).await?;
         let answer = connection.call(call.api, &call.head, wait).await;
         let answer = answer.and_then(|answer| (call.read)(answer));
-        if !matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
-            self.connection = Some(connection);
+        if matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
+            self.owners.doubt();
+        } else {
+            self.connections.insert(core, connection);
         }
         answer
     }
@@ -142,7 +178,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
-        self.ask(call::topics()).await
+        let topics = self.ask(call::topics()).await?;
+        topics.iter().for_each(|topic| self.owners.remember(topic));
+        Ok(topics)
     }
 
     /// One topic.
@@ -150,7 +188,9 @@ impl Client {
     /// # Errors
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub async fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
-        self.ask(call::topic(name)).await
+        let topic = self.ask(call::topic(name)).await?;
+        self.owners.remember(&topic);
+        Ok(topic)
     }
 
     /// Everything about a topic.
@@ -212,7 +252,7 @@ impl Client {
         self.run(call::fetch(topic, partition, offset, options), options.max_wait).await
     }
 
-    /// A producer of a topic, on a task and a connection of its own.
+    /// A producer of a topic, on a task and connections of its own.
     ///
     /// # Errors
     /// When the topic is not known or no producer id can be had.
@@ -224,7 +264,7 @@ impl Client {
         Producer::new(self, topic, options).await
     }
 
-    /// A consumer of a topic, on a task and a connection of its own.
+    /// A consumer of a topic, on a task and connections of its own.
     ///
     /// # Errors
     /// When the topic or a partition is not known, or it cannot be found out where to begin.

@@ -28,11 +28,17 @@ impl Connection {
     /// Connects to `address` (`host:port`) and shakes hands; `wait` bounds each step.
     pub(super) async fn open(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
         let stream = dial(address, wait).await.map_err(|source| lost(address, source))?;
+        let link = Link::new(hello, address)?;
         let (address, buffer) = (address.to_owned(), vec![0; READ_BYTES]);
-        let mut connection = Self { address, stream, buffer, link: Link::new(hello)? };
+        let mut connection = Self { address, stream, buffer, link };
         connection.write(wait).await?;
         while connection.link.greeting().is_none() {
-            connection.read(wait).await?;
+            if let Err(error) = connection.read(wait).await {
+                // Under TLS a server is told why.
+                let _ = connection.write(wait).await;
+                return Err(connection.link.explain(error));
+            }
+            connection.write(wait).await?;
         }
         Ok(connection)
     }

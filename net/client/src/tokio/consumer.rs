@@ -47,11 +47,11 @@ impl Consumer {
             }
             begin.push((partition, offset.unwrap_or_default()));
         }
+        let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let session = settings.session(seed());
-        let core = Reader::new(metadata.id, options, session, wait, &begin, seed());
+        let core = Reader::new(&metadata, options, hello, wait, &begin, seed());
         let shared = Arc::new(SharedReader::new(core, bell));
         drop(driver.spawn(shared.clone()));
         Ok(Self { shared })

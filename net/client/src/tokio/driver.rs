@@ -1,14 +1,18 @@
 //! The task that does what a producer or consumer decides.
 
 use std::{
-    future::pending,
+    collections::BTreeMap,
+    future::{pending, poll_fn},
     io,
+    ops::Bound,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::Notify,
     task::JoinHandle,
@@ -17,8 +21,7 @@ use tokio::{
 
 use super::connection::{dial, lost};
 use crate::{
-    core::{Driven, Step},
-    error::Error,
+    core::{Driven, Step, lane::Lane},
     shared::Bell,
 };
 
@@ -53,7 +56,9 @@ impl Driver {
         let abandon = Abandon(driven);
         tokio::spawn(async move {
             let abandon = abandon;
-            Running { driver: self, connection: None, turn: 0 }.run(&*abandon.0).await;
+            Running { driver: self, lines: BTreeMap::new(), turn: 0, last: Lane(0) }
+                .run(&*abandon.0)
+                .await;
         })
     }
 }
@@ -69,8 +74,16 @@ impl Drop for Abandon {
 
 struct Running {
     driver: Driver,
-    connection: Option<Open>,
+    lines: BTreeMap<Lane, Line>,
     turn: usize,
+    /// Where something happened last: the others are looked at first.
+    last: Lane,
+}
+
+/// A lane's connection.
+enum Line {
+    Dialling(String, Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>),
+    Open(Open),
 }
 
 struct Open {
@@ -85,29 +98,20 @@ struct Open {
 }
 
 enum Happened {
+    Connected(io::Result<TcpStream>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
-    Rung,
 }
 
 impl Running {
     async fn run(mut self, driven: &dyn Driven) {
         loop {
-            // What is being sent is sent before anything else is decided, but for what comes.
-            if self.connection.as_ref().is_some_and(|open| open.sent < open.outbound.len()) {
-                self.send(driven).await;
-                continue;
-            }
             match driven.step(Instant::now()) {
-                Step::Connect => match self.connect().await {
-                    Ok(()) => driven.on_connected(Instant::now()),
-                    Err(error) => driven.on_lost(error, Instant::now()),
-                },
-                Step::Close => self.connection = None,
-                Step::Send(bytes) => {
-                    if let Some(open) = &mut self.connection {
-                        (open.outbound, open.sent) = (bytes, 0);
-                        open.send_by = Instant::now() + self.driver.wait;
+                Step::Connect(lane) => self.connect(lane),
+                Step::Close(lane) => drop(self.lines.remove(&lane)),
+                Step::Send(lane, bytes) => {
+                    if let Some(Line::Open(open)) = self.lines.get_mut(&lane) {
+                        open.send(bytes, Instant::now() + self.driver.wait);
                     }
                 }
                 Step::Wait(until) => self.wait(until, driven).await,
@@ -116,72 +120,144 @@ impl Running {
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Error> {
+    fn connect(&mut self, lane: Lane) {
         let address = self.driver.servers[self.turn % self.driver.servers.len()].clone();
         self.turn = self.turn.wrapping_add(1);
-        let stream = dial(&address, self.driver.wait).await;
-        let stream = stream.map_err(|source| lost(&address, source))?;
-        let inbound = vec![0; READ_BYTES];
-        let (outbound, sent, send_by) = (Vec::new(), 0, Instant::now());
-        self.connection = Some(Open { stream, address, inbound, outbound, sent, send_by });
-        Ok(())
+        let (name, wait) = (address.clone(), self.driver.wait);
+        let dialling = Box::pin(async move { dial(&name, wait).await });
+        self.lines.insert(lane, Line::Dialling(address, dialling));
     }
 
-    /// Sends some bytes, or takes some that come meanwhile.
-    async fn send(&mut self, driven: &dyn Driven) {
-        let Some(open) = &mut self.connection else { return };
-        let (mut reading, mut writing) = open.stream.split();
-        let happened = tokio::select! {
-            read = reading.read(&mut open.inbound) => Happened::Read(read),
-            written = writing.write(&open.outbound[open.sent..]) => Happened::Written(written),
-            () = sleep_until(open.send_by.into()) => {
-                Happened::Written(Err(io::ErrorKind::TimedOut.into()))
-            }
-        };
-        self.happened(happened, driven);
-    }
-
-    /// Waits for bytes, the bell or the time.
+    /// Waits for something to happen on a connection, for the bell or the time.
     async fn wait(&mut self, until: Option<Instant>, driven: &dyn Driven) {
-        let rung = self.driver.rung.notified();
+        let rung = self.driver.rung.clone();
+        let send_by = self.lines.values().filter_map(Line::send_by).min();
         let late = async {
-            match until {
+            match until.into_iter().chain(send_by).min() {
                 Some(until) => sleep_until(until.into()).await,
                 None => pending().await,
             }
         };
-        let Some(open) = &mut self.connection else {
-            tokio::select! {
-                () = rung => {}
-                () = late => {}
-            }
-            return;
+        let (lines, last) = (&mut self.lines, self.last);
+        let (lane, happened) = tokio::select! {
+            happened = poll_fn(|context| poll_lines(lines, last, context)) => happened,
+            () = rung.notified() => return,
+            () = late => match self.overdue(Instant::now()) {
+                Some(lane) => (lane, Happened::Written(Err(io::ErrorKind::TimedOut.into()))),
+                None => return,
+            },
         };
-        let happened = tokio::select! {
-            read = open.stream.read(&mut open.inbound) => Happened::Read(read),
-            () = rung => Happened::Rung,
-            () = late => Happened::Rung,
-        };
-        self.happened(happened, driven);
+        self.last = lane;
+        self.happened(lane, happened, driven);
     }
 
-    fn happened(&mut self, happened: Happened, driven: &dyn Driven) {
-        let Some(open) = &mut self.connection else { return };
+    /// A lane whose bytes are not taken.
+    fn overdue(&self, now: Instant) -> Option<Lane> {
+        let overdue = |line: &Line| line.send_by().is_some_and(|by| now >= by);
+        self.lines.iter().find(|(_, line)| overdue(line)).map(|(lane, _)| *lane)
+    }
+
+    fn happened(&mut self, lane: Lane, happened: Happened, driven: &dyn Driven) {
         let now = Instant::now();
-        let failure = match happened {
-            Happened::Rung => return,
-            Happened::Read(Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
-            Happened::Read(Ok(count)) => return driven.on_bytes(&open.inbound[..count], now),
-            Happened::Written(Ok(0)) => io::ErrorKind::WriteZero.into(),
-            Happened::Written(Ok(count)) => {
-                open.sent += count;
-                open.send_by = now + self.driver.wait;
+        let wait = self.driver.wait;
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let failure = match (happened, &mut *line) {
+            (Happened::Connected(Ok(stream)), Line::Dialling(address, _)) => {
+                let address = std::mem::take(address);
+                driven.on_connected(lane, &address, now);
+                *line = Line::Open(Open::new(stream, address, now));
                 return;
             }
-            Happened::Read(Err(error)) | Happened::Written(Err(error)) => error,
+            (Happened::Read(Ok(count)), Line::Open(open)) if count > 0 => {
+                return driven.on_bytes(lane, &open.inbound[..count], now);
+            }
+            (Happened::Written(Ok(count)), Line::Open(open)) if count > 0 => {
+                open.sent += count;
+                open.send_by = now + wait;
+                return;
+            }
+            (Happened::Read(Ok(_)), _) => io::ErrorKind::UnexpectedEof.into(),
+            (Happened::Connected(Ok(_)) | Happened::Written(Ok(_)), _) => {
+                io::ErrorKind::WriteZero.into()
+            }
+            (
+                Happened::Connected(Err(error))
+                | Happened::Read(Err(error))
+                | Happened::Written(Err(error)),
+                _,
+            ) => error,
         };
-        let error = lost(&open.address, failure);
-        self.connection = None;
-        driven.on_lost(error, now);
+        let error = lost(line.address(), failure);
+        self.lines.remove(&lane);
+        driven.on_lost(lane, error, now);
+    }
+}
+
+/// What happens next on a connection. Bytes that come go before bytes that leave.
+fn poll_lines(
+    lines: &mut BTreeMap<Lane, Line>,
+    last: Lane,
+    context: &mut Context<'_>,
+) -> Poll<(Lane, Happened)> {
+    for range in
+        [(Bound::Excluded(last), Bound::Unbounded), (Bound::Unbounded, Bound::Included(last))]
+    {
+        for (lane, line) in lines.range_mut(range) {
+            if let Poll::Ready(happened) = line.poll(context) {
+                return Poll::Ready((*lane, happened));
+            }
+        }
+    }
+    Poll::Pending
+}
+
+impl Line {
+    fn address(&self) -> &str {
+        match self {
+            Self::Dialling(address, _) => address,
+            Self::Open(open) => &open.address,
+        }
+    }
+
+    /// When bytes must be sent, if any wait.
+    fn send_by(&self) -> Option<Instant> {
+        match self {
+            Self::Open(open) if open.sent < open.outbound.len() => Some(open.send_by),
+            _ => None,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Happened> {
+        let open = match self {
+            Self::Dialling(_, dialling) => {
+                return dialling.as_mut().poll(context).map(Happened::Connected);
+            }
+            Self::Open(open) => open,
+        };
+        let mut buffer = ReadBuf::new(&mut open.inbound);
+        if let Poll::Ready(read) = Pin::new(&mut open.stream).poll_read(context, &mut buffer) {
+            return Poll::Ready(Happened::Read(read.map(|()| buffer.filled().len())));
+        }
+        if open.sent == open.outbound.len() {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut open.stream).poll_write(context, &open.outbound[open.sent..]);
+        written.map(Happened::Written)
+    }
+}
+
+impl Open {
+    fn new(stream: TcpStream, address: String, now: Instant) -> Self {
+        let (inbound, outbound) = (vec![0; READ_BYTES], Vec::new());
+        Self { stream, address, inbound, outbound, sent: 0, send_by: now }
+    }
+
+    /// Adds to what is to be sent, which what may be in flight bounds.
+    fn send(&mut self, bytes: Vec<u8>, by: Instant) {
+        if self.sent == self.outbound.len() {
+            (self.outbound, self.sent, self.send_by) = (bytes, 0, by);
+        } else {
+            self.outbound.extend_from_slice(&bytes);
+        }
     }
 }

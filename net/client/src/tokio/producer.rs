@@ -32,11 +32,12 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?)?;
+        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?, seed())?;
+        let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
         let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let core = Core::new(target, options, settings.session(seed()), wait, seed());
+        let core = Core::new(target, options, hello, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let task = Some(driver.spawn(shared.clone()));
         Ok(Self { shared, task })

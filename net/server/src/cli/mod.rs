@@ -9,6 +9,7 @@ mod offline;
 mod records;
 #[cfg(test)]
 mod reference;
+mod remote;
 mod topic;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,6 +20,7 @@ pub(crate) use self::{
     generate::{completions, man_pages},
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
     records::{ConsumeArgs, ProduceArgs},
+    remote::RemoteArgs,
     topic::{CreateArgs, TopicCommand},
 };
 
@@ -27,10 +29,8 @@ pub(crate) use self::{
 #[command(name = "catena", version, about, after_help = exit::HELP, max_term_width = 100)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// The server to talk to, host and port.
-    #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
-    #[arg(default_value = "127.0.0.1:9200")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
     /// How results are written: for people, or as JSON for scripts.
     #[arg(short, long, global = true, value_name = "FORM", env = "CATENA_OUTPUT")]
     #[arg(hide_env_values = true, default_value = "table")]
@@ -120,7 +120,9 @@ mod tests {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         let flags: Vec<&str> = serve.get_arguments().filter_map(|a| a.get_long()).collect();
-        let own = |flag: &&str| !["config", "set", "server", "output"].contains(flag);
+        let own = |flag: &&str| {
+            !["config", "set", "server", "output"].contains(flag) && !flag.starts_with("tls-")
+        };
         let mut own: Vec<&str> = flags.into_iter().filter(own).collect();
         let mut declared = declared_flags();
         own.sort_unstable();
@@ -135,6 +137,8 @@ mod tests {
             "catena --server a:1 topic create NAME --partitions 4",
             "catena --server a:1 produce NAME",
             r"catena --server a:1 consume NAME --from beginning --until end --format %v\n",
+            "catena topic list --server catenas://a?ca=ca.pem",
+            "catena --tls-ca a.pem --tls-cert c.pem --tls-key k.pem --tls-server-name a topic list",
             "catena produce NAME a.txt - --null-value NULL --header a=1 --header b=2 --skip-empty",
             "catena consume NAME --partition 3 --from time:5 --count 7 -o json",
             "catena consume NAME --from offset:5 --until offset:9",
@@ -159,6 +163,7 @@ mod tests {
         assert_eq!(kind("catena consume t --follow --until end"), ErrorKind::ArgumentConflict);
         assert_eq!(kind("catena consume t --until count"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("catena produce t --batch-bytes 0B"), ErrorKind::ValueValidation);
+        assert_eq!(kind("catena topic list --tls-cert a"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("catena brew"), ErrorKind::InvalidSubcommand);
         assert_eq!(parse("catena brew").unwrap_err().exit_code(), i32::from(Exit::Usage.code()));
     }

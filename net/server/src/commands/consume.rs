@@ -1,6 +1,7 @@
 //! `catena consume`: records, printed.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     sync::{
         Arc,
@@ -10,8 +11,8 @@ use std::{
 };
 
 use anyhow::Context;
-use catena_client::{Client, FetchOptions, Fetched, OffsetQuery};
-use catena_format::{Millis, Offset, PartitionIndex, TopicId};
+use catena_client::{Batch, Client, Consumer, ConsumerOptions, OffsetQuery, Start, TopicMetadata};
+use catena_format::{Millis, Offset, PartitionIndex};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -20,10 +21,8 @@ use signal_hook::{
 use super::{Format, UsageError, format::write_json};
 use crate::cli::{ConsumeArgs, Output};
 
-/// How long the server holds a fetch when one partition is read, and when several are in turn.
-const WAIT_ALONE: Duration = Duration::from_millis(250);
-const WAIT_IN_TURN: Duration = Duration::from_millis(20);
-const FETCH_BYTES: u32 = 1 << 20;
+/// How often somebody who says stop is listened to.
+const LISTEN: Duration = Duration::from_millis(100);
 
 /// Where `consume` begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,21 +87,14 @@ fn time(text: &str) -> Result<Millis, String> {
     Ok(Millis::new(i64::try_from(since).unwrap_or(i64::MAX)))
 }
 
-/// A partition being read.
-struct Cursor {
-    partition: PartitionIndex,
-    offset: Offset,
-    /// Where reading stops, if anywhere.
-    end: Option<Offset>,
-}
-
 /// What is read, and how it is printed.
 struct Reading<'a> {
-    topic: TopicId,
     args: &'a ConsumeArgs,
     form: Form,
-    /// Further records are waited for.
-    waits: bool,
+    /// Where reading stops, in partitions that have such a place and are not there yet.
+    ends: BTreeMap<PartitionIndex, Offset>,
+    /// Further records are waited for: reading goes on when no such place is left.
+    endless: bool,
     /// Records still wanted.
     left: u64,
 }
@@ -132,20 +124,47 @@ pub(crate) fn consume(
         }
     };
     let topic = client.topic(&args.topic)?;
-    let partitions = chosen(args, u32::try_from(topic.partitions.len())?)?;
+    let partitions: Vec<PartitionIndex> =
+        chosen(args, u32::try_from(topic.partitions.len())?)?.map(PartitionIndex::new).collect();
     let waits = match args.until {
         Some(Until::End) => false,
         Some(Until::Offset(_) | Until::Count) => true,
         None => args.follow || args.count.is_some() || args.from == From::End,
     };
+    let endless = waits && !matches!(args.until, Some(Until::Offset(_)));
+    let ends = if endless { BTreeMap::new() } else { ends(client, &topic, args, &partitions)? };
     let left = args.count.unwrap_or(u64::MAX);
-    let mut reading = Reading { topic: topic.id, args, form, waits, left };
-    let mut cursors = Vec::new();
-    for partition in partitions.map(PartitionIndex::new) {
-        cursors.push(reading.begin(client, partition)?);
-    }
+    let mut reading = Reading { args, form, ends, endless, left };
     let stop = if waits { stop_flag()? } else { Arc::default() };
-    reading.run(client, cursors, &stop)
+    let options = ConsumerOptions {
+        partitions: Some(partitions),
+        start: match args.from {
+            From::Beginning => Start::Beginning,
+            From::End => Start::End,
+            From::Offset(offset) => Start::Offset(offset),
+            From::Time(time) => Start::Time(time),
+        },
+        ..ConsumerOptions::default()
+    };
+    reading.run(client.consumer(&args.topic, options)?, &stop)
+}
+
+/// Where reading stops in each partition.
+fn ends(
+    client: &mut Client,
+    topic: &TopicMetadata<'_>,
+    args: &ConsumeArgs,
+    partitions: &[PartitionIndex],
+) -> anyhow::Result<BTreeMap<PartitionIndex, Offset>> {
+    let mut ends = BTreeMap::new();
+    for partition in partitions {
+        let end = match args.until {
+            Some(Until::Offset(end)) => end,
+            _ => client.offset(topic.id, *partition, OffsetQuery::Latest)?.unwrap_or_default(),
+        };
+        ends.insert(*partition, end);
+    }
+    Ok(ends)
 }
 
 fn chosen(args: &ConsumeArgs, partitions: u32) -> anyhow::Result<std::ops::Range<u32>> {
@@ -172,70 +191,62 @@ fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 impl Reading<'_> {
-    fn begin(&self, client: &mut Client, partition: PartitionIndex) -> anyhow::Result<Cursor> {
-        let mut ask = |query| client.offset(self.topic, partition, query);
-        let latest = ask(OffsetQuery::Latest)?.unwrap_or_default();
-        let offset = match self.args.from {
-            From::Beginning => ask(OffsetQuery::Earliest)?.unwrap_or_default(),
-            From::End => latest,
-            From::Offset(offset) => offset,
-            From::Time(time) => ask(OffsetQuery::AtTime(time))?.unwrap_or(latest),
-        };
-        let end = match self.args.until {
-            Some(Until::Offset(end)) => Some(end),
-            _ => (!self.waits).then_some(latest),
-        };
-        Ok(Cursor { partition, offset, end })
-    }
-
-    fn run(
-        &mut self,
-        client: &mut Client,
-        mut cursors: Vec<Cursor>,
-        stop: &AtomicBool,
-    ) -> anyhow::Result<()> {
+    fn run(&mut self, mut consumer: Consumer, stop: &AtomicBool) -> anyhow::Result<()> {
         let mut out = io::BufWriter::with_capacity(256 << 10, io::stdout().lock());
-        while self.left > 0 && !stop.load(Ordering::Relaxed) {
-            cursors.retain(|cursor| cursor.end.is_none_or(|end| cursor.offset < end));
-            // With one partition the server waits; with several each is asked in turn.
-            let max_wait = match (self.waits, cursors.len()) {
-                (_, 0) => break,
-                (false, _) => Duration::ZERO,
-                (true, 1) => WAIT_ALONE,
-                (true, _) => WAIT_IN_TURN,
+        for partition in consumer.partitions() {
+            self.arrived(partition, consumer.position(partition));
+        }
+        while self.goes_on() && !stop.load(Ordering::Relaxed) {
+            let batch = match consumer.next_within(Duration::ZERO)? {
+                Some(batch) => batch,
+                // What is printed is seen before anything is waited for.
+                None => {
+                    out.flush()?;
+                    let Some(batch) = consumer.next_within(LISTEN)? else { continue };
+                    batch
+                }
             };
-            for cursor in &mut cursors {
-                let options = FetchOptions { max_bytes: FETCH_BYTES, max_wait };
-                let fetched = client.fetch(self.topic, cursor.partition, cursor.offset, options)?;
-                self.print(cursor, &fetched, &mut out)?;
-                cursor.offset = fetched.next_offset.max(cursor.offset);
-            }
-            out.flush()?;
+            self.print(&batch, &mut out)?;
+            self.arrived(batch.partition(), consumer.position(batch.partition()));
         }
         Ok(out.flush()?)
     }
 
-    fn print(
-        &mut self,
-        cursor: &Cursor,
-        fetched: &Fetched,
-        out: &mut impl Write,
-    ) -> anyhow::Result<()> {
+    fn goes_on(&self) -> bool {
+        self.left > 0 && (self.endless || !self.ends.is_empty())
+    }
+
+    /// Reading has come so far in a partition.
+    fn arrived(&mut self, partition: PartitionIndex, at: Option<Offset>) {
+        let end = self.ends.get(&partition).copied();
+        if at.zip(end).is_some_and(|(at, end)| at >= end) {
+            self.ends.remove(&partition);
+        }
+    }
+
+    fn print(&mut self, batch: &Batch, out: &mut impl Write) -> anyhow::Result<()> {
         let since = match self.args.from {
             From::Time(time) => time,
             _ => Millis::new(i64::MIN),
         };
-        fetched.each_record::<anyhow::Error>(cursor.offset, |offset, record| {
-            let is_within = cursor.end.is_none_or(|end| offset < end);
-            if self.left > 0 && is_within && record.timestamp >= since {
+        let partition = batch.partition();
+        let end = match self.ends.get(&partition) {
+            Some(end) => *end,
+            None if self.endless => Offset::MAX,
+            // It has been there.
+            None => return Ok(()),
+        };
+        for record in batch.records() {
+            let (offset, record) = record?;
+            if self.left > 0 && offset < end && record.timestamp >= since {
                 match &self.form {
-                    Form::Text(format) => format.write(out, cursor.partition, offset, record)?,
-                    Form::Json => write_json(out, cursor.partition, offset, record)?,
+                    Form::Text(format) => format.write(out, partition, offset, &record)?,
+                    Form::Json => write_json(out, partition, offset, &record)?,
                 }
                 self.left -= 1;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 }
 

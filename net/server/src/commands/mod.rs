@@ -7,12 +7,9 @@ mod produce;
 mod progress;
 mod topics;
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::io::{self, Write};
 
-use catena_client::{Class, Client, Error, Options};
+use catena_client::{Class, Client, Error, Options, TlsOptions};
 use serde_json::Value;
 
 pub(crate) use self::{
@@ -21,12 +18,29 @@ pub(crate) use self::{
     produce::produce,
     topics::topic,
 };
-use crate::cli::Exit;
+use crate::cli::{Exit, RemoteArgs};
 
-/// A client of `server`.
-pub(crate) fn client(server: &str) -> Client {
-    let (server, request_timeout) = (server.to_owned(), Duration::from_secs(10));
-    Client::new(Options { server, request_timeout, ..Options::default() })
+/// A client of the server that is named.
+///
+/// # Errors
+/// When the connection string is not right, or says what flags say, too.
+pub(crate) fn client(remote: &RemoteArgs) -> anyhow::Result<Client> {
+    let mut options = if remote.server.contains("://") {
+        let options = remote.server.parse::<Options>();
+        options.map_err(|error| UsageError(format!("--server: {error}")))?
+    } else {
+        Options::new(&remote.server)
+    };
+    if let Some(ca) = &remote.tls_ca {
+        if remote.server.contains("://") {
+            let text = "--tls-ca goes with a plain host and port: a connection string has `ca`";
+            return Err(UsageError(text.to_owned()).into());
+        }
+        let server_name = remote.tls_server_name.clone();
+        let identity = remote.tls_cert.clone().zip(remote.tls_key.clone());
+        options = options.with_tls(TlsOptions { ca: ca.clone(), identity, server_name });
+    }
+    Ok(Client::new(options))
 }
 
 /// Options that contradict each other, or what is on the server: nothing was tried.
@@ -34,13 +48,23 @@ pub(crate) fn client(server: &str) -> Client {
 #[error("{0}")]
 pub(crate) struct UsageError(String);
 
+/// Refuses flags that say how to reach a server, for a command that talks to none.
+///
+/// # Errors
+/// When there are such.
+pub(crate) fn no_remote(remote: &RemoteArgs) -> anyhow::Result<()> {
+    let text = "--tls-ca is for commands that talk to a server; `serve` has the settings `tls.*`";
+    if remote.tls_ca.is_some() { Err(UsageError(text.to_owned()).into()) } else { Ok(()) }
+}
+
 /// What a failure means to a script.
 pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     if error.is::<UsageError>() {
         return Exit::Usage;
     }
     match error.downcast_ref::<Error>() {
-        Some(Error::Connection { .. }) => Exit::Unreachable,
+        Some(Error::Connection { .. } | Error::Tls { .. }) => Exit::Unreachable,
+        Some(Error::Option(_)) => Exit::Usage,
         Some(error) if error.class() == Class::Indeterminate => Exit::Indeterminate,
         _ => Exit::Failure,
     }
