@@ -108,6 +108,21 @@ impl Default for Limits {
 
 const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
 
+/// What a new topic gets where its creator says nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicDefaults {
+    /// How many partitions.
+    pub partitions: u32,
+    /// Settings by their dotted keys.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for TopicDefaults {
+    fn default() -> Self {
+        Self { partitions: 1, settings: BTreeMap::new() }
+    }
+}
+
 /// How the node stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
@@ -204,7 +219,7 @@ pub struct Node<M: Memory> {
     pub(crate) incarnation: Incarnation,
     pub(crate) identity: NodeIdentity,
     pub(crate) limits: Limits,
-    pub(crate) topic_defaults: BTreeMap<String, String>,
+    pub(crate) topic_defaults: TopicDefaults,
     pub(crate) memory: M,
     pub(crate) status: Status,
     pub(crate) orderer: Option<Orderer<M>>,
@@ -257,7 +272,7 @@ impl<M: Memory + Clone> Node<M> {
             incarnation: Incarnation::default(),
             identity,
             limits,
-            topic_defaults: BTreeMap::new(),
+            topic_defaults: TopicDefaults::default(),
             memory,
             status: Status::Starting,
             dirty: orderer.iter().map(|_| Directory::Catalog).collect(),
@@ -286,8 +301,8 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// What a new topic gets where its creator says nothing: settings by their dotted keys.
-    pub fn set_topic_defaults(&mut self, defaults: BTreeMap<String, String>) {
+    /// What a new topic gets where its creator says nothing.
+    pub fn set_topic_defaults(&mut self, defaults: TopicDefaults) {
         self.topic_defaults = defaults;
     }
 

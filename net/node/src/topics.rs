@@ -147,10 +147,14 @@ impl<M: Memory + Clone> Node<M> {
             return Ok(());
         }
         let id = self.fresh_topic_id(now);
+        let partitions = match request.partitions {
+            0 => self.topic_defaults.partitions,
+            wished => wished,
+        };
         let entry = Entry::CreateTopic {
             id: id.get(),
             name: request.name.into_owned(),
-            partitions: request.partitions,
+            partitions,
             config: self.with_defaults(pairs(request.config)),
             node: self.identity.node.get(),
         };
@@ -160,7 +164,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// The settings made, and for the others what the node gives new topics.
     fn with_defaults(&self, made: Vec<(String, String)>) -> Vec<(String, String)> {
-        let mut config = self.topic_defaults.clone();
+        let mut config = self.topic_defaults.settings.clone();
         config.extend(made);
         config.into_iter().collect()
     }

@@ -117,7 +117,7 @@ async fn run(
     let create = !identity.founded;
     let post = Post::First { create, cores: count };
     let mut node = Node::new(identity.node, limits(&config)?, post, hands.memory());
-    node.set_topic_defaults(config.topic_settings());
+    node.set_topic_defaults(config.topic_defaults());
     let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
     wait_for_catalog(&shell).await?;

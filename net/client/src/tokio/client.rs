@@ -103,7 +103,8 @@ impl Client {
         self.ask(call::ping()).await
     }
 
-    /// Creates a topic.
+    /// Creates a topic. With zero partitions it gets as many as the server's setting
+    /// `topic.partitions` says.
     ///
     /// # Errors
     /// See [`Error`].

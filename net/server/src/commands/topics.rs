@@ -52,14 +52,16 @@ fn done(json: bool, value: &Value, text: &str) -> anyhow::Result<()> {
 }
 
 fn create(client: &mut Client, args: CreateArgs, json: bool) -> anyhow::Result<()> {
-    let (name, partitions) = (args.name, args.partitions.unwrap_or(1));
-    let created = match client.create_topic(&name, partitions, settings(args.set)) {
+    // Zero: as many as the server gives a new topic.
+    let (name, wished) = (args.name, args.partitions.unwrap_or(0));
+    let created = match client.create_topic(&name, wished, settings(args.set)) {
         Ok(()) => true,
         Err(Error::Server { code: ErrorCode::TopicExists, .. }) if args.if_not_exists => false,
         Err(error) => return Err(error.into()),
     };
+    let known = created && wished > 0;
     let partitions =
-        if created { partitions as usize } else { client.topic(&name)?.partitions.len() };
+        if known { wished as usize } else { client.topic(&name)?.partitions.len() };
     let verb = if created { "created" } else { "exists:" };
     let value = json!({ "name": name, "partitions": partitions, "created": created });
     done(json, &value, &format!("{verb} {name} with {partitions} partitions"))

@@ -18,7 +18,9 @@ mod settings;
 mod tests;
 mod value;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
+
+use catena_node::TopicDefaults;
 
 pub(crate) use self::{
     error::ConfigError,
@@ -73,8 +75,8 @@ impl Config {
         if problems.is_empty() { Ok((config, gathered)) } else { Err(ConfigError::new(problems)) }
     }
 
-    /// What new topics get, as the dotted keys and numbers of the catalog and the wire.
-    pub(crate) fn topic_settings(&self) -> BTreeMap<String, String> {
+    /// What new topics get; settings as the dotted keys and numbers of the catalog and the wire.
+    pub(crate) fn topic_defaults(&self) -> TopicDefaults {
         let unlimited = |value: Option<u64>| value.map_or("-1".to_owned(), |v| v.to_string());
         let topic = &self.topic;
         let numbers = [
@@ -84,7 +86,8 @@ impl Config {
             ("segment.bytes", topic.segment_bytes.0.to_string()),
             ("segment.ms", topic.segment_ms.0.to_string()),
         ];
-        numbers.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let owned = numbers.into_iter().map(|(key, value)| (key.to_owned(), value));
+        TopicDefaults { partitions: topic.partitions, settings: owned.collect() }
     }
 
     /// Which settings differ between two loads and take effect only at the next start.

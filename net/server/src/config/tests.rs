@@ -89,7 +89,7 @@ fn values_are_written_with_units() {
     .unwrap();
     assert_eq!((config.limits.memory.0, config.limits.batch_bytes.0), (128 << 20, 65536));
     assert_eq!(config.timeouts.request, Duration::from_secs(90));
-    let topic = config.topic_settings();
+    let topic = config.topic_defaults().settings;
     assert_eq!(
         (topic["retention.ms"].as_str(), topic["segment.ms"].as_str()),
         ("604800000", "60000")
@@ -102,7 +102,7 @@ fn values_are_written_with_units() {
 
 #[test]
 fn topic_defaults_are_what_the_catalog_knows() {
-    let set = load("").unwrap().topic_settings();
+    let set = load("").unwrap().topic_defaults().settings;
     let parsed = catena_replication::control::TopicConfig::parse(&set).unwrap();
     assert_eq!(parsed, catena_replication::control::TopicConfig::parse(&BTreeMap::new()).unwrap());
     let known = catena_replication::control::TOPIC_SETTINGS.iter().map(|setting| setting.key);
