@@ -153,7 +153,7 @@ impl<M: Memory + Clone> Node<M> {
             features: 0,
             limits: ConnectionLimits {
                 head_bytes_max: FrameLimits::REQUEST.head_bytes_max,
-                payload_bytes_max: FrameLimits::REQUEST.payload_bytes_max,
+                payload_bytes_max: self.limits.payload_bytes_max(),
                 in_flight_bytes_max: in_flight_bytes_max.unwrap_or(u32::MAX),
                 in_flight_max: self.limits.requests_in_flight_max,
                 dedup_window: catena_replication::dedup::DEDUP_WINDOW,

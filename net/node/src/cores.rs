@@ -50,9 +50,9 @@ pub(crate) enum Content {
     Push { session: SessionId, bytes: Vec<u8>, ended: Option<u32> },
     /// A client is gone that had asked there.
     Gone(SessionId),
-    /// A topic, and which core owns each partition.
-    Hold { topic: Topic, cores: Vec<u16>, create: bool },
-    /// It is durable that a topic is ready.
+    /// A topic, and which core owns each of some of its partitions.
+    Hold { topic: Topic, from: PartitionIndex, cores: Vec<u16>, create: bool },
+    /// It is durable that all partitions of a topic exist.
     Ready(TopicId),
     /// A topic's settings have changed.
     Altered(Topic),
@@ -110,7 +110,9 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             Content::Gone(session) => self.forget(session),
-            Content::Hold { topic, cores, create } => self.hold(&topic, &cores, create),
+            Content::Hold { topic, from, cores, create } => {
+                self.hold(&topic, from, &cores, create);
+            }
             Content::Ready(topic) => drop(self.creating.remove(&topic)),
             Content::Altered(topic) => self.configure(&topic),
             Content::Deleted(topic) => self.release(topic),
@@ -246,7 +248,7 @@ impl<M: Memory + Clone> Node<M> {
             error: ErrorCode::None,
             id: topic.id,
             config_version: self.orderer().catalog().version(),
-            config: crate::topics::settings_of(topic),
+            config: self.settings_of(topic),
             partitions: details.into_values().collect(),
             message: "".into(),
         };

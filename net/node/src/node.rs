@@ -15,7 +15,7 @@ use catena_log::{
 };
 use catena_replication::{
     Phase, Replica, Ticket,
-    control::{Orderer, OrdererEvent, ProposalId},
+    control::{Orderer, OrdererEvent, ProposalId, TopicConfig},
 };
 use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
@@ -108,6 +108,18 @@ impl Default for Limits {
 
 const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
 
+impl Limits {
+    /// The longest payload taken: one batch.
+    pub(crate) fn payload_bytes_max(&self) -> u32 {
+        u32::try_from(self.batch_bytes_max).unwrap_or(u32::MAX)
+    }
+
+    /// The largest batch of a topic with these settings, in bytes.
+    pub(crate) fn batch_bytes_max_of(&self, topic: &TopicConfig) -> usize {
+        topic.batch_bytes_max.min(self.batch_bytes_max)
+    }
+}
+
 /// What a new topic gets where its creator says nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicDefaults {
@@ -186,6 +198,8 @@ pub(crate) struct Waiter {
 pub(crate) enum Reader {
     Fetch(Caller, FetchRequest),
     List(Caller),
+    /// For the first readable offset at this one or behind.
+    Seek(Caller, Offset),
     Push(Name),
 }
 
@@ -199,6 +213,17 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) readers: BTreeMap<ReadId, Reader>,
     pub(crate) trims: VecDeque<Ticket>,
     pub(crate) subscriptions: BTreeMap<Name, Subscription>,
+}
+
+/// Partitions of a topic that are being created: it is not durable yet that they exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Creating {
+    /// Who waits for it.
+    pub(crate) caller: Option<Caller>,
+    /// The first of them; all behind it are, too.
+    pub(crate) from: PartitionIndex,
+    /// The catalog was told that they exist.
+    pub(crate) told: bool,
 }
 
 /// What happened to a log, for the operator.
@@ -240,7 +265,7 @@ pub struct Node<M: Memory> {
     pub(crate) deadlines: BTreeSet<(Duration, Ticket)>,
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
     pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
-    pub(crate) creating: BTreeMap<TopicId, Option<Caller>>,
+    pub(crate) creating: BTreeMap<TopicId, Creating>,
     pub(crate) removals: VecDeque<PartitionUid>,
     pub(crate) dirty: BTreeSet<Directory>,
     pub(crate) ticks: BTreeSet<(Duration, Directory)>,

@@ -174,6 +174,8 @@ wire_struct! {
         partitions: u32,
         /// Its name from now on; empty: the same.
         new_name: Cow<'a, str>,
+        /// Say whether it could be done, and do not.
+        validate_only: bool,
     }
 }
 

@@ -18,7 +18,9 @@ pub const PARTITIONS_MAX: usize = 100_000;
 /// The most topics.
 pub const TOPICS_MAX: usize = 10_000;
 
-const VERSION: u8 = 1;
+/// Of entries. Variants are added without a new one: an older build refuses those.
+const ENTRY_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 const PREFIX_BYTES: usize = 16;
 
 /// A change of the catalog.
@@ -42,7 +44,7 @@ pub enum Entry {
         /// The node that holds it.
         node: u64,
     },
-    /// All partitions of a topic exist on the disk of their nodes.
+    /// All partitions that a topic has by now exist on the disk of their nodes.
     TopicReady {
         /// The topic.
         id: u128,
@@ -66,15 +68,20 @@ pub enum Entry {
         /// How many.
         count: u32,
     },
-}
-
-/// Whether a topic can be used.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TopicState {
-    /// Its partitions are being created.
-    Creating,
-    /// It is served.
-    Ready,
+    /// Settings are made and taken back, partitions added, the name changed: all or nothing.
+    ChangeTopic {
+        /// The topic.
+        id: u128,
+        /// Settings to make.
+        set: Vec<(String, String)>,
+        /// Settings to take back.
+        remove: Vec<String>,
+        /// How many partitions from now on; zero: as many. Those added exist once the topic is
+        /// ready again.
+        partitions: u32,
+        /// The name from now on; empty: the same.
+        name: String,
+    },
 }
 
 /// A partition of a topic.
@@ -97,8 +104,9 @@ pub struct Topic {
     pub id: TopicId,
     /// Its name.
     pub name: String,
-    /// Whether it can be used.
-    pub state: TopicState,
+    /// How many of its partitions, from the first on, exist on the disk of their nodes; the others
+    /// are being created.
+    pub ready: u32,
     /// The settings made.
     pub config: BTreeMap<String, String>,
     /// Its partitions, in order.
@@ -121,6 +129,17 @@ pub enum CatalogError {
     /// Too few or too many partitions.
     #[error("{0} partitions: a topic has 1 to 10000")]
     Partitions(u32),
+    /// Partitions are never taken away.
+    #[error("{wished} partitions: the topic has {there}, and none is ever taken away")]
+    FewerPartitions {
+        /// How many were asked for.
+        wished: u32,
+        /// How many there are.
+        there: u32,
+    },
+    /// Partitions are added one change after the other.
+    #[error("partitions of the topic are being created")]
+    Creating,
     /// The catalog is full.
     #[error("there are as many topics or partitions as there may be")]
     Full,
@@ -154,25 +173,25 @@ pub struct Catalog {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct SnapshotV1 {
+struct SnapshotV2 {
     version: u64,
     incarnations: Vec<(u64, u64)>,
     next_uid: u64,
     next_producer_id: i64,
-    topics: Vec<TopicV1>,
+    topics: Vec<TopicV2>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct TopicV1 {
+struct TopicV2 {
     id: u128,
     name: String,
-    state: TopicState,
+    ready: u32,
     config: Vec<(String, String)>,
-    partitions: Vec<PartitionV1>,
+    partitions: Vec<PartitionV2>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct PartitionV1 {
+struct PartitionV2 {
     uid: u64,
     epoch: u32,
     chain: Vec<u64>,
@@ -181,7 +200,7 @@ struct PartitionV1 {
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
 
-impl SnapshotV1 {
+impl SnapshotV2 {
     /// Whether a catalog can have come to this.
     fn is_sound(&self) -> bool {
         let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
@@ -196,6 +215,7 @@ impl SnapshotV1 {
             && self.topics.len() <= TOPICS_MAX
             && uids.len() == partitions().count()
             && uids.len() <= PARTITIONS_MAX
+            && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
             && uids.last().is_none_or(|last| *last < self.next_uid)
             && partitions().all(|p| p.epoch < Epoch::MAX.get())
             && counted.all(|counter| counter < COUNTED_MAX)
@@ -226,13 +246,22 @@ impl Catalog {
     /// The entry changes nothing but the version.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, CatalogError> {
         self.version += 1;
+        self.check(entry)?;
         match entry {
             Entry::NodeStarted { node } => self.node_started(*node),
             Entry::CreateTopic { id, name, partitions, config, node } => {
-                return self.create(*id, name, *partitions, config, *node);
+                self.create(*id, name, *partitions, config, *node);
             }
-            Entry::TopicReady { id } => self.topic_mut(*id)?.state = TopicState::Ready,
-            Entry::AlterTopic { id, set, remove } => return self.alter(*id, set, remove),
+            Entry::TopicReady { id } => {
+                let topic = self.topic_mut(*id)?;
+                topic.ready = topic.partition_count();
+            }
+            Entry::AlterTopic { id, set, remove } => self.topic_mut(*id)?.set(set, remove),
+            Entry::ChangeTopic { id, set, remove, partitions, name } => {
+                self.topic_mut(*id)?.set(set, remove);
+                self.rename(*id, name)?;
+                self.grow(*id, *partitions)?;
+            }
             Entry::DeleteTopic { id } => {
                 let topic = self.topics.remove(id).ok_or(CatalogError::UnknownTopic)?;
                 self.names.remove(&topic.name);
@@ -245,6 +274,88 @@ impl Catalog {
             }
         }
         Ok(Applied::Done)
+    }
+
+    /// Whether an entry could be carried out now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, entry: &Entry) -> Result<(), CatalogError> {
+        match entry {
+            Entry::NodeStarted { .. } | Entry::ProducerIds { .. } => Ok(()),
+            Entry::CreateTopic { id, name, partitions, config, .. } => {
+                self.check_name(name)?;
+                if self.topics.contains_key(id) {
+                    return Err(CatalogError::TopicExists(name.clone()));
+                }
+                self.check_partitions(*partitions, *partitions)?;
+                if self.topics.len() >= TOPICS_MAX {
+                    return Err(CatalogError::Full);
+                }
+                TopicConfig::parse(&config.iter().cloned().collect())?;
+                Ok(())
+            }
+            Entry::TopicReady { id } | Entry::DeleteTopic { id } => {
+                self.topics.get(id).map(drop).ok_or(CatalogError::UnknownTopic)
+            }
+            Entry::AlterTopic { id, set, remove } => self.check_settings(*id, set, remove),
+            Entry::ChangeTopic { id, set, remove, partitions, name } => {
+                self.check_settings(*id, set, remove)?;
+                let topic = self.topics.get(id).ok_or(CatalogError::UnknownTopic)?;
+                if !name.is_empty() && *name != topic.name {
+                    self.check_name(name)?;
+                }
+                self.check_growth(topic, *partitions)
+            }
+        }
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), CatalogError> {
+        if !name_is_good(name) {
+            return Err(CatalogError::TopicName(name.to_owned()));
+        }
+        if self.names.contains_key(name) {
+            return Err(CatalogError::TopicExists(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_partitions(&self, wished: u32, added: u32) -> Result<(), CatalogError> {
+        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&wished) {
+            return Err(CatalogError::Partitions(wished));
+        }
+        let room = PARTITIONS_MAX - self.partitions;
+        if added as usize > room { Err(CatalogError::Full) } else { Ok(()) }
+    }
+
+    fn check_growth(&self, topic: &Topic, wished: u32) -> Result<(), CatalogError> {
+        let there = topic.partition_count();
+        if wished == 0 || wished == there {
+            return Ok(());
+        }
+        if wished < there {
+            return Err(CatalogError::FewerPartitions { wished, there });
+        }
+        if topic.ready < there {
+            return Err(CatalogError::Creating);
+        }
+        self.check_partitions(wished, wished - there)
+    }
+
+    fn check_settings(
+        &self,
+        id: u128,
+        set: &[(String, String)],
+        remove: &[String],
+    ) -> Result<(), CatalogError> {
+        let topic = self.topics.get(&id).ok_or(CatalogError::UnknownTopic)?;
+        let mut config = topic.config.clone();
+        config.extend(set.iter().cloned());
+        for key in remove {
+            config.remove(key).ok_or_else(|| ConfigError::Unknown(key.clone()))?;
+        }
+        TopicConfig::parse(&config)?;
+        Ok(())
     }
 
     fn node_started(&mut self, node: u64) {
@@ -264,58 +375,49 @@ impl Catalog {
         partitions: u32,
         config: &[(String, String)],
         node: u64,
-    ) -> Result<Applied, CatalogError> {
-        if !name_is_good(name) {
-            return Err(CatalogError::TopicName(name.to_owned()));
-        }
-        if self.names.contains_key(name) || self.topics.contains_key(&id) {
-            return Err(CatalogError::TopicExists(name.to_owned()));
-        }
-        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
-            return Err(CatalogError::Partitions(partitions));
-        }
-        if self.topics.len() >= TOPICS_MAX || self.partitions + partitions as usize > PARTITIONS_MAX
-        {
-            return Err(CatalogError::Full);
-        }
-        let config: BTreeMap<_, _> = config.iter().cloned().collect();
-        TopicConfig::parse(&config)?;
-        let first = self.next_uid;
-        self.next_uid += u64::from(partitions);
-        self.partitions += partitions as usize;
-        let partition = |index: u32| Partition {
-            index: PartitionIndex::new(index),
-            uid: PartitionUid::new(first + u64::from(index)),
-            epoch: Epoch::new(1),
-            chain: vec![NodeId::new(node)],
-        };
+    ) {
         let topic = Topic {
             id: TopicId::new(id),
             name: name.to_owned(),
-            state: TopicState::Creating,
-            config,
-            partitions: (0..partitions).map(partition).collect(),
+            ready: 0,
+            config: config.iter().cloned().collect(),
+            partitions: self.fresh_partitions(0, partitions, &[NodeId::new(node)]),
         };
         self.names.insert(name.to_owned(), id);
         self.topics.insert(id, topic);
-        Ok(Applied::Done)
     }
 
-    fn alter(
-        &mut self,
-        id: u128,
-        set: &[(String, String)],
-        remove: &[String],
-    ) -> Result<Applied, CatalogError> {
-        let topic = self.topic_mut(id)?;
-        let mut config = topic.config.clone();
-        config.extend(set.iter().cloned());
-        for key in remove {
-            config.remove(key).ok_or_else(|| ConfigError::Unknown(key.clone()))?;
+    fn fresh_partitions(&mut self, from: u32, count: u32, chain: &[NodeId]) -> Vec<Partition> {
+        let first = self.next_uid;
+        self.next_uid += u64::from(count);
+        self.partitions += count as usize;
+        let partition = |at: u32| Partition {
+            index: PartitionIndex::new(from + at),
+            uid: PartitionUid::new(first + u64::from(at)),
+            epoch: Epoch::new(1),
+            chain: chain.to_vec(),
+        };
+        (0..count).map(partition).collect()
+    }
+
+    fn rename(&mut self, id: u128, name: &str) -> Result<(), CatalogError> {
+        if name.is_empty() {
+            return Ok(());
         }
-        TopicConfig::parse(&config)?;
-        topic.config = config;
-        Ok(Applied::Done)
+        let before = std::mem::replace(&mut self.topic_mut(id)?.name, name.to_owned());
+        self.names.remove(&before);
+        self.names.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    /// Partitions that are added have the chain of the first.
+    fn grow(&mut self, id: u128, wished: u32) -> Result<(), CatalogError> {
+        let topic = self.topic_mut(id)?;
+        let there = topic.partition_count();
+        let chain = topic.partitions.first().map(|first| first.chain.clone()).unwrap_or_default();
+        let added = self.fresh_partitions(there, wished.saturating_sub(there), &chain);
+        self.topic_mut(id)?.partitions.extend(added);
+        Ok(())
     }
 
     fn topic_mut(&mut self, id: u128) -> Result<&mut Topic, CatalogError> {
@@ -361,7 +463,7 @@ impl Catalog {
         let header = BatchHeader::parse(batch).ok()?;
         let records = batch.get(BATCH_HEADER_BYTES..)?;
         for record in Records::new(records, header.count, header.base_timestamp) {
-            let archive = record.ok()?.value.and_then(archive)?;
+            let archive = record.ok()?.value.and_then(|value| archive(ENTRY_VERSION, value))?;
             let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
             self.last = Some(self.apply(&entry));
         }
@@ -385,19 +487,19 @@ fn name_is_good(name: &str) -> bool {
 /// An entry as the value of a record.
 pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
     let archive = rkyv::to_bytes::<rancor::Error>(entry).expect("an entry can be archived");
-    prefixed(&archive)
+    prefixed(ENTRY_VERSION, &archive)
 }
 
-fn prefixed(archive: &[u8]) -> Vec<u8> {
+fn prefixed(version: u8, archive: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; PREFIX_BYTES];
-    bytes[0] = VERSION;
+    bytes[0] = version;
     bytes.extend_from_slice(archive);
     bytes
 }
 
-fn archive(bytes: &[u8]) -> Option<AlignedVec<16>> {
+fn archive(version: u8, bytes: &[u8]) -> Option<AlignedVec<16>> {
     let (prefix, archive) = bytes.split_at_checked(PREFIX_BYTES)?;
-    if prefix[0] != VERSION || prefix[1..].iter().any(|byte| *byte != 0) {
+    if prefix[0] != version || prefix[1..].iter().any(|byte| *byte != 0) {
         return None;
     }
     let mut aligned = AlignedVec::with_capacity(archive.len());
@@ -417,21 +519,23 @@ impl Fold for Catalog {
         if self.unreadable.is_some() {
             return Vec::new();
         }
-        let archived = SnapshotV1 {
+        let archived = SnapshotV2 {
             version: self.version,
             incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
             next_uid: self.next_uid,
             next_producer_id: self.next_producer_id,
             topics: self.topics.values().map(Topic::archived).collect(),
         };
-        prefixed(&rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived"))
+        let archive =
+            rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived");
+        prefixed(SNAPSHOT_VERSION, &archive)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> bool {
         self.reset();
-        let read = archive(snapshot);
-        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV1, rancor::Error>(&a).ok());
-        let Some(read) = read.filter(SnapshotV1::is_sound) else { return false };
+        let read = archive(SNAPSHOT_VERSION, snapshot);
+        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV2, rancor::Error>(&a).ok());
+        let Some(read) = read.filter(SnapshotV2::is_sound) else { return false };
         self.version = read.version;
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
@@ -450,23 +554,34 @@ impl Fold for Catalog {
 }
 
 impl Topic {
-    fn archived(&self) -> TopicV1 {
-        let partition = |p: &Partition| PartitionV1 {
+    /// How many partitions it has, those that are being created included.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("partitions are few")
+    }
+
+    fn set(&mut self, set: &[(String, String)], remove: &[String]) {
+        self.config.extend(set.iter().cloned());
+        self.config.retain(|key, _| !remove.contains(key));
+    }
+
+    fn archived(&self) -> TopicV2 {
+        let partition = |p: &Partition| PartitionV2 {
             uid: p.uid.get(),
             epoch: p.epoch.get(),
             chain: p.chain.iter().map(|node| node.get()).collect(),
         };
-        TopicV1 {
+        TopicV2 {
             id: self.id.get(),
             name: self.name.clone(),
-            state: self.state,
+            ready: self.ready,
             config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             partitions: self.partitions.iter().map(partition).collect(),
         }
     }
 
-    fn from_archived(topic: TopicV1) -> Self {
-        let partition = |(index, p): (usize, PartitionV1)| Partition {
+    fn from_archived(topic: TopicV2) -> Self {
+        let partition = |(index, p): (usize, PartitionV2)| Partition {
             index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
             uid: PartitionUid::new(p.uid),
             epoch: Epoch::new(p.epoch),
@@ -475,7 +590,7 @@ impl Topic {
         Self {
             id: TopicId::new(topic.id),
             name: topic.name,
-            state: topic.state,
+            ready: topic.ready,
             config: topic.config.into_iter().collect(),
             partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
         }
@@ -535,6 +650,73 @@ mod tests {
         assert!(catalog.topic_named("a").unwrap().config.is_empty());
     }
 
+    fn change(id: u128, partitions: u32, name: &str) -> Entry {
+        let (set, remove, name) = (Vec::new(), Vec::new(), name.to_owned());
+        Entry::ChangeTopic { id, set, remove, partitions, name }
+    }
+
+    #[test]
+    fn partitions_are_added_once_those_before_exist_and_never_taken_away() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 2)).unwrap();
+        catalog.apply(&create(2, "b", 1)).unwrap();
+        assert_eq!(catalog.apply(&change(1, 3, "")), Err(CatalogError::Creating));
+        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
+        catalog.apply(&change(1, 4, "")).unwrap();
+        let topic = catalog.topic(TopicId::new(1)).unwrap();
+        let uids: Vec<u64> = topic.partitions.iter().map(|p| p.uid.get()).collect();
+        let indexes: Vec<u32> = topic.partitions.iter().map(|p| p.index.get()).collect();
+        assert_eq!((topic.ready, uids, indexes), (2, vec![1, 2, 4, 5], vec![0, 1, 2, 3]));
+        assert!(topic.partitions.iter().all(|p| p.chain == [NodeId::new(1)]));
+        assert_eq!(catalog.apply(&change(1, 5, "")), Err(CatalogError::Creating));
+        let fewer = CatalogError::FewerPartitions { wished: 3, there: 4 };
+        assert_eq!(catalog.apply(&change(1, 3, "")), Err(fewer));
+        catalog.apply(&change(1, 4, "")).unwrap();
+        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
+        let most = PARTITIONS_PER_TOPIC_MAX + 1;
+        assert_eq!(catalog.apply(&change(1, most, "")), Err(CatalogError::Partitions(most)));
+        assert_eq!(catalog.topic(TopicId::new(1)).unwrap().ready, 4);
+        assert_eq!(catalog.partitions, 5);
+    }
+
+    #[test]
+    fn a_change_is_done_whole_or_not_at_all() {
+        let mut catalog = Catalog::default();
+        catalog.apply(&create(1, "a", 1)).unwrap();
+        catalog.apply(&create(2, "b", 1)).unwrap();
+        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
+        let before = catalog.topics.clone();
+        let set = vec![("retention.ms".to_owned(), "1000".to_owned())];
+        let changed = |partitions, name: &str, remove: &[&str]| Entry::ChangeTopic {
+            id: 1,
+            set: set.clone(),
+            remove: remove.iter().map(|&key| key.to_owned()).collect(),
+            partitions,
+            name: name.to_owned(),
+        };
+        let refused = [
+            changed(2, "b", &[]),
+            changed(2, "a b", &[]),
+            changed(0, "c", &["segment.ms"]),
+            changed(PARTITIONS_PER_TOPIC_MAX + 1, "c", &[]),
+        ];
+        for entry in refused {
+            assert!(catalog.check(&entry).is_err() && catalog.apply(&entry).is_err());
+            assert_eq!(catalog.topics, before, "{entry:?}");
+        }
+        assert!(catalog.topic_named("c").is_none());
+        catalog.apply(&changed(2, "c", &[])).unwrap();
+        assert!(catalog.topic_named("a").is_none());
+        let topic = catalog.topic_named("c").unwrap();
+        assert_eq!((topic.partitions.len(), topic.config.len()), (2, 1));
+        catalog.apply(&change(1, 0, "c")).unwrap();
+        catalog.apply(&create(3, "a", 1)).unwrap();
+        let mut copy = Catalog::default();
+        assert!(copy.restore(&catalog.snapshot()));
+        copy.last.clone_from(&catalog.last);
+        assert_eq!(copy, catalog);
+    }
+
     #[test]
     fn a_snapshot_that_no_catalog_makes_is_refused() {
         let refused = |spoil: fn(&mut Catalog)| {
@@ -550,6 +732,7 @@ mod tests {
         assert!(refused(|c| c.next_uid = u64::MAX));
         assert!(refused(|c| c.version = u64::MAX));
         assert!(refused(|c| c.next_producer_id = -1));
+        assert!(refused(|c| c.topics.get_mut(&1).unwrap().ready = 3));
         assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
         assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
         assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
@@ -593,7 +776,7 @@ mod tests {
         let mut catalog = Catalog::default();
         Fold::apply(&mut catalog, &frame(0), &batch(&value));
         assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
-        value[0] = VERSION + 1;
+        value[0] = ENTRY_VERSION + 1;
         Fold::apply(&mut catalog, &frame(1), &batch(&value));
         Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
         assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));

@@ -16,7 +16,7 @@ use crate::{
         call::{self, Call},
     },
     error::Error,
-    options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
+    options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
 };
 
 /// A client of one cluster, with a connection that is made when needed.
@@ -120,7 +120,20 @@ impl Client {
         partitions: u32,
         config: Vec<Setting<'_>>,
     ) -> Result<(), Error> {
-        self.ask(call::create_topic(name, partitions, config))
+        self.ask(call::create_topic(name, partitions, config, false))
+    }
+
+    /// Says whether [`Client::create_topic`] would be carried out now; nothing is created.
+    ///
+    /// # Errors
+    /// Why not, and see [`Error`].
+    pub fn check_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        config: Vec<Setting<'_>>,
+    ) -> Result<(), Error> {
+        self.ask(call::create_topic(name, partitions, config, true))
     }
 
     /// Makes and takes back settings of a topic.
@@ -133,7 +146,17 @@ impl Client {
         set: Vec<Setting<'_>>,
         remove: Vec<String>,
     ) -> Result<(), Error> {
-        self.ask(call::alter_topic(name, set, remove))
+        let change = TopicChange { set, remove, ..TopicChange::default() };
+        self.change_topic(name, change)
+    }
+
+    /// Changes a topic: its settings, its name, how many partitions it has.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::InvalidPartitions`] when there would be fewer partitions than there
+    /// are; and see [`Error`].
+    pub fn change_topic(&mut self, name: &str, change: TopicChange<'_>) -> Result<(), Error> {
+        self.ask(call::alter_topic(name, change))
     }
 
     /// Deletes a topic and its records.
@@ -168,7 +191,8 @@ impl Client {
         self.ask(call::describe_topic(name))
     }
 
-    /// An offset of a partition; `None`: no record is as late as the time asked for.
+    /// An offset of a partition; `None`: no record is as late as the time asked for, or none can be
+    /// read from the offset on.
     ///
     /// # Errors
     /// See [`Error`].

@@ -19,7 +19,7 @@ pub(crate) use self::{
     generate::{completions, man_pages},
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
     records::{ConsumeArgs, ProduceArgs},
-    topic::{CreateArgs, TopicCommand},
+    topic::{AlterArgs, CreateArgs, TopicCommand},
 };
 
 /// Catena: a distributed log engine. What it has acknowledged is on the disk.

@@ -21,6 +21,7 @@ mod value;
 use std::path::PathBuf;
 
 use catena_node::TopicDefaults;
+use catena_replication::control::TOPIC_SETTINGS;
 
 pub(crate) use self::{
     error::ConfigError,
@@ -75,7 +76,8 @@ impl Config {
         if problems.is_empty() { Ok((config, gathered)) } else { Err(ConfigError::new(problems)) }
     }
 
-    /// What new topics get; settings as the dotted keys and numbers of the catalog and the wire.
+    /// What new topics get; settings as the dotted keys and numbers of the catalog and the wire,
+    /// without those that the catalog gives by itself.
     pub(crate) fn topic_defaults(&self) -> TopicDefaults {
         let unlimited = |value: Option<u64>| value.map_or("-1".to_owned(), |v| v.to_string());
         let topic = &self.topic;
@@ -86,8 +88,13 @@ impl Config {
             ("segment.bytes", topic.segment_bytes.0.to_string()),
             ("segment.ms", topic.segment_ms.0.to_string()),
         ];
-        let owned = numbers.into_iter().map(|(key, value)| (key.to_owned(), value));
-        TopicDefaults { partitions: topic.partitions, settings: owned.collect() }
+        let is_default = |key: &str, value: &str| {
+            let known = TOPIC_SETTINGS.iter().find(|setting| setting.key == key);
+            known.is_some_and(|setting| setting.default.to_string() == value)
+        };
+        let made = numbers.into_iter().filter(|(key, value)| !is_default(key, value));
+        let settings = made.map(|(key, value)| (key.to_owned(), value)).collect();
+        TopicDefaults { partitions: topic.partitions, settings }
     }
 
     /// Which settings differ between two loads and take effect only at the next start.
