@@ -440,7 +440,7 @@ impl<M: Memory + Clone> Node<M> {
 
     fn topic_metadata(&self, topic: &Topic) -> TopicMetadata<'static> {
         let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
-        let ready = !self.is_created(topic.id, PartitionIndex::new(0));
+        let ready = topic.ready > 0 && !self.is_created(topic.id, PartitionIndex::new(0));
         TopicMetadata {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
             name: topic.name.clone().into(),
@@ -448,14 +448,15 @@ impl<M: Memory + Clone> Node<M> {
             config_version: self.orderer().catalog().version(),
             batch_bytes_max: u32::try_from(self.limits.batch_bytes_max_of(&config))
                 .unwrap_or(u32::MAX),
-            partitions: topic.partitions.iter().map(|p| self.place_of(topic.id, p)).collect(),
+            partitions: topic.partitions.iter().map(|p| self.place_of(topic, p)).collect(),
         }
     }
 
-    fn place_of(&self, topic: TopicId, partition: &Partition) -> PartitionMetadata {
-        let place = self.places.get(&(topic, partition.index));
+    fn place_of(&self, topic: &Topic, partition: &Partition) -> PartitionMetadata {
+        let place = self.places.get(&(topic.id, partition.index));
+        let created = self.is_created(topic.id, partition.index);
         let phase = match self.phase_of(partition.uid) {
-            Phase::Open if self.is_created(topic, partition.index) => Phase::Opening,
+            Phase::Open if created || partition.index.get() >= topic.ready => Phase::Opening,
             phase => phase,
         };
         PartitionMetadata {

@@ -8,10 +8,10 @@ use catena_format::{
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
-    Api, ApiRange, CreateTopicRequest, CreditRequest, Durability, ErrorCode, FetchRequest,
-    FetchResponse, FrameHeader, HandshakeRequest, Message, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, Setting,
-    StatusResponse, SubscribeRequest, SubscribeResponse, TrimRequest, TrimResponse,
+    AlterTopicRequest, Api, ApiRange, CreateTopicRequest, CreditRequest, Durability, ErrorCode,
+    FetchRequest, FetchResponse, FrameHeader, HandshakeRequest, Message, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push,
+    Setting, StatusResponse, SubscribeRequest, SubscribeResponse, TrimRequest, TrimResponse,
     UnsubscribeRequest, encode_message,
 };
 
@@ -34,6 +34,15 @@ enum Stage {
     Locating,
     Identifying,
     Running,
+}
+
+/// How many partitions the topic has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Partitions {
+    /// When it is created.
+    pub created: u32,
+    /// Once they have been added to.
+    pub grown: u32,
 }
 
 /// A batch that is not acknowledged.
@@ -61,6 +70,12 @@ enum Kind {
         /// It subscribes instead of fetching.
         pushed: Option<Pushed>,
     },
+    /// It adds partitions, and then tries to take them away again.
+    Admin {
+        /// How many it asked for.
+        asked: u32,
+        grown: bool,
+    },
 }
 
 /// What a subscriber knows of its subscription.
@@ -81,7 +96,7 @@ pub struct Client {
     kind: Kind,
     stage: Stage,
     topic: TopicId,
-    partitions: u32,
+    partitions: Partitions,
     config: Vec<Setting<'static>>,
     /// When it acts next by itself.
     pub wake_ns: u64,
@@ -103,10 +118,10 @@ impl Client {
     pub fn producer(
         number: u32,
         random: Random,
-        partitions: u32,
+        partitions: Partitions,
         config: Vec<Setting<'static>>,
     ) -> Self {
-        let partition = number % partitions;
+        let partition = number % partitions.grown;
         let mut random = random;
         let window = 1 + random.below(6);
         let unacked = VecDeque::new();
@@ -116,16 +131,16 @@ impl Client {
 
     /// A reader of random places; `trims`: it sometimes raises the log start.
     #[must_use]
-    pub fn reader(number: u32, random: Random, partitions: u32, trims: bool) -> Self {
-        let partition = number % partitions;
+    pub fn reader(number: u32, random: Random, partitions: Partitions, trims: bool) -> Self {
+        let partition = number % partitions.grown;
         let kind = Kind::Reader { partition, offset: 0, full: None, pushed: None };
         Self::new(number, random, kind, partitions, Vec::new(), trims)
     }
 
     /// A reader that is pushed batches from random places on.
     #[must_use]
-    pub fn subscriber(number: u32, random: Random, partitions: u32) -> Self {
-        let partition = number % partitions;
+    pub fn subscriber(number: u32, random: Random, partitions: Partitions) -> Self {
+        let partition = number % partitions.grown;
         let pushed = Some(Pushed::default());
         let kind = Kind::Reader { partition, offset: 0, full: None, pushed };
         Self::new(number, random, kind, partitions, Vec::new(), false)
@@ -133,9 +148,16 @@ impl Client {
 
     /// A reader that reads a partition once from end to end.
     #[must_use]
-    pub fn checker(number: u32, random: Random, partition: u32, partitions: u32) -> Self {
+    pub fn checker(number: u32, random: Random, partition: u32, partitions: Partitions) -> Self {
         let full = Some(BTreeMap::new());
         let kind = Kind::Reader { partition, offset: 0, full, pushed: None };
+        Self::new(number, random, kind, partitions, Vec::new(), false)
+    }
+
+    /// Who adds partitions to the topic.
+    #[must_use]
+    pub fn admin(number: u32, random: Random, partitions: Partitions) -> Self {
+        let kind = Kind::Admin { asked: 0, grown: false };
         Self::new(number, random, kind, partitions, Vec::new(), false)
     }
 
@@ -143,7 +165,7 @@ impl Client {
         number: u32,
         random: Random,
         kind: Kind,
-        partitions: u32,
+        partitions: Partitions,
         config: Vec<Setting<'static>>,
         trims: bool,
     ) -> Self {
@@ -178,7 +200,7 @@ impl Client {
                 unacked.iter_mut().for_each(|batch| batch.correlation = None);
             }
             Kind::Reader { pushed: Some(pushed), .. } => pushed.asked = None,
-            Kind::Reader { .. } => {}
+            Kind::Reader { .. } | Kind::Admin { .. } => {}
         }
     }
 
@@ -202,12 +224,13 @@ impl Client {
         if self.out.is_empty() { None } else { Some(self.out.remove(0)) }
     }
 
-    /// A producer with nothing unacknowledged, or a checker that is through.
+    /// A producer with nothing unacknowledged, or an admin that has added partitions.
     #[must_use]
     pub fn is_done(&self) -> bool {
         match &self.kind {
             Kind::Producer { unacked, .. } => unacked.is_empty(),
             Kind::Reader { .. } => true,
+            Kind::Admin { grown, .. } => *grown,
         }
     }
 
@@ -264,8 +287,59 @@ impl Client {
                 self.told = oracle.told(*partition);
                 self.read();
             }
-            Kind::Reader { .. } => {}
+            Kind::Admin { .. } if self.calls.is_empty() => self.alter(),
+            Kind::Reader { .. } | Kind::Admin { .. } => {}
         }
+    }
+
+    /// Asks for more partitions; once they are there sometimes for fewer, which must be refused.
+    fn alter(&mut self) {
+        if !self.random.chance(5_000) && !self.finishing {
+            return;
+        }
+        let wished = self.partitions.grown;
+        let Kind::Admin { asked, grown } = &mut self.kind else { return };
+        *asked = if *grown { wished - 1 } else { wished };
+        let request = AlterTopicRequest {
+            name: TOPIC.into(),
+            set: Vec::new(),
+            remove: Vec::new(),
+            partitions: *asked,
+            new_name: "".into(),
+            validate_only: false,
+        };
+        if request.partitions > 0 {
+            self.call(Api::AlterTopic, &request, &[]);
+        }
+    }
+
+    fn altered(&mut self, response: &StatusResponse<'_>, now_ns: u64) -> Result<(), String> {
+        let wished = self.partitions.grown;
+        let Kind::Admin { asked, grown } = &mut self.kind else { return Ok(()) };
+        match response.error {
+            ErrorCode::None if *asked < wished => Err("partitions were taken away".to_owned()),
+            ErrorCode::None => {
+                *grown = true;
+                Ok(())
+            }
+            ErrorCode::InvalidPartitions if *asked < wished => Ok(()),
+            error if error.class() == catena_wire::Class::Definite => {
+                Err(format!("{}: {}", error.name(), response.message))
+            }
+            _ => {
+                self.on_disconnect(now_ns);
+                Ok(())
+            }
+        }
+    }
+
+    /// Of a partition that may not have been added yet.
+    fn may_be_unknown(&self, error: ErrorCode) -> bool {
+        let partition = match &self.kind {
+            Kind::Producer { partition, .. } | Kind::Reader { partition, .. } => *partition,
+            Kind::Admin { .. } => return false,
+        };
+        error == ErrorCode::UnknownPartition && partition >= self.partitions.created
     }
 
     fn produce(&mut self, now_ns: u64) {
@@ -427,6 +501,10 @@ impl Client {
                 self.located(&MetadataResponse::decode(head).map_err(garbled)?, now_ns);
             }
             Api::CreateTopic => self.locate(),
+            Api::AlterTopic => {
+                let response = StatusResponse::decode(head).map_err(garbled)?;
+                self.altered(&response, now_ns)?;
+            }
             Api::ProducerId => {
                 let response = ProducerIdResponse::decode(head).map_err(garbled)?;
                 if response.error != ErrorCode::None {
@@ -450,6 +528,7 @@ impl Client {
                 let response = SubscribeResponse::decode(head).map_err(garbled)?;
                 match response.error {
                     ErrorCode::None => {}
+                    error if self.may_be_unknown(error) => self.on_disconnect(now_ns),
                     error if error.class() == catena_wire::Class::Definite => {
                         return Err(format!("{}: {}", error.name(), response.message));
                     }
@@ -476,7 +555,7 @@ impl Client {
                 self.topic = id;
                 let identified = match &self.kind {
                     Kind::Producer { id, .. } => id.is_some(),
-                    Kind::Reader { .. } => true,
+                    Kind::Reader { .. } | Kind::Admin { .. } => true,
                 };
                 if identified {
                     self.stage = Stage::Running;
@@ -489,7 +568,7 @@ impl Client {
             Some((ErrorCode::UnknownTopic, _)) if self.number == 0 => {
                 self.stage = Stage::Creating;
                 let (name, config) = (TOPIC.into(), self.config.clone());
-                let partitions = self.partitions;
+                let partitions = self.partitions.created;
                 let request = CreateTopicRequest {
                     name,
                     partitions,
@@ -510,7 +589,7 @@ impl Client {
         now_ns: u64,
         oracle: &mut Oracle,
     ) -> Result<(), String> {
-        let number = self.number;
+        let (number, may_be_unknown) = (self.number, self.may_be_unknown(response.error));
         let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return Ok(()) };
         let answered = unacked.iter().position(|b| b.correlation == Some(correlation));
         let Some(at) = answered else { return Ok(()) };
@@ -537,6 +616,7 @@ impl Client {
             }
             error
                 if error.class() == catena_wire::Class::Definite
+                    && !may_be_unknown
                     && !matches!(
                         error,
                         ErrorCode::OutOfOrderSequence

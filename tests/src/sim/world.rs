@@ -9,7 +9,7 @@ use catena_replication::{Phase, Replica};
 use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
 
 use super::{
-    client::Client,
+    client::{Client, Partitions},
     disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
     oracle::Oracle,
@@ -133,11 +133,12 @@ impl World {
     fn new(seed: u64) -> Self {
         let root = Random::new(seed);
         let mut setup = root.stream("setup");
-        let partitions = 1 + setup.below(3) as u32;
+        let created = 1 + setup.below(3) as u32;
+        let partitions = Partitions { created, grown: created + setup.below(3) as u32 };
         let config = topic_config(&mut setup);
         let trims = setup.chance(300_000);
         let mut clients = Vec::new();
-        for number in 0..partitions + setup.below(3) as u32 {
+        for number in 0..partitions.grown + setup.below(3) as u32 {
             let stream = root.numbered_stream("client", u64::from(number));
             clients.push(Client::producer(number, stream, partitions, config.clone()));
         }
@@ -151,6 +152,9 @@ impl World {
             let stream = root.numbered_stream("client", u64::from(number));
             clients.push(Client::subscriber(number, stream, partitions));
         }
+        let number = clients.len() as u32;
+        let stream = root.numbered_stream("client", u64::from(number));
+        clients.push(Client::admin(number, stream, partitions));
         let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup));
         let mut random = root.stream("world");
         let cores = node(true, &mut random);
@@ -226,7 +230,8 @@ impl World {
 
     fn check(&mut self) -> Result<(), String> {
         let ends: BTreeMap<u32, u64> = self.wait_open()?;
-        let partitions = ends.len() as u32;
+        let there = ends.len() as u32;
+        let partitions = Partitions { created: there, grown: there };
         let first = self.clients.len();
         for partition in ends.keys() {
             let number = self.clients.len() as u32;
