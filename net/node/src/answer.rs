@@ -145,6 +145,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn greeting(&self, error: ErrorCode, message: String) -> HandshakeResponse<'static> {
+        let address = |core| CoreAddress { core, address: self.advertised.clone().into() };
         let in_flight_bytes_max = u32::try_from(self.limits.bytes_in_flight_max);
         HandshakeResponse {
             error,
@@ -163,7 +164,7 @@ impl<M: Memory + Clone> Node<M> {
             node: self.identity.node,
             incarnation: self.incarnation,
             core: self.core,
-            cores: (0..self.cores).map(|core| CoreAddress { core, address: "".into() }).collect(),
+            cores: (0..self.cores).map(address).collect(),
             mechanisms: "".into(),
             authentication: Vec::new().into(),
             message: message.into(),

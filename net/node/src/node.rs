@@ -11,6 +11,7 @@ use catena_format::{
 };
 use catena_log::{
     LogIdentity, Now, OpenError, ReadId, RecoveryReport,
+    config::INDEX_STRIDE_DEFAULT,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
@@ -85,6 +86,8 @@ pub struct Limits {
     pub tail_cache_bytes: usize,
     /// What recovery scans of a partition at most.
     pub checkpoint_bytes: u64,
+    /// Bytes of segment from one index entry to the next.
+    pub index_stride: u64,
     /// The largest batch that any topic may allow.
     pub batch_bytes_max: usize,
 }
@@ -101,6 +104,7 @@ impl Default for Limits {
             timestamp_ahead_ms_max: 3_600_000,
             tail_cache_bytes: 4 << 20,
             checkpoint_bytes: 64 << 20,
+            index_stride: INDEX_STRIDE_DEFAULT,
             batch_bytes_max: BATCH_BYTES_MAX,
         }
     }
@@ -245,6 +249,8 @@ pub struct Node<M: Memory> {
     pub(crate) identity: NodeIdentity,
     pub(crate) limits: Limits,
     pub(crate) topic_defaults: TopicDefaults,
+    /// Host and port that clients are told; empty: where they came to.
+    pub(crate) advertised: String,
     pub(crate) memory: M,
     pub(crate) status: Status,
     pub(crate) orderer: Option<Orderer<M>>,
@@ -298,6 +304,7 @@ impl<M: Memory + Clone> Node<M> {
             identity,
             limits,
             topic_defaults: TopicDefaults::default(),
+            advertised: String::new(),
             memory,
             status: Status::Starting,
             dirty: orderer.iter().map(|_| Directory::Catalog).collect(),
@@ -329,6 +336,12 @@ impl<M: Memory + Clone> Node<M> {
     /// What a new topic gets where its creator says nothing.
     pub fn set_topic_defaults(&mut self, defaults: TopicDefaults) {
         self.topic_defaults = defaults;
+    }
+
+    /// What clients are told to connect to, host and port, when it is not the address that they
+    /// came to. Every core is reached there.
+    pub fn set_advertised(&mut self, address: String) {
+        self.advertised = address;
     }
 
     /// A client has connected.

@@ -119,6 +119,7 @@ impl<M: Memory + Clone> Node<M> {
                 retention_age: config.retention_age,
                 tail_cache_bytes: self.limits.tail_cache_bytes,
                 checkpoint_bytes: self.limits.checkpoint_bytes,
+                index_stride: self.limits.index_stride,
                 ..LogConfig::default()
             },
             batches: BatchLimits {
@@ -417,7 +418,8 @@ impl<M: Memory + Clone> Node<M> {
             request.names.iter().map(|name| self.named_metadata(name)).collect()
         };
         let version = catalog.version();
-        let nodes = vec![NodeAddress { node: self.identity.node, address: "".into() }];
+        let nodes =
+            vec![NodeAddress { node: self.identity.node, address: self.advertised.clone().into() }];
         let (error, message) = (ErrorCode::None, "".into());
         let response = MetadataResponse { error, version, nodes, topics, message };
         self.answer(caller, &response);

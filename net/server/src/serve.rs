@@ -118,6 +118,7 @@ async fn run(
     let post = Post::First { create, cores: count };
     let mut node = Node::new(identity.node, limits(&config)?, post, hands.memory());
     node.set_topic_defaults(config.topic_defaults());
+    node.set_advertised(config.advertised());
     let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
     wait_for_catalog(&shell).await?;
@@ -206,7 +207,8 @@ async fn serve_core(
 ) -> anyhow::Result<()> {
     let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
     let post = Post::Further { core, cores: u16::try_from(shared.cores())? };
-    let node = Node::new(identity, limits(config)?, post, hands.memory());
+    let mut node = Node::new(identity, limits(config)?, post, hands.memory());
+    node.set_advertised(config.advertised());
     let shell = Shell::new(shell_options(config, core, shared)?, node, hands);
     shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     let listener = bind(shared.address)?;
@@ -225,6 +227,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         wait_max: config.timeouts.request,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0)?,
         checkpoint_bytes: config.storage.checkpoint.0,
+        index_stride: config.storage.index_stride.0,
         batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
         ..Limits::default()
     })

@@ -12,7 +12,7 @@ use catena_client::{
     ProduceRequest, ProducerOptions, Setting, TopicChange, TopicMetadata,
     format::{Offset, PartitionIndex},
 };
-use catena_wire::{ConfigOrigin, Durability};
+use catena_wire::{Api, ConfigOrigin, Durability, MetadataRequest, MetadataResponse};
 use tempfile::TempDir;
 
 use common::{PATIENCE, Server, free_address};
@@ -232,4 +232,22 @@ fn the_first_readable_offset_from_an_offset_on_is_found() {
     client.trim(topic, ONLY, Offset::new(4)).unwrap();
     let found: Vec<_> = [0, 4, 9, 10, 11, 1 << 40].map(|offset| at(&mut client, offset)).into();
     assert_eq!(found, [Some(4), Some(4), Some(9), None, None, None]);
+}
+
+#[test]
+fn clients_are_told_the_advertised_address_for_every_core() {
+    let mut world = World::new(&[]);
+    let told = |world: &World| {
+        let mut connection = Connection::open(&world.address, PATIENCE).unwrap();
+        let cores = connection.greeting().cores.iter().map(|core| core.address.to_string());
+        let mut told: Vec<String> = cores.collect();
+        let request = MetadataRequest { names: Vec::new() };
+        let (response, _): (MetadataResponse<'_>, _) =
+            connection.call(Api::Metadata, &request, &[]).unwrap();
+        told.extend(response.nodes.into_iter().map(|node| node.address.into_owned()));
+        told
+    };
+    assert_eq!(told(&world), ["", "", ""]);
+    world.start(&["listen.advertised=log-1.example.com:9200"]);
+    assert_eq!(told(&world), ["log-1.example.com:9200"; 3]);
 }

@@ -97,6 +97,11 @@ impl Config {
         TopicDefaults { partitions: topic.partitions, settings }
     }
 
+    /// What clients are told to connect to, host and port; empty: where they came to.
+    pub(crate) fn advertised(&self) -> String {
+        self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()
+    }
+
     /// Which settings differ between two loads and take effect only at the next start.
     pub(crate) fn needs_restart(before: &Gathered, after: &Gathered) -> Vec<&'static str> {
         let fixed = settings::SETTINGS.iter().filter(|setting| !setting.live);
