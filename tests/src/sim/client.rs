@@ -724,14 +724,17 @@ impl Client {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
                 oracle.bounds(*partition, self.told, log_start, high)?;
-                if *offset > high {
+                if *offset > high && !oracle.decayed {
                     return Err(format!("offset {offset}, read before, is out of range"));
                 }
                 *offset = log_start;
                 return Ok(());
             }
             ErrorCode::Damaged => {
-                return Err(format!("partition {partition}, offset {offset}: damaged"));
+                let next = response.next_offset.get();
+                oracle.damaged(*partition, *offset, next)?;
+                *offset = next;
+                return Ok(());
             }
             _ => {
                 self.on_disconnect(now_ns);
@@ -739,7 +742,8 @@ impl Client {
             }
         }
         oracle.bounds(*partition, self.told, log_start, high)?;
-        let next = oracle.fetched(*partition, payload)?;
+        let records = oracle.fetched(*partition, payload)?;
+        let next = records.last().map_or(0, |(offset, _)| offset + 1);
         if next > high {
             return Err(format!("offset {next} was served above the high watermark"));
         }
@@ -748,8 +752,7 @@ impl Client {
         }
         *offset = response.next_offset.get().max(*offset);
         if let Some(read) = full {
-            let known = oracle.known(*partition);
-            read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));
+            read.extend(records);
         } else if jump && !subscribed {
             *offset = spot;
         }
