@@ -116,6 +116,27 @@ fn what_was_appended_is_there_after_the_process() {
 }
 
 #[test]
+fn a_file_whose_number_nobody_has_counted_to_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::open(directory.path(), true).unwrap();
+    let mut expected = vec![world.append(b"before", 1)];
+    world.run();
+    let strays = ["ffffffffffffffff.seg", "fffffffffffffffe.idx", "2000000000000000.seg"];
+    let strays = strays.map(|name| world.folder.path().join(name));
+    for stray in &strays {
+        std::fs::write(stray, b"stray").unwrap();
+    }
+    for life in 2..4 {
+        drop(world);
+        world = World::open(directory.path(), false).unwrap();
+        expected.push(world.append(b"behind", life));
+        world.run();
+        assert_eq!(world.read_all(), expected);
+    }
+    assert!(strays.iter().all(|stray| std::fs::read(stray).unwrap() == b"stray"));
+}
+
+#[test]
 fn a_directory_without_a_log_is_not_taken_for_one() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(World::open(directory.path(), false).err(), Some(OpenError::Missing));

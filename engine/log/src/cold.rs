@@ -76,10 +76,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let segment = &mut self.segments[at];
         segment.readers += 1;
         let (extent, uid) = (segment.extent(), self.identity.uid);
+        let stride = self.config.index_stride;
         let (cold, missing) = match &segment.index {
-            SegmentIndex::Resident(index) => (Cold::new(uid, &extent, index, goal, below), None),
+            SegmentIndex::Resident(index) => {
+                (Cold::new(uid, &extent, index, goal, below, stride), None)
+            }
             SegmentIndex::OnDisk(bytes) => {
-                (Cold::new(uid, &extent, &Index::default(), goal, below), Some(*bytes))
+                (Cold::new(uid, &extent, &Index::default(), goal, below, stride), Some(*bytes))
             }
         };
         match missing {
@@ -107,10 +110,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let image = image.filter(|image| image.file == cold.file);
         self.index_loaded(cold.file, image.map(|image| image.index));
         let (file, goal, below) = (cold.file, cold.goal, cold.below());
+        let stride = self.config.index_stride;
         let Some(segment) = self.segment_or_dropped(file) else { return };
         let extent = segment.extent();
         let SegmentIndex::Resident(index) = &segment.index else { return };
-        let cold = Cold::new(uid, &extent, index, goal, below);
+        let cold = Cold::new(uid, &extent, index, goal, below, stride);
         self.go(id, cold);
     }
 

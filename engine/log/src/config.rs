@@ -15,8 +15,12 @@ pub const GROUP_BYTES_EAGER: usize = 64 << 10;
 pub const WRITES_IN_FLIGHT_MAX: usize = 8;
 /// Bytes accepted and not yet durable, at which further appends are refused.
 pub const UNDURABLE_BYTES_MAX: usize = 64 << 20;
-/// One index entry per so many bytes of segment.
-pub const INDEX_STRIDE_BYTES: u64 = 32 << 10;
+/// One index entry per so many bytes of segment, if nothing else is set.
+pub const INDEX_STRIDE_DEFAULT: u64 = 32 << 10;
+/// The least distance of index entries, in bytes.
+pub const INDEX_STRIDE_MIN: u64 = BLOCK_BYTES as u64;
+/// The greatest distance of index entries, in bytes.
+pub const INDEX_STRIDE_MAX: u64 = BATCH_BYTES_MAX as u64;
 /// The first step of pre-writing.
 pub const EXTEND_STEP_MIN: u64 = 64 << 10;
 /// The largest step of pre-writing in a file that is being written.
@@ -62,6 +66,8 @@ pub struct LogConfig {
     pub tail_cache_bytes: usize,
     /// A checkpoint of index and fold after so many bytes: what recovery scans at most.
     pub checkpoint_bytes: u64,
+    /// One index entry per so many bytes of segment; also what a read of old records begins with.
+    pub index_stride: u64,
     /// Write the mark after [`MARK_AFTER`] without appends.
     pub marks: bool,
 }
@@ -75,6 +81,7 @@ impl Default for LogConfig {
             retention_age: None,
             tail_cache_bytes: 4 << 20,
             checkpoint_bytes: 64 << 20,
+            index_stride: INDEX_STRIDE_DEFAULT,
             marks: true,
         }
     }
@@ -100,6 +107,7 @@ impl LogConfig {
             self.segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX) / block * block;
         self.segment_age = self.segment_age.max(Duration::from_secs(1));
         self.checkpoint_bytes = self.checkpoint_bytes.max(SEGMENT_BYTES_MIN);
+        self.index_stride = self.index_stride.clamp(INDEX_STRIDE_MIN, INDEX_STRIDE_MAX);
         self
     }
 }

@@ -5,7 +5,6 @@ use catena_format::{FileNumber, Millis, Offset, PartitionUid, Position};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
-    config::INDEX_STRIDE_BYTES,
     image::{self, ImageError, Kind},
     io::{Memory, MemoryExhausted},
     manifest::{COUNTED_MAX, FILE_END_MAX},
@@ -76,15 +75,15 @@ pub(crate) struct IndexImage {
 }
 
 impl Index {
-    /// Notes a frame, if it is far enough from its neighbours to be worth an entry.
-    pub(crate) fn note(&mut self, offset: Offset, position: Position, before: Millis) {
+    /// Notes a frame, if it is `stride` bytes from its neighbours and so worth an entry.
+    pub(crate) fn note(&mut self, stride: u64, offset: Offset, position: Position, before: Millis) {
         let entry = Entry {
             offset: offset.get(),
             position: position.get(),
             max_timestamp_before: before.get(),
         };
         let at = self.entries.partition_point(|e| e.offset < entry.offset);
-        let far = |other: &Entry| other.position.abs_diff(entry.position) >= INDEX_STRIDE_BYTES;
+        let far = |other: &Entry| other.position.abs_diff(entry.position) >= stride;
         let far_before = at == 0 || far(&self.entries[at - 1]);
         let far_behind = self.entries.get(at).is_none_or(|e| e.offset != entry.offset && far(e));
         if far_before && far_behind {
@@ -178,11 +177,13 @@ mod tests {
     use super::*;
     use crate::io::Heap;
 
+    const STRIDE: u64 = crate::config::INDEX_STRIDE_DEFAULT;
+
     fn index() -> Index {
         let mut index = Index::default();
         for i in 0..100u64 {
             let before = Millis::new(i64::try_from(i).unwrap() * 10 - 10);
-            index.note(Offset::new(i * 5), Position::new(4096 + i * 8192), before);
+            index.note(STRIDE, Offset::new(i * 5), Position::new(4096 + i * 8192), before);
         }
         index
     }
@@ -190,6 +191,14 @@ mod tests {
     #[test]
     fn one_entry_a_stride() {
         assert_eq!(index().entries.len(), 25);
+        for (stride, entries) in [(4096, 100), (16 << 10, 50), (1 << 20, 1)] {
+            let mut index = Index::default();
+            for i in 0..100u64 {
+                let at = Position::new(4096 + i * 8192);
+                index.note(stride, Offset::new(i), at, Millis::new(0));
+            }
+            assert_eq!(index.entries.len(), entries, "{stride}");
+        }
     }
 
     #[test]
@@ -208,7 +217,7 @@ mod tests {
     fn entries_found_late_keep_the_order() {
         let mut late = Index::default();
         for i in [90u64, 10, 50, 30, 10] {
-            late.note(Offset::new(i), Position::new(i * 40_960), Millis::new(0));
+            late.note(STRIDE, Offset::new(i), Position::new(i * 40_960), Millis::new(0));
         }
         assert!(late.entries.is_sorted_by_key(|e| e.offset));
         assert_eq!(late.entries.len(), 4);
@@ -241,7 +250,7 @@ mod tests {
     fn an_image_that_no_segment_makes_is_damaged() {
         let far = Position::new(u64::MAX);
         let mut late = Index::default();
-        late.note(Offset::new(1), far, Millis::new(0));
+        late.note(STRIDE, Offset::new(1), far, Millis::new(0));
         let mut disordered = index();
         disordered.entries.swap(3, 4);
         for index in [late, disordered] {

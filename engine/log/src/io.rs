@@ -70,6 +70,9 @@ impl FileName {
             return None;
         }
         let number = FileNumber::new(u64::from_str_radix(stem, 16).ok()?);
+        if number >= FileNumber::MAX {
+            return None;
+        }
         match extension {
             "seg" => Some(Self::Segment(number)),
             "idx" => Some(Self::Index(number)),
@@ -294,13 +297,21 @@ mod tests {
             FileName::Manifest(Slot::First),
             FileName::Manifest(Slot::Second),
             FileName::Segment(FileNumber::new(0)),
-            FileName::Index(FileNumber::new(u64::MAX)),
+            FileName::Index(FileNumber::new(FileNumber::MAX.get() - 1)),
         ] {
             assert_eq!(FileName::parse(&file.to_string()), Some(file));
         }
-        for name in
-            ["", "x", "manifest.2", "12.seg", "00000000000000AB.seg", "+000000000000001.seg"]
-        {
+        let names = [
+            "",
+            "x",
+            "manifest.2",
+            "12.seg",
+            "00000000000000AB.seg",
+            "+000000000000001.seg",
+            "2000000000000000.seg",
+            "ffffffffffffffff.idx",
+        ];
+        for name in names {
             assert_eq!(FileName::parse(name), None, "{name}");
         }
     }

@@ -450,7 +450,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let active = self.active.as_mut().expect("frames go to the active segment");
         let segment = self.segments.back_mut().expect("the active segment is the last");
         if let SegmentIndex::Resident(index) = &mut segment.index {
-            index.note(frame.base_offset, position, self.max_timestamp);
+            index.note(self.config.index_stride, frame.base_offset, position, self.max_timestamp);
         }
         self.log_end = frame.next_offset();
         self.max_timestamp = self.max_timestamp.max(frame.max_timestamp);

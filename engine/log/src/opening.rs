@@ -425,7 +425,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     fn begin_scan(&mut self, at: usize, image: Option<IndexImage>) -> Flow<F> {
-        self.scan = Some(Scan::new(self.identity.uid, &self.manifest, at, image));
+        let stride = self.config.clamped().index_stride;
+        self.scan = Some(Scan::new(self.identity.uid, stride, &self.manifest, at, image));
         self.scan_on()
     }
 

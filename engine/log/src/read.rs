@@ -4,7 +4,6 @@ use catena_format::{FRAME_HEADER_BYTES, FrameSeed, Millis, Offset, PartitionUid,
 use catena_format::{FileNumber, limits::BLOCK_BYTES};
 
 use crate::{
-    config::INDEX_STRIDE_BYTES,
     index::Index,
     io::Memory,
     walk::{Step, Walker, Window},
@@ -99,6 +98,8 @@ pub(crate) struct Cold<M: Memory> {
     pub(crate) file: FileNumber,
     pub(crate) goal: Goal,
     below: Offset,
+    /// Between index entries, and read at once, in bytes.
+    stride: u64,
     walker: Walker,
     asked: (Position, usize),
     segment_end: Offset,
@@ -143,6 +144,7 @@ impl<M: Memory> Cold<M> {
         index: &Index,
         goal: Goal,
         below: Offset,
+        stride: u64,
     ) -> Self {
         let hint = match goal {
             Goal::Batches { from, .. } => index.at_or_before(from),
@@ -159,6 +161,7 @@ impl<M: Memory> Cold<M> {
             file: extent.file,
             goal,
             below,
+            stride,
             walker: Walker::new(seed, position, extent.end_position, offset),
             asked: (Position::ZERO, 0),
             segment_end: extent.end,
@@ -174,7 +177,7 @@ impl<M: Memory> Cold<M> {
             Goal::Batches { max_bytes, .. } => max_bytes,
             Goal::Time { .. } => 0,
         };
-        self.window(self.walker.position(), wish + stride())
+        self.window(self.walker.position(), wish + self.window_bytes())
     }
 
     fn window(&mut self, from: Position, bytes: usize) -> (Position, usize) {
@@ -202,7 +205,7 @@ impl<M: Memory> Cold<M> {
                         return damage;
                     }
                     if let Some(before) = self.timestamps {
-                        index.note(header.base_offset, position, before);
+                        index.note(self.stride, header.base_offset, position, before);
                         self.timestamps = Some(before.max(header.max_timestamp));
                     }
                     self.expected = header.next_offset();
@@ -229,7 +232,7 @@ impl<M: Memory> Cold<M> {
                 Step::BadPayload { .. } => {}
                 Step::More { .. } if !self.found.is_empty() => return self.end(),
                 Step::More { from, bytes } => {
-                    let (position, length) = self.window(from, bytes.max(stride()));
+                    let (position, length) = self.window(from, bytes.max(self.window_bytes()));
                     return Next::Read(position, length);
                 }
                 Step::Unknown { version } if self.found.is_empty() => {
@@ -268,11 +271,11 @@ impl<M: Memory> Cold<M> {
     }
 }
 
-fn stride() -> usize {
-    usize::try_from(INDEX_STRIDE_BYTES).expect("a stride is small")
-}
-
 impl<M: Memory> Cold<M> {
+    fn window_bytes(&self) -> usize {
+        usize::try_from(self.stride).expect("a stride is small")
+    }
+
     pub(crate) fn below(&self) -> Offset {
         self.below
     }

@@ -40,6 +40,8 @@ struct Build {
 
 pub(crate) struct Scan<M: Memory> {
     uid: PartitionUid,
+    /// Between index entries, in bytes.
+    stride: u64,
     segments: Vec<SegmentEntry>,
     first: usize,
     builds: Vec<Build>,
@@ -80,6 +82,7 @@ impl<M: Memory> Scan<M> {
     /// covers.
     pub(crate) fn new(
         uid: PartitionUid,
+        stride: u64,
         manifest: &Manifest,
         first: usize,
         image: Option<IndexImage>,
@@ -90,6 +93,7 @@ impl<M: Memory> Scan<M> {
         let base = segments.get(first).map_or(manifest.log_end, |s| s.base);
         let mut scan = Self {
             uid,
+            stride,
             first,
             builds: Vec::new(),
             walker: None,
@@ -331,7 +335,7 @@ impl<M: Memory> Scan<M> {
         let header = &frame.header;
         self.damage(self.expected, header.base_offset);
         let build = &mut self.builds[frame.segment - self.first];
-        build.index.note(header.base_offset, frame.position, self.max_timestamp);
+        build.index.note(self.stride, header.base_offset, frame.position, self.max_timestamp);
         build.accepted = true;
         self.expected = header.next_offset();
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);

@@ -44,8 +44,11 @@ proptest! {
     })]
 
     #[test]
-    fn a_log_is_a_vector(actions in actions()) {
-        let mut world = World::new(small());
+    fn a_log_is_a_vector(
+        actions in actions(),
+        index_stride in prop_oneof![Just(4 << 10), Just(32 << 10), Just(1 << 20)],
+    ) {
+        let mut world = World::new(LogConfig { index_stride, ..small() });
         for action in actions {
             match action {
                 Action::Append(count, filler, time) => world.append(count, filler, time),
@@ -91,6 +94,29 @@ fn retention_by_size_drops_whole_segments_from_the_front() {
     assert!(world.log.bytes() < 600 << 10, "{}", world.log.bytes());
     let segments = world.disk.files.keys().filter(|f| matches!(f, FileName::Segment(_))).count();
     assert!(segments <= world.log.segments() + 1, "{segments} files");
+}
+
+#[test]
+fn the_index_has_an_entry_a_stride() {
+    let index_bytes = |index_stride| {
+        let segment_bytes = 4 << 20;
+        let checkpoint_bytes = segment_bytes;
+        let config = LogConfig { index_stride, segment_bytes, checkpoint_bytes, ..small() };
+        let mut world = World::new(config);
+        for step in 0..512 {
+            world.append(1, 3_000, step);
+            world.run();
+        }
+        // Both the index of a life and the one that recovery builds.
+        world.restart();
+        world.check();
+        let files = world.disk.files.iter();
+        let index = files.filter(|(name, _)| matches!(name, FileName::Index(_)));
+        index.map(|(_, bytes)| bytes.len()).sum::<usize>()
+    };
+    let [often, seldom] = [4 << 10, 256 << 10].map(index_bytes);
+    // Every frame, and one of 64; an entry has 24 bytes.
+    assert!(often - seldom > 500 * 24, "{often}, {seldom}");
 }
 
 #[test]

@@ -62,7 +62,7 @@ pub use batch::{Batch, Fetched};
 pub use blocking::{Client, Connection, Consumer, Producer};
 pub use compression::{Compression, CompressionError, CompressionUnknown, DECOMPRESSED_BYTES_MAX};
 pub use error::Error;
-pub use options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, Start};
+pub use options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, Start, TopicChange};
 pub use record::{NewRecord, Receipt};
 pub use ticket::Ticket;
 pub use tls::{TlsError, TlsOptions};

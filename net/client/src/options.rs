@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_format::{Millis, Offset, PartitionIndex, limits::BATCH_BYTES_MAX};
-use catena_wire::{Durability, ErrorCode, OffsetQuery, TopicMetadata};
+use catena_wire::{Durability, ErrorCode, OffsetQuery, Setting, TopicMetadata};
 
 use crate::{
     compression::{Compression, DECOMPRESSED_BYTES_MAX},
@@ -93,6 +93,23 @@ pub struct FetchOptions {
     pub max_bytes: u32,
     /// How long to wait when there is nothing yet.
     pub max_wait: Duration,
+}
+
+/// How a topic changes; what is left out stays as it is. All of it is done, or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TopicChange<'a> {
+    /// Settings to make.
+    pub set: Vec<Setting<'a>>,
+    /// Keys of settings to take back.
+    pub remove: Vec<String>,
+    /// How many partitions from now on: at least as many as there are. Records with a key go to
+    /// another partition then than those of the same key before, and producers and consumers that
+    /// run do not take note of the new partitions.
+    pub partitions: Option<u32>,
+    /// Its name from now on.
+    pub new_name: Option<String>,
+    /// Say whether it could be done, and do not.
+    pub validate_only: bool,
 }
 
 /// Where a consumer begins.

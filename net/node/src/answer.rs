@@ -56,6 +56,15 @@ impl<M: Memory + Clone> Node<M> {
         self.deliver(caller, bytes, shares);
     }
 
+    pub(crate) fn answer_producer(
+        &mut self,
+        caller: Caller,
+        (id, epoch): (ProducerId, ProducerEpoch),
+    ) {
+        let (error, message) = (ErrorCode::None, "".into());
+        self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
+    }
+
     pub(crate) fn answer_status(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.answer(caller, &StatusResponse { error, message: message.into() });
     }
@@ -145,6 +154,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn greeting(&self, error: ErrorCode, message: String) -> HandshakeResponse<'static> {
+        let address = |core| CoreAddress { core, address: self.advertised.clone().into() };
         let in_flight_bytes_max = u32::try_from(self.limits.bytes_in_flight_max);
         HandshakeResponse {
             error,
@@ -153,7 +163,7 @@ impl<M: Memory + Clone> Node<M> {
             features: 0,
             limits: ConnectionLimits {
                 head_bytes_max: FrameLimits::REQUEST.head_bytes_max,
-                payload_bytes_max: FrameLimits::REQUEST.payload_bytes_max,
+                payload_bytes_max: self.limits.payload_bytes_max(),
                 in_flight_bytes_max: in_flight_bytes_max.unwrap_or(u32::MAX),
                 in_flight_max: self.limits.requests_in_flight_max,
                 dedup_window: catena_replication::dedup::DEDUP_WINDOW,
@@ -163,7 +173,7 @@ impl<M: Memory + Clone> Node<M> {
             node: self.identity.node,
             incarnation: self.incarnation,
             core: self.core,
-            cores: (0..self.cores).map(|core| CoreAddress { core, address: "".into() }).collect(),
+            cores: (0..self.cores).map(address).collect(),
             mechanisms: "".into(),
             authentication: Vec::new().into(),
             message: message.into(),

@@ -50,6 +50,7 @@ impl<M: Memory + Clone> Node<M> {
             batch: payload,
             durability: replica_level(request.durability),
             expect_next_offset: request.expect_next_offset,
+            raised: &self.raised,
             ticket,
         };
         let held = self.held.get_mut(&uid).expect("the partition was located");
@@ -85,14 +86,14 @@ impl<M: Memory + Clone> Node<M> {
             return None;
         }
         let (code, text) = match self.held[&place.uid].replica.phase() {
-            // Before it is durable that the topic is ready, a crash would create it once more,
+            Phase::Failed(error) => (ErrorCode::PartitionFailed, error.to_string()),
+            // Before it is durable that the partition exists, a crash would create it once more,
             // empty.
-            _ if self.creating.contains_key(&asked.topic) => {
-                (ErrorCode::Starting, "the topic is being created".to_owned())
+            _ if self.is_created(asked.topic, asked.partition) => {
+                (ErrorCode::Starting, "the partition is being created".to_owned())
             }
             Phase::Open => return Some(place.uid),
             Phase::Opening => (ErrorCode::Starting, "the partition is being opened".to_owned()),
-            Phase::Failed(error) => (ErrorCode::PartitionFailed, error.to_string()),
         };
         self.refuse(caller, code, &text);
         None
@@ -248,6 +249,16 @@ impl<M: Memory + Clone> Node<M> {
             (Some(Reader::List(caller)), Err(error)) => {
                 self.refuse(caller, read_code(&error), &error.to_string());
             }
+            (Some(Reader::Seek(caller, from)), Ok(ReadAnswer::Batches(batches))) => {
+                if let Some(next) = self.sought(uid, caller, from, Ok(batches)) {
+                    self.seek(uid, caller, next);
+                }
+            }
+            (Some(Reader::Seek(caller, from)), Err(error)) => {
+                if let Some(next) = self.sought(uid, caller, from, Err(error)) {
+                    self.seek(uid, caller, next);
+                }
+            }
             (Some(Reader::Push(name)), answer) => self.push_read(name, id, answer),
             (None, _) | (Some(_), Ok(_)) => {}
         }
@@ -301,8 +312,8 @@ impl<M: Memory + Clone> Node<M> {
             OffsetQuery::Earliest => log_start,
             OffsetQuery::Latest => Some(held.replica.high_watermark()),
             OffsetQuery::LogEnd => held.replica.log().map(|log| log.log_end()),
-            OffsetQuery::AtOffset(_) => {
-                self.refuse(caller, ErrorCode::InvalidRequest, "this query is not answered yet");
+            OffsetQuery::AtOffset(offset) => {
+                self.seek(uid, caller, offset);
                 return Ok(());
             }
             OffsetQuery::AtTime(time) => {
@@ -319,6 +330,57 @@ impl<M: Memory + Clone> Node<M> {
         };
         self.answer_offset(uid, caller, found);
         Ok(())
+    }
+
+    /// Answers with the first offset from `from` on that can be read: read, not looked up, since
+    /// nobody may know yet that something is damaged.
+    fn seek(&mut self, uid: PartitionUid, caller: Caller, mut from: Offset) {
+        self.dirty.insert(Directory::Partition(uid));
+        loop {
+            let held = self.held.get_mut(&uid).expect("the partition was located");
+            let log_start = held.replica.log().map_or(Offset::ZERO, |log| log.log_start());
+            from = from.max(log_start);
+            if from >= held.replica.high_watermark() {
+                return self.answer_offset(uid, caller, None);
+            }
+            let read = match held.replica.read(from, 1) {
+                Ok(ReadOutcome::Ready(batches)) => Ok(batches),
+                Ok(ReadOutcome::Pending(id)) => {
+                    held.readers.insert(id, Reader::Seek(caller, from));
+                    return;
+                }
+                Err(error) => Err(error),
+            };
+            match self.sought(uid, caller, from, read) {
+                Some(next) => from = next,
+                None => return,
+            }
+        }
+    }
+
+    /// What a read at `from` brought: an answer, or where to go on.
+    fn sought(
+        &mut self,
+        uid: PartitionUid,
+        caller: Caller,
+        from: Offset,
+        read: Result<Batches<M::Share>, ReadError>,
+    ) -> Option<Offset> {
+        match read {
+            Ok(batches) if batches.is_empty() && batches.next > from => Some(batches.next),
+            Ok(batches) => {
+                self.answer_offset(uid, caller, (!batches.is_empty()).then_some(from));
+                None
+            }
+            Err(ReadError::Damaged { next_readable }) if next_readable > from => {
+                Some(next_readable)
+            }
+            Err(ReadError::OutOfRange { start, .. }) if start > from => Some(start),
+            Err(error) => {
+                self.refuse(caller, read_code(&error), &error.to_string());
+                None
+            }
+        }
     }
 
     fn answer_offset(&mut self, uid: PartitionUid, caller: Caller, found: Option<Offset>) {

@@ -10,4 +10,7 @@ mod push;
 mod topics;
 
 pub use cores::{Parcel, Post};
-pub use node::{Directory, Limits, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status};
+pub use node::{
+    Directory, Limits, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status,
+    TopicDefaults,
+};

@@ -6,21 +6,22 @@ use std::{
 };
 
 use catena_format::{
-    ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId,
-    limits::BATCH_BYTES_MAX,
+    ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch,
+    ProducerId, TopicId, limits::BATCH_BYTES_MAX,
 };
 use catena_log::{
     LogIdentity, Now, OpenError, ReadId, RecoveryReport,
+    config::INDEX_STRIDE_DEFAULT,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
     Phase, Replica, Ticket,
-    control::{Orderer, OrdererEvent, ProposalId},
+    control::{Orderer, OrdererEvent, ProposalId, TopicConfig},
 };
 use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
-    cores::{Content, FIRST, Gather, Parcel, Place, Post},
+    cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
     push::{Name, Subscription},
 };
 
@@ -85,6 +86,8 @@ pub struct Limits {
     pub tail_cache_bytes: usize,
     /// What recovery scans of a partition at most.
     pub checkpoint_bytes: u64,
+    /// Bytes of segment from one index entry to the next.
+    pub index_stride: u64,
     /// The largest batch that any topic may allow.
     pub batch_bytes_max: usize,
 }
@@ -101,12 +104,40 @@ impl Default for Limits {
             timestamp_ahead_ms_max: 3_600_000,
             tail_cache_bytes: 4 << 20,
             checkpoint_bytes: 64 << 20,
+            index_stride: INDEX_STRIDE_DEFAULT,
             batch_bytes_max: BATCH_BYTES_MAX,
         }
     }
 }
 
 const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
+
+impl Limits {
+    /// The longest payload taken: one batch.
+    pub(crate) fn payload_bytes_max(&self) -> u32 {
+        u32::try_from(self.batch_bytes_max).unwrap_or(u32::MAX)
+    }
+
+    /// The largest batch of a topic with these settings, in bytes.
+    pub(crate) fn batch_bytes_max_of(&self, topic: &TopicConfig) -> usize {
+        topic.batch_bytes_max.min(self.batch_bytes_max)
+    }
+}
+
+/// What a new topic gets where its creator says nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicDefaults {
+    /// How many partitions.
+    pub partitions: u32,
+    /// Settings by their dotted keys.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Default for TopicDefaults {
+    fn default() -> Self {
+        Self { partitions: 1, settings: BTreeMap::new() }
+    }
+}
 
 /// How the node stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,6 +202,8 @@ pub(crate) struct Waiter {
 pub(crate) enum Reader {
     Fetch(Caller, FetchRequest),
     List(Caller),
+    /// For the first readable offset at this one or behind.
+    Seek(Caller, Offset),
     Push(Name),
 }
 
@@ -184,6 +217,17 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) readers: BTreeMap<ReadId, Reader>,
     pub(crate) trims: VecDeque<Ticket>,
     pub(crate) subscriptions: BTreeMap<Name, Subscription>,
+}
+
+/// Partitions of a topic that are being created: it is not durable yet that they exist.
+#[derive(Clone, Copy)]
+pub(crate) struct Creating {
+    /// Who waits for it.
+    pub(crate) caller: Option<Caller>,
+    /// The first of them; all behind it are, too.
+    pub(crate) from: PartitionIndex,
+    /// The catalog was told that they exist.
+    pub(crate) told: bool,
 }
 
 /// What happened to a log, for the operator.
@@ -204,7 +248,9 @@ pub struct Node<M: Memory> {
     pub(crate) incarnation: Incarnation,
     pub(crate) identity: NodeIdentity,
     pub(crate) limits: Limits,
-    pub(crate) topic_defaults: BTreeMap<String, String>,
+    pub(crate) topic_defaults: TopicDefaults,
+    /// Host and port that clients are told; empty: where they came to.
+    pub(crate) advertised: String,
     pub(crate) memory: M,
     pub(crate) status: Status,
     pub(crate) orderer: Option<Orderer<M>>,
@@ -214,6 +260,9 @@ pub struct Node<M: Memory> {
     pub(crate) phases: BTreeMap<PartitionUid, Phase>,
     pub(crate) next_core: u16,
     pub(crate) gathers: BTreeMap<Ticket, Gather>,
+    /// Producers that were raised, and their epochs: older ones are fenced.
+    pub(crate) raised: BTreeMap<ProducerId, ProducerEpoch>,
+    pub(crate) raises: BTreeMap<Ticket, Raise>,
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
@@ -225,7 +274,7 @@ pub struct Node<M: Memory> {
     pub(crate) deadlines: BTreeSet<(Duration, Ticket)>,
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
     pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
-    pub(crate) creating: BTreeMap<TopicId, Option<Caller>>,
+    pub(crate) creating: BTreeMap<TopicId, Creating>,
     pub(crate) removals: VecDeque<PartitionUid>,
     pub(crate) dirty: BTreeSet<Directory>,
     pub(crate) ticks: BTreeSet<(Duration, Directory)>,
@@ -257,7 +306,8 @@ impl<M: Memory + Clone> Node<M> {
             incarnation: Incarnation::default(),
             identity,
             limits,
-            topic_defaults: BTreeMap::new(),
+            topic_defaults: TopicDefaults::default(),
+            advertised: String::new(),
             memory,
             status: Status::Starting,
             dirty: orderer.iter().map(|_| Directory::Catalog).collect(),
@@ -275,6 +325,8 @@ impl<M: Memory + Clone> Node<M> {
             phases: BTreeMap::new(),
             next_core: FIRST,
             gathers: BTreeMap::new(),
+            raised: BTreeMap::new(),
+            raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
@@ -286,9 +338,15 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// What a new topic gets where its creator says nothing: settings by their dotted keys.
-    pub fn set_topic_defaults(&mut self, defaults: BTreeMap<String, String>) {
+    /// What a new topic gets where its creator says nothing.
+    pub fn set_topic_defaults(&mut self, defaults: TopicDefaults) {
         self.topic_defaults = defaults;
+    }
+
+    /// What clients are told to connect to, host and port, when it is not the address that they
+    /// came to. Every core is reached there.
+    pub fn set_advertised(&mut self, address: String) {
+        self.advertised = address;
     }
 
     /// A client has connected.

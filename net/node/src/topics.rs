@@ -3,27 +3,29 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, VecDeque},
+    ops::Range,
 };
 
-use catena_format::{Offset, PartitionUid, ProducerEpoch, ProducerId, TopicId};
+use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
 use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
 use catena_replication::{
     Phase, Replica, ReplicaConfig,
     control::{
-        Applied, CatalogError, Entry, Partition, ProposalId, Topic, TopicConfig, TopicState,
+        Applied, BATCH_BYTES_KEY, CatalogError, Entry, Partition, ProposalId, TOPIC_SETTINGS,
+        Topic, TopicConfig, TopicSetting,
     },
     validate::BatchLimits,
 };
 use catena_wire::{
     AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
-    PartitionDetail, PartitionMetadata, ProducerIdRequest, ProducerIdResponse, Setting,
-    SettingInForce, TopicMetadata, WireError,
+    PartitionDetail, PartitionMetadata, ProducerIdRequest, Setting, SettingInForce, TopicMetadata,
+    WireError,
 };
 
 use crate::{
     cores::{Content, FIRST, Place},
-    node::{Caller, Directory, Held, Node, Pending, Reader, Status},
+    node::{Caller, Creating, Directory, Held, Node, Pending, Reader, Status},
 };
 
 type Handled = Result<(), WireError>;
@@ -32,7 +34,7 @@ type Handled = Result<(), WireError>;
 pub(crate) enum Proposal {
     Create(Caller, TopicId),
     Ready(TopicId),
-    Alter(Caller, TopicId),
+    Alter { caller: Caller, topic: TopicId, grows: bool },
     Delete(Caller, TopicId),
     ProducerId(Caller),
 }
@@ -41,29 +43,47 @@ impl<M: Memory + Clone> Node<M> {
     /// The catalog is open: every partition it names is opened, or created if that was interrupted.
     pub(crate) fn started(&mut self) {
         self.status = Status::Serving;
+        let raised: Vec<_> = self.orderer().catalog().raised_producers().collect();
+        self.note_raised(&raised);
+        self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
         let topics: Vec<Topic> = self.orderer().catalog().topics().cloned().collect();
         for topic in topics {
-            self.place_topic(&topic, topic.state == TopicState::Creating);
+            self.place(&topic, 0..topic.ready, false);
+            if topic.ready < topic.partition_count() {
+                self.place(&topic, topic.ready..topic.partition_count(), true);
+            }
         }
         let incarnation = self.orderer().catalog().incarnation(self.identity.node);
         self.incarnation = incarnation;
         self.tell_cores(|| Content::Serve(incarnation));
     }
 
-    /// Gives the partitions of a topic to cores and tells them.
-    fn place_topic(&mut self, topic: &Topic, create: bool) {
-        let cores = self.assign(topic.partitions.len());
-        self.tell_cores(|| Content::Hold { topic: topic.clone(), cores: cores.clone(), create });
-        self.hold(topic, &cores, create);
+    /// Gives partitions of a topic to cores and tells them.
+    fn place(&mut self, topic: &Topic, partitions: Range<u32>, create: bool) {
+        let cores = self.assign(partitions.len());
+        let from = PartitionIndex::new(partitions.start);
+        self.tell_cores(|| {
+            let (topic, cores) = (topic.clone(), cores.clone());
+            Content::Hold { topic, from, cores, create }
+        });
+        self.hold(topic, from, &cores, create);
     }
 
-    /// Takes note of a topic, and holds the partitions that are this core's.
-    pub(crate) fn hold(&mut self, topic: &Topic, cores: &[u16], create: bool) {
+    /// Takes note of partitions of a topic, and holds those that are this core's.
+    pub(crate) fn hold(
+        &mut self,
+        topic: &Topic,
+        from: PartitionIndex,
+        cores: &[u16],
+        create: bool,
+    ) {
         if create {
-            self.creating.entry(topic.id).or_insert(None);
+            let creating = Creating { caller: None, from, told: false };
+            self.creating.entry(topic.id).or_insert(creating);
         }
         let config = self.replica_config(topic);
-        for (partition, core) in topic.partitions.iter().zip(cores) {
+        let partitions = topic.partitions.iter().skip(from.get() as usize);
+        for (partition, core) in partitions.zip(cores) {
             let place = Place { uid: partition.uid, core: *core };
             self.places.insert((topic.id, partition.index), place);
             if place.core != self.core {
@@ -102,10 +122,11 @@ impl<M: Memory + Clone> Node<M> {
                 retention_age: config.retention_age,
                 tail_cache_bytes: self.limits.tail_cache_bytes,
                 checkpoint_bytes: self.limits.checkpoint_bytes,
+                index_stride: self.limits.index_stride,
                 ..LogConfig::default()
             },
             batches: BatchLimits {
-                batch_bytes_max: config.batch_bytes_max.min(self.limits.batch_bytes_max),
+                batch_bytes_max: self.limits.batch_bytes_max_of(&config),
                 timestamp_ahead_ms_max: self.limits.timestamp_ahead_ms_max,
             },
         }
@@ -141,27 +162,55 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::NotEnoughReplicas, &text);
             return Ok(());
         }
-        if request.validate_only {
-            let text = "validation alone is not served yet";
-            self.refuse(caller, ErrorCode::InvalidRequest, text);
-            return Ok(());
-        }
+        let made = pairs(request.config);
         let id = self.fresh_topic_id(now);
         let entry = Entry::CreateTopic {
             id: id.get(),
             name: request.name.into_owned(),
-            partitions: request.partitions,
-            config: self.with_defaults(pairs(request.config)),
+            partitions: match request.partitions {
+                0 => self.topic_defaults.partitions,
+                wished => wished,
+            },
+            config: self.with_defaults(&made),
             node: self.identity.node.get(),
         };
-        self.propose(caller, Proposal::Create(caller, id), &entry, now);
+        if self.checked(caller, &made, &entry, request.validate_only) {
+            self.propose(caller, Proposal::Create(caller, id), &entry, now);
+        }
         Ok(())
     }
 
+    /// Whether a change can be proposed; if not, or if it is not wanted, the caller is told.
+    fn checked(
+        &mut self,
+        caller: Caller,
+        made: &[(String, String)],
+        entry: &Entry,
+        validate_only: bool,
+    ) -> bool {
+        if let Err(error) = self.orderer().catalog().check(entry) {
+            self.refuse(caller, catalog_code(&error), &error.to_string());
+            return false;
+        }
+        let max = self.limits.batch_bytes_max;
+        let above = |(key, value): &&(String, String)| {
+            key == BATCH_BYTES_KEY && value.parse().is_ok_and(|value: usize| value > max)
+        };
+        if let Some((key, value)) = made.iter().find(above) {
+            let text = format!("`{key}` is {value}, this server takes at most {max}");
+            self.refuse(caller, ErrorCode::BadConfig, &text);
+            return false;
+        }
+        if validate_only {
+            self.answer_status(caller, ErrorCode::None, "");
+        }
+        !validate_only
+    }
+
     /// The settings made, and for the others what the node gives new topics.
-    fn with_defaults(&self, made: Vec<(String, String)>) -> Vec<(String, String)> {
-        let mut config = self.topic_defaults.clone();
-        config.extend(made);
+    fn with_defaults(&self, made: &[(String, String)]) -> Vec<(String, String)> {
+        let mut config = self.topic_defaults.settings.clone();
+        config.extend(made.iter().cloned());
         config.into_iter().collect()
     }
 
@@ -178,15 +227,19 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn alter_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = AlterTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
-        if request.partitions != 0 || !request.new_name.is_empty() {
-            let text = "only settings can be altered yet";
-            self.refuse(caller, ErrorCode::InvalidRequest, text);
-            return Ok(());
-        }
         let set = pairs(request.set);
-        let remove = request.remove.into_iter().map(Cow::into_owned).collect();
-        let entry = Entry::AlterTopic { id: id.get(), set, remove };
-        self.propose(caller, Proposal::Alter(caller, id), &entry, now);
+        let entry = Entry::ChangeTopic {
+            id: id.get(),
+            set: set.clone(),
+            remove: request.remove.into_iter().map(Cow::into_owned).collect(),
+            partitions: request.partitions,
+            name: request.new_name.into_owned(),
+        };
+        if self.checked(caller, &set, &entry, request.validate_only) {
+            let topic = self.orderer().catalog().topic(id);
+            let grows = topic.is_some_and(|topic| request.partitions > topic.partition_count());
+            self.propose(caller, Proposal::Alter { caller, topic: id, grows }, &entry, now);
+        }
         Ok(())
     }
 
@@ -207,13 +260,17 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
-        if ProducerIdRequest::decode(head)? != ProducerIdRequest::fresh() {
-            let text = "epochs are not raised yet: ask for a new producer id";
-            self.refuse(caller, ErrorCode::InvalidRequest, text);
-            return Ok(());
+        let request = ProducerIdRequest::decode(head)?;
+        let entry = if request == ProducerIdRequest::fresh() {
+            Entry::ProducerIds { count: 1 }
+        } else {
+            Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() }
+        };
+        if request.id != ProducerId::NONE && request.epoch.get() < 0 {
+            self.refuse(caller, ErrorCode::InvalidRequest, "a producer has no negative epoch");
+        } else if self.checked(caller, &[], &entry, false) {
+            self.propose(caller, Proposal::ProducerId(caller), &entry, now);
         }
-        let entry = Entry::ProducerIds { count: 1 };
-        self.propose(caller, Proposal::ProducerId(caller), &entry, now);
         Ok(())
     }
 
@@ -221,24 +278,24 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn applied(&mut self, id: ProposalId, applied: Result<Applied, CatalogError>) {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
-            (Proposal::Create(caller, topic), Ok(_)) => {
-                if let Some(topic) = self.orderer().catalog().topic(topic).cloned() {
-                    self.creating.insert(topic.id, Some(caller));
-                    self.place_topic(&topic, true);
-                }
-            }
+            (Proposal::Create(caller, topic), Ok(_)) => self.begin_creation(caller, topic),
             (Proposal::Ready(topic), Ok(_)) => {
                 self.tell_cores(|| Content::Ready(topic));
-                if let Some(Some(caller)) = self.creating.remove(&topic) {
+                let creating = self.creating.remove(&topic);
+                if let Some(caller) = creating.and_then(|creating| creating.caller) {
                     self.answer_status(caller, ErrorCode::None, "");
                 }
             }
-            (Proposal::Alter(caller, topic), Ok(_)) => {
-                if let Some(topic) = self.orderer().catalog().topic(topic).cloned() {
+            (Proposal::Alter { caller, topic: id, grows }, Ok(_)) => {
+                if let Some(topic) = self.orderer().catalog().topic(id).cloned() {
                     self.tell_cores(|| Content::Altered(topic.clone()));
                     self.configure(&topic);
                 }
-                self.answer_status(caller, ErrorCode::None, "");
+                if grows {
+                    self.begin_creation(caller, id);
+                } else {
+                    self.answer_status(caller, ErrorCode::None, "");
+                }
             }
             (Proposal::Delete(caller, topic), Ok(_)) => {
                 self.tell_cores(|| Content::Deleted(topic));
@@ -246,13 +303,14 @@ impl<M: Memory + Clone> Node<M> {
                 self.answer_status(caller, ErrorCode::None, "");
             }
             (Proposal::ProducerId(caller), Ok(Applied::ProducerIds(first))) => {
-                let (error, message) = (ErrorCode::None, "".into());
-                let (id, epoch) = (ProducerId::new(first), ProducerEpoch::new(0));
-                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
+                self.answer_producer(caller, (ProducerId::new(first), ProducerEpoch::new(0)));
+            }
+            (Proposal::ProducerId(caller), Ok(Applied::Producer(id, epoch))) => {
+                self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
             }
             (
                 Proposal::Create(caller, _)
-                | Proposal::Alter(caller, _)
+                | Proposal::Alter { caller, .. }
                 | Proposal::Delete(caller, _)
                 | Proposal::ProducerId(caller),
                 Err(error),
@@ -261,6 +319,21 @@ impl<M: Memory + Clone> Node<M> {
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
             (Proposal::ProducerId(_), Ok(Applied::Done)) => {}
         }
+    }
+
+    /// Creates the partitions of a topic that do not exist yet; the caller hears when they do.
+    fn begin_creation(&mut self, caller: Caller, id: TopicId) {
+        let Some(topic) = self.orderer().catalog().topic(id).cloned() else {
+            return self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+        };
+        let from = PartitionIndex::new(topic.ready);
+        self.creating.insert(id, Creating { caller: Some(caller), from, told: false });
+        self.place(&topic, topic.ready..topic.partition_count(), true);
+    }
+
+    /// Whether a partition is being created.
+    pub(crate) fn is_created(&self, topic: TopicId, partition: PartitionIndex) -> bool {
+        self.creating.get(&topic).is_some_and(|creating| partition >= creating.from)
     }
 
     pub(crate) fn configure(&mut self, topic: &Topic) {
@@ -275,7 +348,8 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Lets go of all that belongs to a topic that is deleted.
     pub(crate) fn release(&mut self, topic: TopicId) {
-        if let Some(Some(caller)) = self.creating.remove(&topic) {
+        let creating = self.creating.remove(&topic);
+        if let Some(caller) = creating.and_then(|creating| creating.caller) {
             self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
         }
         let of_topic = self.places.extract_if(.., |(id, _), _| *id == topic);
@@ -289,7 +363,9 @@ impl<M: Memory + Clone> Node<M> {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                if let Reader::Fetch(caller, _) | Reader::List(caller) = reader {
+                if let Reader::Fetch(caller, _) | Reader::List(caller) | Reader::Seek(caller, _) =
+                    reader
+                {
                     self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
                 }
             }
@@ -318,21 +394,24 @@ impl<M: Memory + Clone> Node<M> {
         self.send_parcel(FIRST, Content::Opened { uid, topic, phase });
     }
 
-    /// A topic whose partitions all are open becomes ready.
+    /// Once all partitions that are being created are open, they exist.
     pub(crate) fn topic_opened(&mut self, id: TopicId, now: Now) {
-        if !self.creating.contains_key(&id) {
+        let Some(Creating { caller, from, told: false }) = self.creating.get(&id).copied() else {
             return;
-        }
-        let Some(topic) = self.orderer().catalog().topic(id).cloned() else { return };
-        let phases = topic.partitions.iter().map(|p| self.phase_of(p.uid));
-        let phases: Vec<_> = phases.collect();
-        if let Some(Phase::Failed(error)) = phases.iter().find(|p| matches!(p, Phase::Failed(_))) {
-            if let Some(Some(caller)) = self.creating.remove(&id) {
-                self.refuse(caller, ErrorCode::PartitionFailed, &error.to_string());
-            }
-        } else if phases.iter().all(|phase| *phase == Phase::Open) {
+        };
+        let Some(topic) = self.orderer().catalog().topic(id) else { return };
+        let created = topic.partitions.iter().skip(from.get() as usize);
+        let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
+        let all_open = phases.iter().all(|phase| *phase == Phase::Open);
+        let failed = phases.into_iter().find(|phase| matches!(phase, Phase::Failed(_)));
+        if let (Some(Phase::Failed(error)), Some(caller)) = (failed, caller) {
+            // None of them serves before the next start, which creates them once more.
+            self.creating.insert(id, Creating { caller: None, from, told: false });
+            self.refuse(caller, ErrorCode::PartitionFailed, &error.to_string());
+        } else if all_open {
             // When the catalog's log takes nothing more, the next start goes on here.
             let _ = self.submit(Proposal::Ready(id), &Entry::TopicReady { id: id.get() }, now);
+            self.creating.insert(id, Creating { caller, from, told: true });
         }
     }
 
@@ -347,7 +426,8 @@ impl<M: Memory + Clone> Node<M> {
             request.names.iter().map(|name| self.named_metadata(name)).collect()
         };
         let version = catalog.version();
-        let nodes = vec![NodeAddress { node: self.identity.node, address: "".into() }];
+        let nodes =
+            vec![NodeAddress { node: self.identity.node, address: self.advertised.clone().into() }];
         let (error, message) = (ErrorCode::None, "".into());
         let response = MetadataResponse { error, version, nodes, topics, message };
         self.answer(caller, &response);
@@ -370,26 +450,32 @@ impl<M: Memory + Clone> Node<M> {
 
     fn topic_metadata(&self, topic: &Topic) -> TopicMetadata<'static> {
         let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
-        let ready = topic.state == TopicState::Ready && !self.creating.contains_key(&topic.id);
+        let ready = topic.ready > 0 && !self.is_created(topic.id, PartitionIndex::new(0));
         TopicMetadata {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
             name: topic.name.clone().into(),
             id: topic.id,
             config_version: self.orderer().catalog().version(),
-            batch_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
-            partitions: topic.partitions.iter().map(|p| self.place(topic.id, p)).collect(),
+            batch_bytes_max: u32::try_from(self.limits.batch_bytes_max_of(&config))
+                .unwrap_or(u32::MAX),
+            partitions: topic.partitions.iter().map(|p| self.place_of(topic, p)).collect(),
         }
     }
 
-    fn place(&self, topic: TopicId, partition: &Partition) -> PartitionMetadata {
-        let place = self.places.get(&(topic, partition.index));
+    fn place_of(&self, topic: &Topic, partition: &Partition) -> PartitionMetadata {
+        let place = self.places.get(&(topic.id, partition.index));
+        let created = self.is_created(topic.id, partition.index);
+        let phase = match self.phase_of(partition.uid) {
+            Phase::Open if created || partition.index.get() >= topic.ready => Phase::Opening,
+            phase => phase,
+        };
         PartitionMetadata {
             index: partition.index,
             uid: partition.uid,
             epoch: partition.epoch,
             core: place.map_or(FIRST, |place| place.core),
             chain: partition.chain.clone(),
-            error: phase_code(self.phase_of(partition.uid)),
+            error: phase_code(phase),
         }
     }
 
@@ -399,6 +485,24 @@ impl<M: Memory + Clone> Node<M> {
             self.gather(caller, id);
         }
         Ok(())
+    }
+
+    /// Every setting of a topic as it stands, in the order of their keys.
+    pub(crate) fn settings_of(&self, topic: &Topic) -> Vec<SettingInForce<'static>> {
+        let in_force = |known: &TopicSetting| {
+            let (value, origin) = match topic.config.get(known.key) {
+                Some(value) => (value.clone(), ConfigOrigin::Topic),
+                None => (known.default.to_string(), ConfigOrigin::Default),
+            };
+            let max = self.limits.batch_bytes_max;
+            let above = value.parse().is_ok_and(|value: usize| value > max);
+            let (value, origin) = match known.key {
+                BATCH_BYTES_KEY if above => (max.to_string(), ConfigOrigin::Server),
+                _ => (value, origin),
+            };
+            SettingInForce { key: known.key.into(), value: value.into(), origin }
+        };
+        TOPIC_SETTINGS.iter().map(in_force).collect()
     }
 
     pub(crate) fn detail(&self, held: &Held<M>) -> PartitionDetail {
@@ -424,15 +528,6 @@ impl<M: Memory + Clone> Node<M> {
     }
 }
 
-/// The settings that are made for a topic.
-pub(crate) fn settings_of(topic: &Topic) -> Vec<SettingInForce<'static>> {
-    let setting = |(key, value): (&String, &String)| {
-        let (key, value) = (key.clone().into(), value.clone().into());
-        SettingInForce { key, value, origin: ConfigOrigin::Topic }
-    };
-    topic.config.iter().map(setting).collect()
-}
-
 fn phase_code(phase: Phase) -> ErrorCode {
     match phase {
         Phase::Open => ErrorCode::None,
@@ -450,7 +545,12 @@ fn catalog_code(error: &CatalogError) -> ErrorCode {
         CatalogError::TopicExists(_) => ErrorCode::TopicExists,
         CatalogError::TopicName(_) => ErrorCode::TopicName,
         CatalogError::UnknownTopic => ErrorCode::UnknownTopic,
-        CatalogError::Partitions(_) => ErrorCode::InvalidPartitions,
+        CatalogError::Partitions(_) | CatalogError::FewerPartitions { .. } => {
+            ErrorCode::InvalidPartitions
+        }
+        CatalogError::Creating => ErrorCode::Starting,
+        CatalogError::UnknownProducer(_) => ErrorCode::UnknownProducer,
+        CatalogError::ProducerFenced(_) => ErrorCode::ProducerFenced,
         CatalogError::Full => ErrorCode::PartitionsLimit,
         CatalogError::Config(_) => ErrorCode::BadConfig,
         _ => ErrorCode::Internal,

@@ -28,7 +28,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 
 use crate::{
@@ -80,9 +80,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             out.flush()?;
             ran
         }
-        Command::Doctor(args) => {
-            doctor::run(&servable(&args)?.0, cli.output, &mut io::stdout().lock())
-        }
+        Command::Doctor(args) => doctor::run(&load(&args)?.0, cli.output, &mut io::stdout().lock()),
         Command::Config(command) => print(command.run(cli.output)?.as_bytes()),
         Command::Completions(args) => print(&cli::completions(args.shell)),
         Command::Man(args) => cli::man_pages(&args.directory)
@@ -96,27 +94,15 @@ fn print(bytes: &[u8]) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Settings that this build knows and does not serve: made by anybody, they are refused.
-const UNSERVED: [&str; 2] = ["listen.advertised", "storage.index_stride"];
-
-/// The configuration, if this build can serve it, and where it came from.
-fn servable(args: &SettingArgs) -> anyhow::Result<(Config, Sources, Gathered)> {
+/// The configuration and where it came from.
+fn load(args: &SettingArgs) -> anyhow::Result<(Config, Sources, Gathered)> {
     let sources = args.sources();
     let (config, gathered) = Config::load(&sources)?;
-    refuse(&UNSERVED.map(|key| (key, gathered.found(key).is_some())))?;
     Ok((config, sources, gathered))
 }
 
 fn serve(args: &SettingArgs) -> anyhow::Result<()> {
-    let (config, sources, gathered) = servable(args)?;
+    let (config, sources, gathered) = load(args)?;
     let logs = std::sync::Arc::new(logging::Logs::start(&config.logging)?);
     serve::serve(config, sources, gathered, &logs)
-}
-
-/// Fails on what is defined and not done yet, so that nothing is silently left out.
-fn refuse(asked: &[(&str, bool)]) -> anyhow::Result<()> {
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((what, _)) => bail!("this build cannot do `{what}` yet"),
-        None => Ok(()),
-    }
 }

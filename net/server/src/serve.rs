@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
-use catena_uring::{Findings, Hands, HandsOptions, lock_directory, probe};
+use catena_uring::{DmaMemory, Findings, Hands, HandsOptions, lock_directory, probe};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::{
@@ -116,8 +116,7 @@ async fn run(
     let others = arrivals.split_off(1);
     let create = !identity.founded;
     let post = Post::First { create, cores: count };
-    let mut node = Node::new(identity.node, limits(&config)?, post, hands.memory());
-    node.set_topic_defaults(config.topic_settings());
+    let node = make_node(&config, identity.node, post, &hands)?;
     let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
     if !wait_for_catalog(&shell).await? {
@@ -209,7 +208,7 @@ async fn serve_core(
 ) -> anyhow::Result<()> {
     let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
     let post = Post::Further { core, cores: u16::try_from(shared.cores())? };
-    let node = Node::new(identity, limits(config)?, post, hands.memory());
+    let node = make_node(config, identity, post, &hands)?;
     let shell = Shell::new(shell_options(config, core, shared)?, node, hands);
     shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     let listener = bind(shared.address)?;
@@ -220,6 +219,18 @@ async fn serve_core(
     Ok(())
 }
 
+fn make_node(
+    config: &Config,
+    identity: NodeIdentity,
+    post: Post,
+    hands: &Hands,
+) -> anyhow::Result<Node<DmaMemory>> {
+    let mut node = Node::new(identity, limits(config)?, post, hands.memory());
+    node.set_topic_defaults(config.topic_defaults());
+    node.set_advertised(config.advertised());
+    Ok(node)
+}
+
 fn limits(config: &Config) -> anyhow::Result<Limits> {
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
@@ -228,6 +239,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         wait_max: config.timeouts.request,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0)?,
         checkpoint_bytes: config.storage.checkpoint.0,
+        index_stride: config.storage.index_stride.0,
         batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
         ..Limits::default()
     })

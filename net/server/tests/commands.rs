@@ -26,9 +26,14 @@ struct Server {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let address = common::free_address();
-        let process = common::Server::start(directory.path(), &address, &["--cores", "2"]);
+        let more = [&["--cores", "2"], more].concat();
+        let process = common::Server::start(directory.path(), &address, &more);
         process.wait_for("ready on", 1);
         Self { _process: process, address, directory }
     }
@@ -111,6 +116,16 @@ fn topics_are_told_as_json() {
     assert_eq!(trimmed, json!({ "name": "a", "partition": 1, "log_start": 1 }));
     assert_eq!(server.json("topic delete a"), json!({ "name": "a" }));
     assert_eq!(server.json("topic list"), json!([]));
+}
+
+#[test]
+fn a_topic_gets_as_many_partitions_as_the_server_says_when_its_creator_does_not() {
+    let server = Server::start_with(&["--set", "topic.partitions=3"]);
+    assert_eq!(server.output("topic create a", ""), "created a with 3 partitions\n");
+    let created = server.json("topic create b --partitions 1");
+    assert_eq!(created, json!({ "name": "b", "partitions": 1, "created": true }));
+    let listed = server.json("topic list");
+    assert_eq!((&listed[0]["partitions"], &listed[1]["partitions"]), (&json!(3), &json!(1)));
 }
 
 #[test]

@@ -150,7 +150,7 @@ wire_struct! {
     message CreateTopicRequest<'a> {
         /// Its name.
         name: Cow<'a, str>,
-        /// How many partitions.
+        /// How many partitions; zero: as many as the server gives a new topic.
         partitions: u32,
         /// Copies of each; zero: the default.
         replicas: u8,
@@ -174,6 +174,8 @@ wire_struct! {
         partitions: u32,
         /// Its name from now on; empty: the same.
         new_name: Cow<'a, str>,
+        /// Say whether it could be done, and do not.
+        validate_only: bool,
     }
 }
 

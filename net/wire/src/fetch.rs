@@ -85,7 +85,8 @@ pub enum OffsetQuery {
     LogEnd,
     /// 3: that of the first batch with a record of this time or later.
     AtTime(Millis),
-    /// 4: the first readable one at or after this, behind what was trimmed or is damaged.
+    /// 4: the first readable one at or after this, behind what was trimmed or is damaged; none at
+    /// or above the high watermark.
     AtOffset(Offset),
 }
 
@@ -139,7 +140,8 @@ wire_struct! {
     message ListOffsetsResponse<'a> {
         /// Why there is none.
         error: ErrorCode,
-        /// Whether there is one: no record may be as late as the time asked for.
+        /// Whether there is one: no record may be as late as the time asked for, or none be
+        /// readable from the offset on.
         found: bool,
         /// The offset; the high watermark when none was found.
         offset: Offset,

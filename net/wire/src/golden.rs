@@ -246,6 +246,7 @@ fn topics() -> [Golden; 5] {
         remove: vec!["segment.bytes".into()],
         partitions: 24,
         new_name: "bestellungen-für-später".into(),
+        validate_only: true,
     };
     let status = StatusResponse { error: ErrorCode::TopicExists, message: "it exists".into() };
     let describe = DescribeTopicRequest { name: "orders".into() };

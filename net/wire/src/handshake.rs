@@ -33,7 +33,7 @@ wire_struct! {
     part ConnectionLimits {
         /// The longest head taken, in bytes.
         head_bytes_max: u32,
-        /// The longest payload taken, in bytes.
+        /// The longest payload taken, in bytes: no topic takes a larger batch.
         payload_bytes_max: u32,
         /// The most bytes of requests without an answer.
         in_flight_bytes_max: u32,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
     BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
-    PartitionIndex, PartitionUid, TopicId,
+    PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
     records::Records,
 };
@@ -13,12 +13,19 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 
 use super::config::{ConfigError, TopicConfig};
 
+#[cfg(test)]
+mod tests;
+
 /// The most partitions of all topics together.
 pub const PARTITIONS_MAX: usize = 100_000;
 /// The most topics.
 pub const TOPICS_MAX: usize = 10_000;
+/// Producers whose raised epochs are remembered; beyond it the one with the least id is forgotten.
+pub const RAISED_PRODUCERS_MAX: usize = 100_000;
 
-const VERSION: u8 = 1;
+/// Of entries. Variants are added without a new one: an older build refuses those.
+const ENTRY_VERSION: u8 = 1;
+const SNAPSHOT_VERSION: u8 = 2;
 const PREFIX_BYTES: usize = 16;
 
 /// A change of the catalog.
@@ -42,7 +49,7 @@ pub enum Entry {
         /// The node that holds it.
         node: u64,
     },
-    /// All partitions of a topic exist on the disk of their nodes.
+    /// All partitions that a topic has by now exist on the disk of their nodes.
     TopicReady {
         /// The topic.
         id: u128,
@@ -66,15 +73,28 @@ pub enum Entry {
         /// How many.
         count: u32,
     },
-}
-
-/// Whether a topic can be used.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TopicState {
-    /// Its partitions are being created.
-    Creating,
-    /// It is served.
-    Ready,
+    /// Settings are made and taken back, partitions added, the name changed: all or nothing.
+    ChangeTopic {
+        /// The topic.
+        id: u128,
+        /// Settings to make.
+        set: Vec<(String, String)>,
+        /// Settings to take back.
+        remove: Vec<String>,
+        /// How many partitions from now on; zero: as many. Those added exist once the topic is
+        /// ready again.
+        partitions: u32,
+        /// The name from now on; empty: the same.
+        name: String,
+    },
+    /// A producer goes on under the next epoch: nobody writes under an older one any more. After
+    /// the last epoch it goes on under an id of its own.
+    RaiseProducer {
+        /// The producer.
+        id: i64,
+        /// Its epoch so far.
+        epoch: i16,
+    },
 }
 
 /// A partition of a topic.
@@ -97,8 +117,9 @@ pub struct Topic {
     pub id: TopicId,
     /// Its name.
     pub name: String,
-    /// Whether it can be used.
-    pub state: TopicState,
+    /// How many of its partitions, from the first on, exist on the disk of their nodes; the others
+    /// are being created.
+    pub ready: u32,
     /// The settings made.
     pub config: BTreeMap<String, String>,
     /// Its partitions, in order.
@@ -121,9 +142,26 @@ pub enum CatalogError {
     /// Too few or too many partitions.
     #[error("{0} partitions: a topic has 1 to 10000")]
     Partitions(u32),
+    /// Partitions are never taken away.
+    #[error("{wished} partitions: the topic has {there}, and none is ever taken away")]
+    FewerPartitions {
+        /// How many were asked for.
+        wished: u32,
+        /// How many there are.
+        there: u32,
+    },
+    /// Partitions are added one change after the other.
+    #[error("partitions of the topic are being created")]
+    Creating,
     /// The catalog is full.
     #[error("there are as many topics or partitions as there may be")]
     Full,
+    /// This producer id was never given.
+    #[error("no producer has the id {0}")]
+    UnknownProducer(i64),
+    /// The producer goes on under a newer epoch already.
+    #[error("the producer is fenced by epoch {0}")]
+    ProducerFenced(i16),
     /// A setting is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -136,6 +174,8 @@ pub enum Applied {
     Done,
     /// The first of the producer ids that were reserved.
     ProducerIds(i64),
+    /// The producer's id and epoch from now on.
+    Producer(i64, i16),
 }
 
 /// The catalog.
@@ -147,6 +187,8 @@ pub struct Catalog {
     names: BTreeMap<String, u128>,
     next_uid: u64,
     next_producer_id: i64,
+    /// The epochs of producers that were raised.
+    producers: BTreeMap<i64, i16>,
     partitions: usize,
     last: Option<Result<Applied, CatalogError>>,
     /// The first batch that means nothing to this build; nothing behind it is carried out.
@@ -154,25 +196,26 @@ pub struct Catalog {
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct SnapshotV1 {
+struct SnapshotV2 {
     version: u64,
     incarnations: Vec<(u64, u64)>,
     next_uid: u64,
     next_producer_id: i64,
-    topics: Vec<TopicV1>,
+    topics: Vec<TopicV2>,
+    producers: Vec<(i64, i16)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct TopicV1 {
+struct TopicV2 {
     id: u128,
     name: String,
-    state: TopicState,
+    ready: u32,
     config: Vec<(String, String)>,
-    partitions: Vec<PartitionV1>,
+    partitions: Vec<PartitionV2>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct PartitionV1 {
+struct PartitionV2 {
     uid: u64,
     epoch: u32,
     chain: Vec<u64>,
@@ -181,7 +224,7 @@ struct PartitionV1 {
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
 
-impl SnapshotV1 {
+impl SnapshotV2 {
     /// Whether a catalog can have come to this.
     fn is_sound(&self) -> bool {
         let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
@@ -196,8 +239,12 @@ impl SnapshotV1 {
             && self.topics.len() <= TOPICS_MAX
             && uids.len() == partitions().count()
             && uids.len() <= PARTITIONS_MAX
+            && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
             && uids.last().is_none_or(|last| *last < self.next_uid)
             && partitions().all(|p| p.epoch < Epoch::MAX.get())
+            && self.producers.is_sorted_by(|a, b| a.0 < b.0)
+            && self.producers.len() <= RAISED_PRODUCERS_MAX
+            && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
             && counted.all(|counter| counter < COUNTED_MAX)
     }
 }
@@ -212,6 +259,7 @@ impl Default for Catalog {
             // Zero is the catalog's own log.
             next_uid: 1,
             next_producer_id: 0,
+            producers: BTreeMap::new(),
             partitions: 0,
             last: None,
             unreadable: None,
@@ -226,13 +274,22 @@ impl Catalog {
     /// The entry changes nothing but the version.
     pub fn apply(&mut self, entry: &Entry) -> Result<Applied, CatalogError> {
         self.version += 1;
+        self.check(entry)?;
         match entry {
             Entry::NodeStarted { node } => self.node_started(*node),
             Entry::CreateTopic { id, name, partitions, config, node } => {
-                return self.create(*id, name, *partitions, config, *node);
+                self.create(*id, name, *partitions, config, *node);
             }
-            Entry::TopicReady { id } => self.topic_mut(*id)?.state = TopicState::Ready,
-            Entry::AlterTopic { id, set, remove } => return self.alter(*id, set, remove),
+            Entry::TopicReady { id } => {
+                let topic = self.topic_mut(*id)?;
+                topic.ready = topic.partition_count();
+            }
+            Entry::AlterTopic { id, set, remove } => self.topic_mut(*id)?.set(set, remove),
+            Entry::ChangeTopic { id, set, remove, partitions, name } => {
+                self.topic_mut(*id)?.set(set, remove);
+                self.rename(*id, name)?;
+                self.grow(*id, *partitions)?;
+            }
             Entry::DeleteTopic { id } => {
                 let topic = self.topics.remove(id).ok_or(CatalogError::UnknownTopic)?;
                 self.names.remove(&topic.name);
@@ -243,8 +300,100 @@ impl Catalog {
                 self.next_producer_id += i64::from(*count);
                 return Ok(Applied::ProducerIds(first));
             }
+            Entry::RaiseProducer { id, epoch } => return Ok(self.raise_producer(*id, *epoch)),
         }
         Ok(Applied::Done)
+    }
+
+    /// Whether an entry could be carried out now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, entry: &Entry) -> Result<(), CatalogError> {
+        match entry {
+            Entry::NodeStarted { .. } | Entry::ProducerIds { .. } => Ok(()),
+            Entry::CreateTopic { id, name, partitions, config, .. } => {
+                self.check_name(name)?;
+                if self.topics.contains_key(id) {
+                    return Err(CatalogError::TopicExists(name.clone()));
+                }
+                self.check_partitions(*partitions, *partitions)?;
+                if self.topics.len() >= TOPICS_MAX {
+                    return Err(CatalogError::Full);
+                }
+                TopicConfig::parse(&config.iter().cloned().collect())?;
+                Ok(())
+            }
+            Entry::RaiseProducer { id, epoch } => {
+                if !(0..self.next_producer_id).contains(id) {
+                    return Err(CatalogError::UnknownProducer(*id));
+                }
+                match self.producers.get(id) {
+                    Some(known) if epoch < known => Err(CatalogError::ProducerFenced(*known)),
+                    _ => Ok(()),
+                }
+            }
+            Entry::TopicReady { id } | Entry::DeleteTopic { id } => {
+                self.topics.get(id).map(drop).ok_or(CatalogError::UnknownTopic)
+            }
+            Entry::AlterTopic { id, set, remove } => self.check_settings(*id, set, remove),
+            Entry::ChangeTopic { id, set, remove, partitions, name } => {
+                self.check_settings(*id, set, remove)?;
+                let topic = self.topics.get(id).ok_or(CatalogError::UnknownTopic)?;
+                if !name.is_empty() && *name != topic.name {
+                    self.check_name(name)?;
+                }
+                self.check_growth(topic, *partitions)
+            }
+        }
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), CatalogError> {
+        if !name_is_good(name) {
+            return Err(CatalogError::TopicName(name.to_owned()));
+        }
+        if self.names.contains_key(name) {
+            return Err(CatalogError::TopicExists(name.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_partitions(&self, wished: u32, added: u32) -> Result<(), CatalogError> {
+        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&wished) {
+            return Err(CatalogError::Partitions(wished));
+        }
+        let room = PARTITIONS_MAX - self.partitions;
+        if added as usize > room { Err(CatalogError::Full) } else { Ok(()) }
+    }
+
+    fn check_growth(&self, topic: &Topic, wished: u32) -> Result<(), CatalogError> {
+        let there = topic.partition_count();
+        if wished == 0 || wished == there {
+            return Ok(());
+        }
+        if wished < there {
+            return Err(CatalogError::FewerPartitions { wished, there });
+        }
+        if topic.ready < there {
+            return Err(CatalogError::Creating);
+        }
+        self.check_partitions(wished, wished - there)
+    }
+
+    fn check_settings(
+        &self,
+        id: u128,
+        set: &[(String, String)],
+        remove: &[String],
+    ) -> Result<(), CatalogError> {
+        let topic = self.topics.get(&id).ok_or(CatalogError::UnknownTopic)?;
+        let mut config = topic.config.clone();
+        config.extend(set.iter().cloned());
+        for key in remove {
+            config.remove(key).ok_or_else(|| ConfigError::Unknown(key.clone()))?;
+        }
+        TopicConfig::parse(&config)?;
+        Ok(())
     }
 
     fn node_started(&mut self, node: u64) {
@@ -264,58 +413,65 @@ impl Catalog {
         partitions: u32,
         config: &[(String, String)],
         node: u64,
-    ) -> Result<Applied, CatalogError> {
-        if !name_is_good(name) {
-            return Err(CatalogError::TopicName(name.to_owned()));
-        }
-        if self.names.contains_key(name) || self.topics.contains_key(&id) {
-            return Err(CatalogError::TopicExists(name.to_owned()));
-        }
-        if !(1..=PARTITIONS_PER_TOPIC_MAX).contains(&partitions) {
-            return Err(CatalogError::Partitions(partitions));
-        }
-        if self.topics.len() >= TOPICS_MAX || self.partitions + partitions as usize > PARTITIONS_MAX
-        {
-            return Err(CatalogError::Full);
-        }
-        let config: BTreeMap<_, _> = config.iter().cloned().collect();
-        TopicConfig::parse(&config)?;
-        let first = self.next_uid;
-        self.next_uid += u64::from(partitions);
-        self.partitions += partitions as usize;
-        let partition = |index: u32| Partition {
-            index: PartitionIndex::new(index),
-            uid: PartitionUid::new(first + u64::from(index)),
-            epoch: Epoch::new(1),
-            chain: vec![NodeId::new(node)],
-        };
+    ) {
         let topic = Topic {
             id: TopicId::new(id),
             name: name.to_owned(),
-            state: TopicState::Creating,
-            config,
-            partitions: (0..partitions).map(partition).collect(),
+            ready: 0,
+            config: config.iter().cloned().collect(),
+            partitions: self.fresh_partitions(0, partitions, &[NodeId::new(node)]),
         };
         self.names.insert(name.to_owned(), id);
         self.topics.insert(id, topic);
-        Ok(Applied::Done)
     }
 
-    fn alter(
-        &mut self,
-        id: u128,
-        set: &[(String, String)],
-        remove: &[String],
-    ) -> Result<Applied, CatalogError> {
-        let topic = self.topic_mut(id)?;
-        let mut config = topic.config.clone();
-        config.extend(set.iter().cloned());
-        for key in remove {
-            config.remove(key).ok_or_else(|| ConfigError::Unknown(key.clone()))?;
+    fn fresh_partitions(&mut self, from: u32, count: u32, chain: &[NodeId]) -> Vec<Partition> {
+        let first = self.next_uid;
+        self.next_uid += u64::from(count);
+        self.partitions += count as usize;
+        let partition = |at: u32| Partition {
+            index: PartitionIndex::new(from + at),
+            uid: PartitionUid::new(first + u64::from(at)),
+            epoch: Epoch::new(1),
+            chain: chain.to_vec(),
+        };
+        (0..count).map(partition).collect()
+    }
+
+    fn raise_producer(&mut self, id: i64, epoch: i16) -> Applied {
+        let raised = epoch.checked_add(1);
+        self.producers.insert(id, raised.unwrap_or(i16::MAX));
+        if self.producers.len() > RAISED_PRODUCERS_MAX {
+            self.producers.pop_first();
         }
-        TopicConfig::parse(&config)?;
-        topic.config = config;
-        Ok(Applied::Done)
+        match raised {
+            Some(epoch) => Applied::Producer(id, epoch),
+            None => {
+                let fresh = self.next_producer_id;
+                self.next_producer_id += 1;
+                Applied::Producer(fresh, 0)
+            }
+        }
+    }
+
+    fn rename(&mut self, id: u128, name: &str) -> Result<(), CatalogError> {
+        if name.is_empty() {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.topic_mut(id)?.name, name.to_owned());
+        self.names.remove(&before);
+        self.names.insert(name.to_owned(), id);
+        Ok(())
+    }
+
+    /// Partitions that are added have the chain of the first.
+    fn grow(&mut self, id: u128, wished: u32) -> Result<(), CatalogError> {
+        let topic = self.topic_mut(id)?;
+        let there = topic.partition_count();
+        let chain = topic.partitions.first().map(|first| first.chain.clone()).unwrap_or_default();
+        let added = self.fresh_partitions(there, wished.saturating_sub(there), &chain);
+        self.topic_mut(id)?.partitions.extend(added);
+        Ok(())
     }
 
     fn topic_mut(&mut self, id: u128) -> Result<&mut Topic, CatalogError> {
@@ -345,6 +501,12 @@ impl Catalog {
         PartitionUid::new(self.next_uid)
     }
 
+    /// Producers that were raised, and their epochs: older ones are fenced.
+    pub fn raised_producers(&self) -> impl Iterator<Item = (ProducerId, ProducerEpoch)> {
+        let raised = self.producers.iter();
+        raised.map(|(id, epoch)| (ProducerId::new(*id), ProducerEpoch::new(*epoch)))
+    }
+
     /// How many entries made this catalog.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -367,7 +529,7 @@ impl Catalog {
         let header = BatchHeader::parse(batch).ok()?;
         let records = batch.get(BATCH_HEADER_BYTES..)?;
         for record in Records::new(records, header.count, header.base_timestamp) {
-            let archive = record.ok()?.value.and_then(archive)?;
+            let archive = record.ok()?.value.and_then(|value| archive(ENTRY_VERSION, value))?;
             let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
             self.last = Some(self.apply(&entry));
         }
@@ -391,19 +553,19 @@ fn name_is_good(name: &str) -> bool {
 /// An entry as the value of a record.
 pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
     let archive = rkyv::to_bytes::<rancor::Error>(entry).expect("an entry can be archived");
-    prefixed(&archive)
+    prefixed(ENTRY_VERSION, &archive)
 }
 
-fn prefixed(archive: &[u8]) -> Vec<u8> {
+fn prefixed(version: u8, archive: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; PREFIX_BYTES];
-    bytes[0] = VERSION;
+    bytes[0] = version;
     bytes.extend_from_slice(archive);
     bytes
 }
 
-fn archive(bytes: &[u8]) -> Option<AlignedVec<16>> {
+fn archive(version: u8, bytes: &[u8]) -> Option<AlignedVec<16>> {
     let (prefix, archive) = bytes.split_at_checked(PREFIX_BYTES)?;
-    if prefix[0] != VERSION || prefix[1..].iter().any(|byte| *byte != 0) {
+    if prefix[0] != version || prefix[1..].iter().any(|byte| *byte != 0) {
         return None;
     }
     let mut aligned = AlignedVec::with_capacity(archive.len());
@@ -423,25 +585,29 @@ impl Fold for Catalog {
         if self.unreadable.is_some() {
             return Vec::new();
         }
-        let archived = SnapshotV1 {
+        let archived = SnapshotV2 {
             version: self.version,
             incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
             next_uid: self.next_uid,
             next_producer_id: self.next_producer_id,
             topics: self.topics.values().map(Topic::archived).collect(),
+            producers: self.producers.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
         };
-        prefixed(&rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived"))
+        let archive =
+            rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived");
+        prefixed(SNAPSHOT_VERSION, &archive)
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> bool {
         self.reset();
-        let read = archive(snapshot);
-        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV1, rancor::Error>(&a).ok());
-        let Some(read) = read.filter(SnapshotV1::is_sound) else { return false };
+        let read = archive(SNAPSHOT_VERSION, snapshot);
+        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV2, rancor::Error>(&a).ok());
+        let Some(read) = read.filter(SnapshotV2::is_sound) else { return false };
         self.version = read.version;
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
         self.next_producer_id = read.next_producer_id;
+        self.producers = read.producers.into_iter().collect();
         for topic in read.topics {
             self.partitions += topic.partitions.len();
             self.names.insert(topic.name.clone(), topic.id);
@@ -456,23 +622,34 @@ impl Fold for Catalog {
 }
 
 impl Topic {
-    fn archived(&self) -> TopicV1 {
-        let partition = |p: &Partition| PartitionV1 {
+    /// How many partitions it has, those that are being created included.
+    #[must_use]
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("partitions are few")
+    }
+
+    fn set(&mut self, set: &[(String, String)], remove: &[String]) {
+        self.config.extend(set.iter().cloned());
+        self.config.retain(|key, _| !remove.contains(key));
+    }
+
+    fn archived(&self) -> TopicV2 {
+        let partition = |p: &Partition| PartitionV2 {
             uid: p.uid.get(),
             epoch: p.epoch.get(),
             chain: p.chain.iter().map(|node| node.get()).collect(),
         };
-        TopicV1 {
+        TopicV2 {
             id: self.id.get(),
             name: self.name.clone(),
-            state: self.state,
+            ready: self.ready,
             config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             partitions: self.partitions.iter().map(partition).collect(),
         }
     }
 
-    fn from_archived(topic: TopicV1) -> Self {
-        let partition = |(index, p): (usize, PartitionV1)| Partition {
+    fn from_archived(topic: TopicV2) -> Self {
+        let partition = |(index, p): (usize, PartitionV2)| Partition {
             index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
             uid: PartitionUid::new(p.uid),
             epoch: Epoch::new(p.epoch),
@@ -481,128 +658,9 @@ impl Topic {
         Self {
             id: TopicId::new(topic.id),
             name: topic.name,
-            state: topic.state,
+            ready: topic.ready,
             config: topic.config.into_iter().collect(),
             partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use catena_format::{
-        Millis,
-        records::{BatchBuilder, Producer},
-    };
-
-    use super::*;
-
-    fn create(id: u128, name: &str, partitions: u32) -> Entry {
-        Entry::CreateTopic { id, name: name.to_owned(), partitions, config: Vec::new(), node: 1 }
-    }
-
-    #[test]
-    fn uids_are_never_reused() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 3)).unwrap();
-        catalog.apply(&Entry::DeleteTopic { id: 1 }).unwrap();
-        catalog.apply(&create(2, "a", 1)).unwrap();
-        let uid = catalog.topic_named("a").unwrap().partitions[0].uid;
-        assert_eq!(uid, PartitionUid::new(4));
-    }
-
-    #[test]
-    fn a_start_raises_incarnation_and_epochs() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 2)).unwrap();
-        catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
-        catalog.apply(&Entry::NodeStarted { node: 9 }).unwrap();
-        let topic = catalog.topic(TopicId::new(1)).unwrap();
-        assert!(topic.partitions.iter().all(|p| p.epoch == Epoch::new(2)));
-        assert_eq!(catalog.incarnation(NodeId::new(1)), Incarnation::new(1));
-    }
-
-    #[test]
-    fn bad_entries_are_named_and_change_nothing() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 1)).unwrap();
-        for name in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {
-            let error = catalog.apply(&create(2, name, 1)).unwrap_err();
-            assert_eq!(error, CatalogError::TopicName(name.to_owned()));
-        }
-        assert_eq!(catalog.apply(&create(2, "b", 0)), Err(CatalogError::Partitions(0)));
-        let exists = CatalogError::TopicExists("a".to_owned());
-        assert_eq!(catalog.apply(&create(2, "a", 1)), Err(exists));
-        let unknown = catalog.apply(&Entry::DeleteTopic { id: 7 });
-        assert_eq!(unknown, Err(CatalogError::UnknownTopic));
-        let set = vec![("retention.ms".to_owned(), "soon".to_owned())];
-        let alter = Entry::AlterTopic { id: 1, set, remove: Vec::new() };
-        assert!(matches!(catalog.apply(&alter), Err(CatalogError::Config(_))));
-        assert!(catalog.topic_named("a").unwrap().config.is_empty());
-    }
-
-    #[test]
-    fn a_snapshot_that_no_catalog_makes_is_refused() {
-        let refused = |spoil: fn(&mut Catalog)| {
-            let mut catalog = Catalog::default();
-            for (id, name) in [(1, "a"), (2, "b")] {
-                catalog.apply(&create(id, name, 2)).unwrap();
-            }
-            spoil(&mut catalog);
-            !Catalog::default().restore(&catalog.snapshot())
-        };
-        assert!(!refused(|_| {}));
-        assert!(refused(|c| c.next_uid = 4));
-        assert!(refused(|c| c.next_uid = u64::MAX));
-        assert!(refused(|c| c.version = u64::MAX));
-        assert!(refused(|c| c.next_producer_id = -1));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
-        assert!(refused(|c| {
-            c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
-        }));
-    }
-
-    #[test]
-    fn a_snapshot_is_the_catalog() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 2)).unwrap();
-        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-        catalog.apply(&Entry::ProducerIds { count: 100 }).unwrap();
-        let mut copy = Catalog::default();
-        assert!(copy.restore(&catalog.snapshot()));
-        assert_eq!(copy, catalog);
-        assert!(!copy.restore(b"nonsense"));
-    }
-
-    #[test]
-    fn an_entry_of_an_unknown_version_stops_the_catalog() {
-        let mut value = encode(&Entry::NodeStarted { node: 1 });
-        let batch = |value: &[u8]| {
-            let mut builder = BatchBuilder::new();
-            builder.push(Millis::new(0), None, Some(value), &[]);
-            builder.build(Producer::NONE).unwrap()
-        };
-        let frame = |base: u64| FrameHeader {
-            mark: false,
-            payload_length: 0,
-            epoch: Epoch::new(1),
-            base_offset: Offset::new(base),
-            last_offset_delta: 0,
-            count: 1,
-            max_timestamp: Millis::new(0),
-            append_time: Millis::new(0),
-            durable_end: Offset::ZERO,
-            payload_crc: 0,
-        };
-        let mut catalog = Catalog::default();
-        Fold::apply(&mut catalog, &frame(0), &batch(&value));
-        assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
-        value[0] = VERSION + 1;
-        Fold::apply(&mut catalog, &frame(1), &batch(&value));
-        Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
-        assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));
-        assert!(!Catalog::default().restore(&catalog.snapshot()));
     }
 }

@@ -21,10 +21,13 @@ pub struct TopicSetting {
     pub doc: &'static str,
 }
 
-/// Every setting of a topic.
+/// The key of the largest batch taken.
+pub const BATCH_BYTES_KEY: &str = "max.batch.bytes";
+
+/// Every setting of a topic, in the order of their keys.
 pub const TOPIC_SETTINGS: [TopicSetting; 5] = [
     TopicSetting {
-        key: "max.batch.bytes",
+        key: BATCH_BYTES_KEY,
         default: BATCH_BYTES_DEFAULT as i64,
         min: 1024,
         max: BATCH_BYTES_MAX as i64,

@@ -8,10 +8,10 @@ use catena_format::{
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
-    Api, ApiRange, CreateTopicRequest, CreditRequest, Durability, ErrorCode, FetchRequest,
-    FetchResponse, FrameHeader, HandshakeRequest, Message, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, Setting,
-    StatusResponse, SubscribeRequest, SubscribeResponse, TrimRequest, TrimResponse,
+    AlterTopicRequest, Api, ApiRange, CreateTopicRequest, CreditRequest, Durability, ErrorCode,
+    FetchRequest, FetchResponse, FrameHeader, HandshakeRequest, Message, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push,
+    Setting, StatusResponse, SubscribeRequest, SubscribeResponse, TrimRequest, TrimResponse,
     UnsubscribeRequest, encode_message,
 };
 
@@ -33,7 +33,17 @@ enum Stage {
     Creating,
     Locating,
     Identifying,
+    Raising { id: i64, epoch: i16 },
     Running,
+}
+
+/// How many partitions the topic has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Partitions {
+    /// When it is created.
+    pub created: u32,
+    /// Once they have been added to.
+    pub grown: u32,
 }
 
 /// A batch that is not acknowledged.
@@ -47,8 +57,12 @@ struct Unacked {
 /// What kind of client.
 enum Kind {
     Producer {
-        /// Once a server has given it.
-        id: Option<i64>,
+        /// Id and epoch, once a server has given them.
+        id: Option<(i64, i16)>,
+        /// The record whose sequence is zero in this epoch.
+        base: u64,
+        /// A batch of an epoch that is fenced.
+        ghost: Option<u32>,
         partition: u32,
         next: u64,
         unacked: VecDeque<Unacked>,
@@ -60,6 +74,12 @@ enum Kind {
         full: Option<BTreeMap<u64, super::oracle::Name>>,
         /// It subscribes instead of fetching.
         pushed: Option<Pushed>,
+    },
+    /// It adds partitions, and then tries to take them away again.
+    Admin {
+        /// How many it asked for.
+        asked: u32,
+        grown: bool,
     },
 }
 
@@ -81,7 +101,7 @@ pub struct Client {
     kind: Kind,
     stage: Stage,
     topic: TopicId,
-    partitions: u32,
+    partitions: Partitions,
     config: Vec<Setting<'static>>,
     /// When it acts next by itself.
     pub wake_ns: u64,
@@ -103,29 +123,30 @@ impl Client {
     pub fn producer(
         number: u32,
         random: Random,
-        partitions: u32,
+        partitions: Partitions,
         config: Vec<Setting<'static>>,
     ) -> Self {
-        let partition = number % partitions;
+        let partition = number % partitions.grown;
         let mut random = random;
         let window = 1 + random.below(6);
         let unacked = VecDeque::new();
-        let kind = Kind::Producer { id: None, partition, next: 0, unacked, window };
+        let kind =
+            Kind::Producer { id: None, base: 0, ghost: None, partition, next: 0, unacked, window };
         Self::new(number, random, kind, partitions, config, false)
     }
 
     /// A reader of random places; `trims`: it sometimes raises the log start.
     #[must_use]
-    pub fn reader(number: u32, random: Random, partitions: u32, trims: bool) -> Self {
-        let partition = number % partitions;
+    pub fn reader(number: u32, random: Random, partitions: Partitions, trims: bool) -> Self {
+        let partition = number % partitions.grown;
         let kind = Kind::Reader { partition, offset: 0, full: None, pushed: None };
         Self::new(number, random, kind, partitions, Vec::new(), trims)
     }
 
     /// A reader that is pushed batches from random places on.
     #[must_use]
-    pub fn subscriber(number: u32, random: Random, partitions: u32) -> Self {
-        let partition = number % partitions;
+    pub fn subscriber(number: u32, random: Random, partitions: Partitions) -> Self {
+        let partition = number % partitions.grown;
         let pushed = Some(Pushed::default());
         let kind = Kind::Reader { partition, offset: 0, full: None, pushed };
         Self::new(number, random, kind, partitions, Vec::new(), false)
@@ -133,9 +154,16 @@ impl Client {
 
     /// A reader that reads a partition once from end to end.
     #[must_use]
-    pub fn checker(number: u32, random: Random, partition: u32, partitions: u32) -> Self {
+    pub fn checker(number: u32, random: Random, partition: u32, partitions: Partitions) -> Self {
         let full = Some(BTreeMap::new());
         let kind = Kind::Reader { partition, offset: 0, full, pushed: None };
+        Self::new(number, random, kind, partitions, Vec::new(), false)
+    }
+
+    /// Who adds partitions to the topic.
+    #[must_use]
+    pub fn admin(number: u32, random: Random, partitions: Partitions) -> Self {
+        let kind = Kind::Admin { asked: 0, grown: false };
         Self::new(number, random, kind, partitions, Vec::new(), false)
     }
 
@@ -143,7 +171,7 @@ impl Client {
         number: u32,
         random: Random,
         kind: Kind,
-        partitions: u32,
+        partitions: Partitions,
         config: Vec<Setting<'static>>,
         trims: bool,
     ) -> Self {
@@ -174,11 +202,12 @@ impl Client {
         self.hung_up = true;
         self.wake_ns = now_ns + RETRY_NS + self.random.below(RETRY_NS);
         match &mut self.kind {
-            Kind::Producer { unacked, .. } => {
+            Kind::Producer { unacked, ghost, .. } => {
+                *ghost = None;
                 unacked.iter_mut().for_each(|batch| batch.correlation = None);
             }
             Kind::Reader { pushed: Some(pushed), .. } => pushed.asked = None,
-            Kind::Reader { .. } => {}
+            Kind::Reader { .. } | Kind::Admin { .. } => {}
         }
     }
 
@@ -202,12 +231,13 @@ impl Client {
         if self.out.is_empty() { None } else { Some(self.out.remove(0)) }
     }
 
-    /// A producer with nothing unacknowledged, or a checker that is through.
+    /// A producer with nothing unacknowledged, or an admin that has added partitions.
     #[must_use]
     pub fn is_done(&self) -> bool {
         match &self.kind {
             Kind::Producer { unacked, .. } => unacked.is_empty(),
             Kind::Reader { .. } => true,
+            Kind::Admin { grown, .. } => *grown,
         }
     }
 
@@ -264,24 +294,144 @@ impl Client {
                 self.told = oracle.told(*partition);
                 self.read();
             }
-            Kind::Reader { .. } => {}
+            Kind::Admin { .. } if self.calls.is_empty() => self.alter(),
+            Kind::Reader { .. } | Kind::Admin { .. } => {}
+        }
+    }
+
+    /// Asks for more partitions; once they are there sometimes for fewer, which must be refused.
+    fn alter(&mut self) {
+        if !self.random.chance(5_000) && !self.finishing {
+            return;
+        }
+        let wished = self.partitions.grown;
+        let Kind::Admin { asked, grown } = &mut self.kind else { return };
+        *asked = if *grown { wished - 1 } else { wished };
+        let request = AlterTopicRequest {
+            name: TOPIC.into(),
+            set: Vec::new(),
+            remove: Vec::new(),
+            partitions: *asked,
+            new_name: "".into(),
+            validate_only: false,
+        };
+        if request.partitions > 0 {
+            self.call(Api::AlterTopic, &request, &[]);
+        }
+    }
+
+    fn altered(&mut self, response: &StatusResponse<'_>, now_ns: u64) -> Result<(), String> {
+        let wished = self.partitions.grown;
+        let Kind::Admin { asked, grown } = &mut self.kind else { return Ok(()) };
+        match response.error {
+            ErrorCode::None if *asked < wished => Err("partitions were taken away".to_owned()),
+            ErrorCode::None => {
+                *grown = true;
+                Ok(())
+            }
+            ErrorCode::InvalidPartitions if *asked < wished => Ok(()),
+            error if error.class() == catena_wire::Class::Definite => {
+                Err(format!("{}: {}", error.name(), response.message))
+            }
+            _ => {
+                self.on_disconnect(now_ns);
+                Ok(())
+            }
+        }
+    }
+
+    /// Of a partition that may not have been added yet.
+    fn may_be_unknown(&self, error: ErrorCode) -> bool {
+        let partition = match &self.kind {
+            Kind::Producer { partition, .. } | Kind::Reader { partition, .. } => *partition,
+            Kind::Admin { .. } => return false,
+        };
+        error == ErrorCode::UnknownPartition && partition >= self.partitions.created
+    }
+
+    /// Asks for the next epoch, now and then when everything is acknowledged. Should the answer be
+    /// lost nobody knows the epoch, and a new id is asked for.
+    fn raise(&mut self) -> bool {
+        let wanted = self.calls.is_empty() && !self.finishing && self.random.chance(5_000);
+        let Kind::Producer { id, unacked, .. } = &mut self.kind else { return false };
+        if !wanted || !unacked.is_empty() {
+            return false;
+        }
+        let Some((id, epoch)) = id.take() else { return false };
+        self.stage = Stage::Raising { id, epoch };
+        let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
+        self.call(Api::ProducerId, &ProducerIdRequest { id, epoch }, &[]);
+        true
+    }
+
+    /// A producer id, or another epoch of the one there was.
+    fn identified(&mut self, response: &ProducerIdResponse<'_>, now_ns: u64) -> Result<(), String> {
+        let before = self.stage;
+        if response.error != ErrorCode::None {
+            if matches!(before, Stage::Raising { .. })
+                && response.error.class() == catena_wire::Class::Definite
+            {
+                return Err(format!("not raised: {}", response.error.name()));
+            }
+            self.on_disconnect(now_ns);
+            return Ok(());
+        }
+        let Kind::Producer { id, base, next, .. } = &mut self.kind else { return Ok(()) };
+        *id = Some((response.id.get(), response.epoch.get()));
+        *base = *next;
+        self.stage = Stage::Running;
+        if let Stage::Raising { id, epoch } = before {
+            self.haunt(id, epoch, now_ns);
+        }
+        Ok(())
+    }
+
+    /// Sends a batch of the epoch before, which nobody must take.
+    fn haunt(&mut self, id: i64, epoch: i16, now_ns: u64) {
+        let Kind::Producer { partition, .. } = &self.kind else { return };
+        let request = self.produce_request(*partition);
+        let mut builder = BatchBuilder::new();
+        let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
+        builder.push(time, None, Some(b"ghost"), &[]);
+        let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
+        let stamp = Producer { id, epoch, sequence: Sequence::new(0) };
+        let bytes = builder.build(stamp).expect("a small batch");
+        let correlation = self.call(Api::Produce, &request, &bytes);
+        if let Kind::Producer { ghost, .. } = &mut self.kind {
+            *ghost = Some(correlation);
+        }
+    }
+
+    fn produce_request(&self, partition: u32) -> ProduceRequest {
+        ProduceRequest {
+            topic: self.topic,
+            partition: PartitionIndex::new(partition),
+            durability: Durability::ChainDisk,
+            expect_next_offset: None,
+            deadline_ms: 0,
         }
     }
 
     fn produce(&mut self, now_ns: u64) {
+        if self.raise() {
+            return;
+        }
         let count = 1 + self.random.below(5) as u32;
         let number = self.number;
-        let Kind::Producer { id, next, unacked, window, .. } = &mut self.kind else { return };
+        let Kind::Producer { id, base, next, unacked, window, .. } = &mut self.kind else {
+            return;
+        };
         if !self.finishing && (unacked.len() as u64) < *window {
             let mut builder = BatchBuilder::new();
             for at in 0..u64::from(count) {
                 let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
                 builder.push(time, None, Some(&value((number, *next + at))), &[]);
             }
+            let (id, epoch) = id.expect("it runs with an id");
             let producer = Producer {
-                id: ProducerId::new(id.unwrap_or(-1)),
-                epoch: ProducerEpoch::new(0),
-                sequence: Sequence::new(*next as i32),
+                id: ProducerId::new(id),
+                epoch: ProducerEpoch::new(epoch),
+                sequence: Sequence::new((*next - *base) as i32),
             };
             let bytes = builder.build(producer).expect("a small batch");
             unacked.push_back(Unacked { first: *next, count, bytes, correlation: None });
@@ -291,14 +441,8 @@ impl Client {
     }
 
     fn transmit(&mut self) {
-        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return };
-        let request = ProduceRequest {
-            topic: self.topic,
-            partition: PartitionIndex::new(*partition),
-            durability: Durability::ChainDisk,
-            expect_next_offset: None,
-            deadline_ms: 0,
-        };
+        let Kind::Producer { partition, unacked, .. } = &self.kind else { return };
+        let request = self.produce_request(*partition);
         let unsent = unacked.iter().enumerate().filter(|(_, b)| b.correlation.is_none());
         let unsent: Vec<_> = unsent.map(|(at, b)| (at, b.bytes.clone())).collect();
         for (at, bytes) in unsent {
@@ -427,16 +571,13 @@ impl Client {
                 self.located(&MetadataResponse::decode(head).map_err(garbled)?, now_ns);
             }
             Api::CreateTopic => self.locate(),
+            Api::AlterTopic => {
+                let response = StatusResponse::decode(head).map_err(garbled)?;
+                self.altered(&response, now_ns)?;
+            }
             Api::ProducerId => {
                 let response = ProducerIdResponse::decode(head).map_err(garbled)?;
-                if response.error != ErrorCode::None {
-                    self.on_disconnect(now_ns);
-                    return Ok(());
-                }
-                if let Kind::Producer { id, .. } = &mut self.kind {
-                    *id = Some(response.id.get());
-                }
-                self.stage = Stage::Running;
+                self.identified(&response, now_ns)?;
             }
             Api::Produce => {
                 let response = ProduceResponse::decode(head).map_err(garbled)?;
@@ -450,6 +591,7 @@ impl Client {
                 let response = SubscribeResponse::decode(head).map_err(garbled)?;
                 match response.error {
                     ErrorCode::None => {}
+                    error if self.may_be_unknown(error) => self.on_disconnect(now_ns),
                     error if error.class() == catena_wire::Class::Definite => {
                         return Err(format!("{}: {}", error.name(), response.message));
                     }
@@ -476,7 +618,7 @@ impl Client {
                 self.topic = id;
                 let identified = match &self.kind {
                     Kind::Producer { id, .. } => id.is_some(),
-                    Kind::Reader { .. } => true,
+                    Kind::Reader { .. } | Kind::Admin { .. } => true,
                 };
                 if identified {
                     self.stage = Stage::Running;
@@ -489,7 +631,7 @@ impl Client {
             Some((ErrorCode::UnknownTopic, _)) if self.number == 0 => {
                 self.stage = Stage::Creating;
                 let (name, config) = (TOPIC.into(), self.config.clone());
-                let partitions = self.partitions;
+                let partitions = self.partitions.created;
                 let request = CreateTopicRequest {
                     name,
                     partitions,
@@ -510,8 +652,17 @@ impl Client {
         now_ns: u64,
         oracle: &mut Oracle,
     ) -> Result<(), String> {
-        let number = self.number;
-        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return Ok(()) };
+        let (number, may_be_unknown) = (self.number, self.may_be_unknown(response.error));
+        let Kind::Producer { partition, unacked, ghost, .. } = &mut self.kind else {
+            return Ok(());
+        };
+        if *ghost == Some(correlation) {
+            *ghost = None;
+            return match response.error {
+                ErrorCode::None => Err(format!("client {number}: a fenced producer was heard")),
+                _ => Ok(()),
+            };
+        }
         let answered = unacked.iter().position(|b| b.correlation == Some(correlation));
         let Some(at) = answered else { return Ok(()) };
         match response.error {
@@ -537,6 +688,7 @@ impl Client {
             }
             error
                 if error.class() == catena_wire::Class::Definite
+                    && !may_be_unknown
                     && !matches!(
                         error,
                         ErrorCode::OutOfOrderSequence
@@ -572,14 +724,17 @@ impl Client {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
                 oracle.bounds(*partition, self.told, log_start, high)?;
-                if *offset > high {
+                if *offset > high && !oracle.decayed {
                     return Err(format!("offset {offset}, read before, is out of range"));
                 }
                 *offset = log_start;
                 return Ok(());
             }
             ErrorCode::Damaged => {
-                return Err(format!("partition {partition}, offset {offset}: damaged"));
+                let next = response.next_offset.get();
+                oracle.damaged(*partition, *offset, next)?;
+                *offset = next;
+                return Ok(());
             }
             _ => {
                 self.on_disconnect(now_ns);
@@ -587,7 +742,8 @@ impl Client {
             }
         }
         oracle.bounds(*partition, self.told, log_start, high)?;
-        let next = oracle.fetched(*partition, payload)?;
+        let records = oracle.fetched(*partition, payload)?;
+        let next = records.last().map_or(0, |(offset, _)| offset + 1);
         if next > high {
             return Err(format!("offset {next} was served above the high watermark"));
         }
@@ -596,8 +752,7 @@ impl Client {
         }
         *offset = response.next_offset.get().max(*offset);
         if let Some(read) = full {
-            let known = oracle.known(*partition);
-            read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));
+            read.extend(records);
         } else if jump && !subscribed {
             *offset = spot;
         }

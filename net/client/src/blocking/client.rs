@@ -19,7 +19,7 @@ use crate::{
         owners::{FIRST, Owners},
     },
     error::Error,
-    options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, seed},
+    options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
 };
 
 /// A client of one cluster. It makes its connections when they are needed: to the core that owns
@@ -147,7 +147,8 @@ impl Client {
         self.ask(call::ping())
     }
 
-    /// Creates a topic.
+    /// Creates a topic. With zero partitions it gets as many as the server's setting
+    /// `topic.partitions` says.
     ///
     /// # Errors
     /// See [`Error`].
@@ -157,7 +158,20 @@ impl Client {
         partitions: u32,
         config: Vec<Setting<'_>>,
     ) -> Result<(), Error> {
-        self.ask(call::create_topic(name, partitions, config))
+        self.ask(call::create_topic(name, partitions, config, false))
+    }
+
+    /// Says whether [`Client::create_topic`] would be carried out now; nothing is created.
+    ///
+    /// # Errors
+    /// Why not, and see [`Error`].
+    pub fn check_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        config: Vec<Setting<'_>>,
+    ) -> Result<(), Error> {
+        self.ask(call::create_topic(name, partitions, config, true))
     }
 
     /// Makes and takes back settings of a topic.
@@ -170,7 +184,17 @@ impl Client {
         set: Vec<Setting<'_>>,
         remove: Vec<String>,
     ) -> Result<(), Error> {
-        self.ask(call::alter_topic(name, set, remove))
+        let change = TopicChange { set, remove, ..TopicChange::default() };
+        self.change_topic(name, change)
+    }
+
+    /// Changes a topic: its settings, its name, how many partitions it has.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::InvalidPartitions`] when there would be fewer partitions than
+    /// there are; and see [`Error`].
+    pub fn change_topic(&mut self, name: &str, change: TopicChange<'_>) -> Result<(), Error> {
+        self.ask(call::alter_topic(name, change))
     }
 
     /// Deletes a topic and its records.
@@ -209,7 +233,8 @@ impl Client {
         self.ask(call::describe_topic(name))
     }
 
-    /// An offset of a partition; `None`: no record is as late as the time asked for.
+    /// An offset of a partition; `None`: no record is as late as the time asked for, or none can be
+    /// read from the offset on.
     ///
     /// # Errors
     /// See [`Error`].
@@ -241,6 +266,21 @@ impl Client {
     /// See [`Error`].
     pub fn producer_id(&mut self) -> Result<(ProducerId, ProducerEpoch), Error> {
         self.ask(call::producer_id())
+    }
+
+    /// The next epoch of a producer: from now on no partition takes a batch of an older one,
+    /// whoever sends it. After the last epoch it is an id of its own.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::ProducerFenced`] when somebody else has raised it further;
+    /// [`catena_wire::ErrorCode::UnknownProducer`] when no producer has this id; and see [`Error`].
+    /// It is not tried again: when the outcome is not known, ask for a new id.
+    pub fn raise_producer(
+        &mut self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<(ProducerId, ProducerEpoch), Error> {
+        self.ask(call::raise_producer(id, epoch))
     }
 
     /// Batches of a partition from an offset on. Each is checked against its CRC-32C.

@@ -13,7 +13,7 @@ use super::{link::Answer, owners::Place, reader};
 use crate::{
     batch::{Fetched, split},
     error::Error,
-    options::FetchOptions,
+    options::{FetchOptions, TopicChange},
 };
 
 /// A request, encoded, and how to read its answer.
@@ -60,20 +60,19 @@ pub(crate) fn create_topic(
     name: &str,
     partitions: u32,
     config: Vec<Setting<'_>>,
+    validate_only: bool,
 ) -> Result<Call<()>, Error> {
-    let (name, validate_only) = (name.into(), false);
+    let name = name.into();
     let request = CreateTopicRequest { name, partitions, replicas: 0, config, validate_only };
     Call::new(Api::CreateTopic, &request, status)
 }
 
-pub(crate) fn alter_topic(
-    name: &str,
-    set: Vec<Setting<'_>>,
-    remove: Vec<String>,
-) -> Result<Call<()>, Error> {
+pub(crate) fn alter_topic(name: &str, change: TopicChange<'_>) -> Result<Call<()>, Error> {
+    let TopicChange { set, remove, partitions, new_name, validate_only } = change;
     let remove = remove.into_iter().map(Into::into).collect();
-    let (name, partitions, new_name) = (name.into(), 0, "".into());
-    let request = AlterTopicRequest { name, set, remove, partitions, new_name };
+    let (name, new_name) = (name.into(), new_name.unwrap_or_default().into());
+    let partitions = partitions.unwrap_or(0);
+    let request = AlterTopicRequest { name, set, remove, partitions, new_name, validate_only };
     Call::new(Api::AlterTopic, &request, status)
 }
 
@@ -143,12 +142,23 @@ pub(crate) fn trim(
 
 /// An id that was asked for and never used harms nobody.
 pub(crate) fn producer_id() -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
-    let call = Call::new(Api::ProducerId, &ProducerIdRequest::fresh(), |answer| {
+    Ok(producer(&ProducerIdRequest::fresh())?.repeatable())
+}
+
+/// Repeated it would be refused, for the first time it fenced its epoch.
+pub(crate) fn raise_producer(
+    id: ProducerId,
+    epoch: ProducerEpoch,
+) -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
+    producer(&ProducerIdRequest { id, epoch })
+}
+
+fn producer(request: &ProducerIdRequest) -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
+    Call::new(Api::ProducerId, request, |answer| {
         let response = ProducerIdResponse::decode(&answer.head)?;
         Error::check(response.error, &response.message)?;
         Ok((response.id, response.epoch))
-    });
-    Ok(call?.repeatable())
+    })
 }
 
 pub(crate) fn fetch(

@@ -21,7 +21,7 @@ pub(crate) use self::{
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
     records::{ConsumeArgs, ProduceArgs},
     remote::RemoteArgs,
-    topic::{CreateArgs, TopicCommand},
+    topic::{AlterArgs, CreateArgs, TopicCommand},
 };
 
 /// Catena: a distributed log engine. What it has acknowledged is on the disk.

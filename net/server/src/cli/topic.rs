@@ -13,7 +13,7 @@ pub(crate) enum TopicCommand {
     List,
     /// Show a topic's settings and partitions.
     Describe(TopicArgs),
-    /// Make settings and take them back.
+    /// Make settings and take them back, add partitions, change the name.
     Alter(AlterArgs),
     /// Delete a topic and all its records. This cannot be undone.
     Delete(TopicArgs),
@@ -44,9 +44,12 @@ pub(crate) struct CreateArgs {
     /// Succeed also when the topic is there already, whatever its settings.
     #[arg(long)]
     pub(crate) if_not_exists: bool,
+    /// Only say whether it could be created.
+    #[arg(long, conflicts_with = "if_not_exists")]
+    pub(crate) validate_only: bool,
 }
 
-/// Changes of settings.
+/// Changes of a topic.
 #[derive(Args, Debug)]
 pub(crate) struct AlterArgs {
     /// The topic.
@@ -54,11 +57,21 @@ pub(crate) struct AlterArgs {
     pub(crate) name: String,
     /// A setting to make; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    #[arg(required_unless_present = "unset")]
+    #[arg(required_unless_present_any = ["unset", "partitions", "rename"])]
     pub(crate) set: Vec<(String, String)>,
     /// A setting to take back, so that the default holds; may be repeated.
     #[arg(long, value_name = "KEY")]
     pub(crate) unset: Vec<String>,
+    /// How many partitions from now on, at least as many as there are. Records with a key go to
+    /// other partitions then than those of the same key before.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) partitions: Option<u32>,
+    /// Its name from now on.
+    #[arg(long, value_name = "NEW")]
+    pub(crate) rename: Option<String>,
+    /// Only say whether it could be done.
+    #[arg(long)]
+    pub(crate) validate_only: bool,
 }
 
 /// A partition's new start.

@@ -3,13 +3,15 @@
 use std::io::{self, Write};
 
 use catena_client::{
-    Client, DescribeTopicResponse, Error, ErrorCode, PartitionDetail, Setting, TopicMetadata,
+    Client, DescribeTopicResponse, Error, ErrorCode, PartitionDetail, Setting, TopicChange,
+    TopicMetadata,
 };
 use catena_format::{Offset, PartitionIndex};
+use catena_wire::{ConfigOrigin, SettingInForce};
 use serde_json::{Value, json};
 
 use super::print_json;
-use crate::cli::{CreateArgs, Output, TopicCommand};
+use crate::cli::{AlterArgs, CreateArgs, Output, TopicCommand};
 
 /// Does what is asked and prints what came of it.
 pub(crate) fn topic(
@@ -24,10 +26,7 @@ pub(crate) fn topic(
         TopicCommand::Describe(args) => {
             describe(&args.name, &client.describe_topic(&args.name)?, json)
         }
-        TopicCommand::Alter(args) => {
-            client.alter_topic(&args.name, settings(args.set), args.unset)?;
-            done(json, &json!({ "name": args.name }), &format!("altered {}", args.name))
-        }
+        TopicCommand::Alter(args) => alter(client, args, json),
         TopicCommand::Delete(args) => {
             client.delete_topic(&args.name)?;
             done(json, &json!({ "name": args.name }), &format!("deleted {}", args.name))
@@ -52,17 +51,40 @@ fn done(json: bool, value: &Value, text: &str) -> anyhow::Result<()> {
 }
 
 fn create(client: &mut Client, args: CreateArgs, json: bool) -> anyhow::Result<()> {
-    let (name, partitions) = (args.name, args.partitions.unwrap_or(1));
-    let created = match client.create_topic(&name, partitions, settings(args.set)) {
+    if args.validate_only {
+        client.check_topic(&args.name, args.partitions.unwrap_or(0), settings(args.set))?;
+        let value = json!({ "name": args.name, "valid": true });
+        return done(json, &value, &format!("{} could be created", args.name));
+    }
+    // Zero: as many as the server gives a new topic.
+    let (name, wished) = (args.name, args.partitions.unwrap_or(0));
+    let created = match client.create_topic(&name, wished, settings(args.set)) {
         Ok(()) => true,
         Err(Error::Server { code: ErrorCode::TopicExists, .. }) if args.if_not_exists => false,
         Err(error) => return Err(error.into()),
     };
-    let partitions =
-        if created { partitions as usize } else { client.topic(&name)?.partitions.len() };
+    let known = created && wished > 0;
+    let partitions = if known { wished as usize } else { client.topic(&name)?.partitions.len() };
     let verb = if created { "created" } else { "exists:" };
     let value = json!({ "name": name, "partitions": partitions, "created": created });
     done(json, &value, &format!("{verb} {name} with {partitions} partitions"))
+}
+
+fn alter(client: &mut Client, args: AlterArgs, json: bool) -> anyhow::Result<()> {
+    let change = TopicChange {
+        set: settings(args.set),
+        remove: args.unset,
+        partitions: args.partitions,
+        new_name: args.rename.clone(),
+        validate_only: args.validate_only,
+    };
+    client.change_topic(&args.name, change)?;
+    if args.validate_only {
+        let value = json!({ "name": args.name, "valid": true });
+        return done(json, &value, &format!("{} could be altered", args.name));
+    }
+    let name = args.rename.as_ref().unwrap_or(&args.name);
+    done(json, &json!({ "name": name }), &format!("altered {}", args.name))
 }
 
 fn settings(pairs: Vec<(String, String)>) -> Vec<Setting<'static>> {
@@ -94,7 +116,7 @@ fn describe(name: &str, topic: &DescribeTopicResponse<'_>, json: bool) -> anyhow
     let mut out = io::stdout().lock();
     writeln!(out, "topic {name}, id {:032x}", topic.id.get())?;
     for setting in &topic.config {
-        writeln!(out, "  {} = {}", setting.key, setting.value)?;
+        writeln!(out, "  {} = {} ({})", setting.key, setting.value, origin_name(setting.origin))?;
     }
     let head = ("PARTITION", "EPOCH", "LOG START", "HIGH WATERMARK", "BYTES", "SEGMENTS", "STATE");
     let (a, b, c, d, e, f, g) = head;
@@ -124,11 +146,18 @@ fn state(partition: &PartitionDetail) -> String {
     }
 }
 
+fn origin_name(origin: ConfigOrigin) -> &'static str {
+    match origin {
+        ConfigOrigin::Default => "default",
+        ConfigOrigin::Server => "server",
+        ConfigOrigin::Topic => "topic",
+    }
+}
+
 fn description(name: &str, topic: &DescribeTopicResponse<'_>) -> Value {
     let setting = |setting: &_| {
-        let catena_wire::SettingInForce { key, value, origin } = setting;
-        let origin = format!("{origin:?}").to_lowercase();
-        json!({ "key": key, "value": value, "origin": origin })
+        let SettingInForce { key, value, origin } = setting;
+        json!({ "key": key, "value": value, "origin": origin_name(*origin) })
     };
     let partition = |p: &PartitionDetail| {
         let damaged = p.damaged.iter().map(|range| json!([range.start.get(), range.end.get()]));

@@ -18,7 +18,10 @@ mod settings;
 mod tests;
 mod value;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
+
+use catena_node::TopicDefaults;
+use catena_replication::control::TOPIC_SETTINGS;
 
 pub(crate) use self::{
     error::ConfigError,
@@ -73,8 +76,9 @@ impl Config {
         if problems.is_empty() { Ok((config, gathered)) } else { Err(ConfigError::new(problems)) }
     }
 
-    /// What new topics get, as the dotted keys and numbers of the catalog and the wire.
-    pub(crate) fn topic_settings(&self) -> BTreeMap<String, String> {
+    /// What new topics get; settings as the dotted keys and numbers of the catalog and the wire,
+    /// without those that the catalog gives by itself.
+    pub(crate) fn topic_defaults(&self) -> TopicDefaults {
         let unlimited = |value: Option<u64>| value.map_or("-1".to_owned(), |v| v.to_string());
         let topic = &self.topic;
         let numbers = [
@@ -84,7 +88,18 @@ impl Config {
             ("segment.bytes", topic.segment_bytes.0.to_string()),
             ("segment.ms", topic.segment_ms.0.to_string()),
         ];
-        numbers.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+        let is_default = |key: &str, value: &str| {
+            let known = TOPIC_SETTINGS.iter().find(|setting| setting.key == key);
+            known.is_some_and(|setting| setting.default.to_string() == value)
+        };
+        let made = numbers.into_iter().filter(|(key, value)| !is_default(key, value));
+        let settings = made.map(|(key, value)| (key.to_owned(), value)).collect();
+        TopicDefaults { partitions: topic.partitions, settings }
+    }
+
+    /// What clients are told to connect to, host and port; empty: where they came to.
+    pub(crate) fn advertised(&self) -> String {
+        self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()
     }
 
     /// Which settings differ between two loads and take effect only at the next start.

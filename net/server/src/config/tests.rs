@@ -89,24 +89,25 @@ fn values_are_written_with_units() {
     .unwrap();
     assert_eq!((config.limits.memory.0, config.limits.batch_bytes.0), (128 << 20, 65536));
     assert_eq!(config.timeouts.request, Duration::from_secs(90));
-    let topic = config.topic_settings();
+    let topic = config.topic_defaults().settings;
     assert_eq!(
         (topic["retention.ms"].as_str(), topic["segment.ms"].as_str()),
         ("604800000", "60000")
     );
-    assert_eq!(
-        (topic["retention.bytes"].as_str(), topic["max.batch.bytes"].as_str()),
-        ("-1", "65536")
-    );
+    assert_eq!((topic.get("retention.bytes"), topic["max.batch.bytes"].as_str()), (None, "65536"));
 }
 
 #[test]
 fn topic_defaults_are_what_the_catalog_knows() {
-    let set = load("").unwrap().topic_settings();
-    let parsed = catena_replication::control::TopicConfig::parse(&set).unwrap();
-    assert_eq!(parsed, catena_replication::control::TopicConfig::parse(&BTreeMap::new()).unwrap());
+    let none = load("").unwrap().topic_defaults();
+    assert_eq!((none.partitions, none.settings.len()), (1, 0));
+    let all = "[limits]\nbatch_bytes = 4096\n[topic]\npartitions = 7\nmax.batch.bytes = 4096\n\
+               retention.bytes = 1\nretention.ms = 2\nsegment.bytes = 65536\nsegment.ms = 1000\n";
+    let set = load(all).unwrap().topic_defaults();
+    assert_eq!(set.partitions, 7);
+    catena_replication::control::TopicConfig::parse(&set.settings).unwrap();
     let known = catena_replication::control::TOPIC_SETTINGS.iter().map(|setting| setting.key);
-    assert_eq!(known.collect::<Vec<_>>(), set.keys().map(String::as_str).collect::<Vec<_>>());
+    assert!(known.eq(set.settings.keys().map(String::as_str)));
 }
 
 #[test]
