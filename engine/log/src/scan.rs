@@ -51,6 +51,7 @@ pub(crate) struct Scan<M: Memory> {
     /// A window that could not be read at once is put together from its blocks.
     patching: Option<Patching<M>>,
     expected: Offset,
+    log_start: Offset,
     known_durable: Offset,
     max_timestamp: Millis,
     last_append_time: Millis,
@@ -101,6 +102,7 @@ impl<M: Memory> Scan<M> {
             asked: (Position::ZERO, 0),
             patching: None,
             expected: base,
+            log_start: manifest.log_start,
             known_durable: manifest.log_end.max(sealed_end.unwrap_or(Offset::ZERO)),
             max_timestamp: before.map_or(NO_TIME, |s| s.max_timestamp),
             last_append_time: before.map_or(NO_TIME, |s| s.last_append_time),
@@ -124,7 +126,9 @@ impl<M: Memory> Scan<M> {
     fn begin_segment(&mut self, image: Option<IndexImage>) {
         let entry = self.segments[self.first + self.builds.len()];
         self.window = None;
-        if self.undecided.is_empty() && self.damaged.end_of(self.expected) >= Some(entry.base) {
+        // What is missing below was damaged, or trimmed, and that was known.
+        let missing = self.damaged.end_of(self.expected).max(Some(self.log_start));
+        if self.undecided.is_empty() && missing >= Some(entry.base) {
             self.expected = self.expected.max(entry.base);
         }
         let (index, progress, accepted) = match image {

@@ -6,7 +6,7 @@ mod world;
 use std::time::Duration;
 
 use bytes::Bytes;
-use catena_format::{Millis, Offset, Position};
+use catena_format::{FileNumber, Millis, Offset, Position};
 use catena_log::{
     LogConfig, Now, OpenError, Opening,
     io::{Done, FileName, Heap, IoError, Op, OpId, Slot},
@@ -221,4 +221,38 @@ fn a_segment_stays_until_its_index_is_written() {
     assert!(world.log.segments() < segments);
     world.restart();
     assert_eq!(world.log.fold().len(), world.model.len());
+}
+
+#[test]
+fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
+    let mut world = World::new(small());
+    for time in 0..5 {
+        world.append(1, 1000, time);
+        world.run();
+    }
+    world.clock += 50;
+    let now = world.now();
+    world.log.on_tick(now);
+    world.run();
+    // The last two records are gone, the mark behind them stays.
+    let segment = FileName::Segment(FileNumber::new(1));
+    world.disk.files.get_mut(&segment).unwrap()[4 * 4096..6 * 4096].fill(0);
+    let index = |op: &Op<Bytes>| {
+        let index = matches!(op, Op::Write { file: FileName::Index(_), .. });
+        index.then_some(IoError::NoDescriptors)
+    };
+    world.log = open_with(&mut world, index).unwrap();
+    assert!(world.log.recovery().resumed_at_mark);
+    world.log.trim(Offset::new(5)).unwrap();
+    run_with(&mut world, index);
+    // One record behind it, and nothing yet that says it is durable.
+    world.epoch = world.epoch.next();
+    world.append(1, 10, 99);
+    run_with(&mut world, index);
+    assert_eq!(world.log.durable_end(), Offset::new(6));
+    for _ in 0..2 {
+        world.log = open_with(&mut world, index).unwrap();
+        assert_eq!((world.log.log_start(), world.log.log_end()), (Offset::new(5), Offset::new(6)));
+        assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
+    }
 }

@@ -73,6 +73,14 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Notes, once, that the catalog is there: from now on it is not created any more.
+    pub(crate) fn note_founded(self, root: &Path) -> Result<(), IdentityError> {
+        if self.founded {
+            return Ok(());
+        }
+        Self { founded: true, ..self }.write(root)
+    }
+
     /// Writes the identity durably, whole or not at all.
     pub(crate) fn write(&self, root: &Path) -> Result<(), IdentityError> {
         let meta = root.join("meta");

@@ -106,7 +106,7 @@ async fn run(
     let data_dir = &config.storage.data_dir;
     let listener = bind_alone(config.listen.client).await?;
     let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
-    let mut identity = Identity::open(data_dir)?;
+    let identity = Identity::open(data_dir)?;
     let hands = Hands::start(data_dir, hands_options).await?;
     let cores = metrics.cores();
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
@@ -123,10 +123,7 @@ async fn run(
         tracing::info!("stopped before the catalog was open");
         return Ok(());
     }
-    if create {
-        identity.founded = true;
-        identity.write(data_dir)?;
-    }
+    identity.note_founded(data_dir)?;
     let leftovers = shell.remove_leftovers().context("cannot look through the partitions")?;
     let partitions = shell.look(|node| node.known().len());
     let threads = start_further(&config, hands_options, identity.node, &shared, others).await?;
