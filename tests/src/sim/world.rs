@@ -245,9 +245,11 @@ impl World {
         if self.decays {
             self.decay()?;
         }
+        // A wounded file in which nothing can be read is removed by the next life.
+        let wounds = self.wounds();
         // One more life: what is read is what the disk holds.
         self.crash();
-        self.check()
+        self.check(wounds)
     }
 
     /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
@@ -277,12 +279,15 @@ impl World {
         Ok(())
     }
 
-    fn check(&mut self) -> Result<(), String> {
+    /// The directories with a file that does not hold what was written.
+    fn wounds(&self) -> BTreeSet<u64> {
+        self.disk.damages().into_iter().map(|wound| wound.directory).collect()
+    }
+
+    fn check(&mut self, mut wounds: BTreeSet<u64>) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
-        let wounds = self.disk.damages();
-        let wounded = |r: &&Replica<Heap>| {
-            wounds.iter().any(|wound| wound.directory == r.identity().uid.get())
-        };
+        wounds.append(&mut self.wounds());
+        let wounded = |r: &&Replica<Heap>| wounds.contains(&r.identity().uid.get());
         let wounded: BTreeSet<u32> =
             self.replicas().filter(wounded).map(|r| r.identity().partition.get()).collect();
         let there = ends.len() as u32;

@@ -15,7 +15,7 @@ use syn::{
 use crate::{files, no_complaints, read, rust_files};
 
 /// The longest function of the repository, in lines. This number may only fall.
-const FUNCTION_LINES_MAX: usize = 62;
+const FUNCTION_LINES_MAX: usize = 61;
 
 #[test]
 fn the_longest_function_only_gets_shorter() {
