@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
-    AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory,
+    AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome,
+    io::{IoError, Memory},
 };
 use catena_replication::{
     Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
@@ -16,7 +17,7 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    node::{Caller, Directory, Node, Notice, Pending, Reader, Status, Waiter},
+    node::{Awaited, Caller, Directory, Node, Notice, Reader, Status, Waiter},
 };
 
 type Handled = Result<(), WireError>;
@@ -60,9 +61,7 @@ impl<M: Memory + Clone> Node<M> {
             Ok(None) => {
                 let own = Duration::from_millis(u64::from(request.deadline_ms));
                 let wait = if own.is_zero() { self.limits.wait_max } else { own };
-                let deadline = now.monotonic + wait.min(self.limits.wait_max);
-                self.deadlines.insert((deadline, ticket));
-                self.pending.insert(ticket, Pending::Produce { caller, uid, deadline });
+                self.park(ticket, caller, Awaited::Batch(uid), wait, now);
             }
             Err(Refusal::OffsetCondition { log_end }) => self.answer_condition(caller, log_end),
             Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
@@ -112,12 +111,13 @@ impl<M: Memory + Clone> Node<M> {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);
                 }
-                Event::Reply(reply) => self.replied(&reply),
+                Event::Reply(reply) => self.replied(uid, &reply),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
                 Event::Committed(_) => committed = true,
                 Event::Trimmed(log_start) => self.trimmed(uid, log_start),
                 Event::Poisoned(error) => {
                     self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
+                    self.end_trims(uid, error);
                 }
             }
         }
@@ -126,24 +126,14 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn replied(&mut self, reply: &Reply) {
-        let Some(Pending::Produce { caller, uid, deadline }) = self.pending.remove(&reply.ticket)
-        else {
-            return;
-        };
-        self.deadlines.remove(&(deadline, reply.ticket));
+    fn replied(&mut self, uid: PartitionUid, reply: &Reply) {
+        let Some(caller) = self.claim(reply.ticket) else { return };
         match &reply.result {
             Ok(receipt) => {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
             Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
-        }
-    }
-
-    pub(crate) fn produce_timed_out(&mut self, ticket: Ticket) {
-        if let Some(Pending::Produce { caller, .. }) = self.pending.remove(&ticket) {
-            self.refuse(caller, ErrorCode::Timeout, "the batch may or may not be stored");
         }
     }
 
@@ -388,17 +378,22 @@ impl<M: Memory + Clone> Node<M> {
         self.answer(caller, &response);
     }
 
-    pub(crate) fn trim(&mut self, caller: Caller, head: &[u8]) -> Handled {
+    pub(crate) fn trim(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = TrimRequest::decode(head)?;
         let (topic, partition) = (request.topic, request.partition);
         let asked = Asked { topic, partition, head, payload: &[] };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
         let held = self.held.get_mut(&uid).expect("the partition was located");
+        if let Some(error) = held.replica.log().and_then(|log| log.poisoned()) {
+            let error = AppendError::Poisoned(error);
+            self.refuse(caller, ErrorCode::Poisoned, &error.to_string());
+            return Ok(());
+        }
         match held.replica.trim(request.to) {
             Ok(()) => {
                 held.trims.push_back(ticket);
-                self.pending.insert(ticket, Pending::Trim { caller, uid });
+                self.park(ticket, caller, Awaited::Trim(uid), self.limits.wait_max, now);
                 self.dirty.insert(Directory::Partition(uid));
             }
             Err(error) => self.refuse(caller, read_code(&error), &error.to_string()),
@@ -409,9 +404,20 @@ impl<M: Memory + Clone> Node<M> {
     fn trimmed(&mut self, uid: PartitionUid, log_start: Offset) {
         let held = self.held.get_mut(&uid).expect("its replica spoke");
         let Some(ticket) = held.trims.pop_front() else { return };
-        if let Some(Pending::Trim { caller, .. }) = self.pending.remove(&ticket) {
+        if let Some(caller) = self.claim(ticket) {
             let (error, message) = (ErrorCode::None, "".into());
             self.answer(caller, &TrimResponse { error, log_start, message });
+        }
+    }
+
+    /// No manifest is written any more: nobody will know what became of these.
+    fn end_trims(&mut self, uid: PartitionUid, error: IoError) {
+        let held = self.held.get_mut(&uid).expect("its replica spoke");
+        for ticket in std::mem::take(&mut held.trims) {
+            if let Some(caller) = self.claim(ticket) {
+                let text = format!("a write failed ({error}); {}", Awaited::Trim(uid).in_doubt());
+                self.refuse(caller, ErrorCode::StorageIo, &text);
+            }
         }
     }
 }
@@ -419,16 +425,8 @@ impl<M: Memory + Clone> Node<M> {
 fn refusal_code(refusal: &Refusal) -> ErrorCode {
     match refusal {
         Refusal::Invalid(invalid) => invalid_code(invalid),
-        Refusal::Append(error) => match error {
-            AppendError::Poisoned(_) => ErrorCode::Poisoned,
-            AppendError::DiskFull => ErrorCode::DiskFull,
-            AppendError::Backlog(_) => ErrorCode::Throttled,
-            AppendError::Memory(_) => ErrorCode::MemoryBudget,
-            AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,
-            AppendError::OffsetsExhausted => ErrorCode::OffsetsExhausted,
-            AppendError::Closed => ErrorCode::ShuttingDown,
-            _ => ErrorCode::Internal,
-        },
+        Refusal::Append(error) => append_code(error),
+        Refusal::InDoubt(_) => ErrorCode::StorageIo,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,
@@ -436,6 +434,19 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::TooManyProducers => ErrorCode::TooManyProducers,
         Refusal::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
         Refusal::NotOpen => ErrorCode::Starting,
+        _ => ErrorCode::Internal,
+    }
+}
+
+pub(crate) fn append_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::Poisoned(_) => ErrorCode::Poisoned,
+        AppendError::DiskFull => ErrorCode::DiskFull,
+        AppendError::Backlog(_) => ErrorCode::Throttled,
+        AppendError::Memory(_) => ErrorCode::MemoryBudget,
+        AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,
+        AppendError::OffsetsExhausted => ErrorCode::OffsetsExhausted,
+        AppendError::Closed => ErrorCode::ShuttingDown,
         _ => ErrorCode::Internal,
     }
 }

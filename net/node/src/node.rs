@@ -185,10 +185,33 @@ pub(crate) struct Session {
     pub(crate) subscriptions: BTreeMap<u32, (u16, u32)>,
 }
 
-/// A request that waits for something.
-pub(crate) enum Pending {
-    Produce { caller: Caller, uid: PartitionUid, deadline: Duration },
-    Trim { caller: Caller, uid: PartitionUid },
+/// A request that waits for something, no longer than to its deadline.
+pub(crate) struct Pending {
+    pub(crate) caller: Caller,
+    pub(crate) deadline: Duration,
+    pub(crate) awaited: Awaited,
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Awaited {
+    /// That a batch is where its producer wants it.
+    Batch(PartitionUid),
+    /// That a log start is durable.
+    Trim(PartitionUid),
+    /// That a change of the catalog is durable and carried out.
+    Change,
+}
+
+impl Awaited {
+    /// What is told when the deadline has passed: the outcome is not known, and may still come.
+    pub(crate) fn in_doubt(self) -> &'static str {
+        match self {
+            Self::Batch(_) => "the batch may or may not be stored",
+            Self::Trim(_) => "the log start may or may not be raised",
+            Self::Change => "the change may or may not be made",
+        }
+    }
 }
 
 /// A fetch that waits for the high watermark to pass its offset.
@@ -223,7 +246,7 @@ pub(crate) struct Held<M: Memory> {
 #[derive(Clone, Copy)]
 pub(crate) struct Creating {
     /// Who waits for it.
-    pub(crate) caller: Option<Caller>,
+    pub(crate) waiting: Option<Ticket>,
     /// The first of them; all behind it are, too.
     pub(crate) from: PartitionIndex,
     /// The catalog was told that they exist.
@@ -272,6 +295,8 @@ pub struct Node<M: Memory> {
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
     pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
     pub(crate) creating: BTreeMap<TopicId, Creating>,
+    /// Topics whose partitions exist, when the catalog is told so again.
+    pub(crate) retries: BTreeSet<(Duration, TopicId)>,
     pub(crate) removals: VecDeque<PartitionUid>,
     pub(crate) dirty: BTreeSet<Directory>,
     pub(crate) ticks: BTreeSet<(Duration, Directory)>,
@@ -318,6 +343,7 @@ impl<M: Memory + Clone> Node<M> {
             waits: BTreeSet::new(),
             proposals: BTreeMap::new(),
             creating: BTreeMap::new(),
+            retries: BTreeSet::new(),
             removals: VecDeque::new(),
             phases: BTreeMap::new(),
             next_core: FIRST,
@@ -418,7 +444,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::AlterTopic => self.alter_topic(caller, head, now),
             Api::DeleteTopic => self.delete_topic(caller, head, now),
             Api::DescribeTopic => self.describe_topic(caller, head),
-            Api::Trim => self.trim(caller, head),
+            Api::Trim => self.trim(caller, head, now),
             Api::ProducerId => self.producer_id(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
@@ -500,7 +526,14 @@ impl<M: Memory + Clone> Node<M> {
                 break;
             }
             self.deadlines.pop_first();
-            self.produce_timed_out(ticket);
+            self.timed_out(ticket);
+        }
+        while let Some((at, topic)) = self.retries.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.retries.pop_first();
+            self.topic_opened(topic, now);
         }
         while let Some((at, uid)) = self.waits.first().copied() {
             if at > now.monotonic {
@@ -554,7 +587,35 @@ impl<M: Memory + Clone> Node<M> {
         let ticks = self.ticks.first().map(|(at, _)| *at);
         let deadlines = self.deadlines.first().map(|(at, _)| *at);
         let waits = self.waits.first().map(|(at, _)| *at);
-        [ticks, deadlines, waits].into_iter().flatten().min()
+        let retries = self.retries.first().map(|(at, _)| *at);
+        [ticks, deadlines, waits, retries].into_iter().flatten().min()
+    }
+
+    /// Lets a request wait, `longest` at most and no longer than any may; claimed by its ticket.
+    pub(crate) fn park(
+        &mut self,
+        ticket: Ticket,
+        caller: Caller,
+        awaited: Awaited,
+        longest: Duration,
+        now: Now,
+    ) {
+        let deadline = now.monotonic + longest.min(self.limits.wait_max);
+        self.deadlines.insert((deadline, ticket));
+        self.pending.insert(ticket, Pending { caller, deadline, awaited });
+    }
+
+    /// Whom to answer what a request waited for, unless its deadline has passed.
+    pub(crate) fn claim(&mut self, ticket: Ticket) -> Option<Caller> {
+        let Pending { caller, deadline, .. } = self.pending.remove(&ticket)?;
+        self.deadlines.remove(&(deadline, ticket));
+        Some(caller)
+    }
+
+    fn timed_out(&mut self, ticket: Ticket) {
+        if let Some(Pending { caller, awaited, .. }) = self.pending.remove(&ticket) {
+            self.refuse(caller, ErrorCode::Timeout, awaited.in_doubt());
+        }
     }
 
     /// The next bytes for a client.
