@@ -462,6 +462,15 @@ impl<M: Memory + Clone> Replica<M> {
         self.log().map_or_else(LogStats::default, Log::stats)
     }
 
+    /// Gives back what is held for readers of the recent end, as far as the disk has it; tells how
+    /// many bytes that were.
+    pub fn drop_tail(&mut self) -> usize {
+        let State::Open(log) = &mut self.state else { return 0 };
+        let before = log.tail_bytes();
+        log.drop_tail();
+        before - log.tail_bytes()
+    }
+
     /// Changes the configuration.
     pub fn set_config(&mut self, config: ReplicaConfig) {
         self.config = config;

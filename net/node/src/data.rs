@@ -54,7 +54,12 @@ impl<M: Memory + Clone> Node<M> {
             ticket,
         };
         let held = self.held.get_mut(&uid).expect("the partition was located");
-        let result = held.replica.on_produce(&produce, now);
+        let mut result = held.replica.on_produce(&produce, now);
+        if let Err(Refusal::Append(AppendError::Memory(_))) = result {
+            self.relieve(payload.len());
+            let held = self.held.get_mut(&uid).expect("the partition was located");
+            result = held.replica.on_produce(&produce, now);
+        }
         self.dirty.insert(Directory::Partition(uid));
         match result {
             Ok(Some(receipt)) => self.answer_receipt(caller, request.partition, &receipt),
@@ -144,44 +149,63 @@ impl<M: Memory + Clone> Node<M> {
         if let Some(uid) = self.serving(caller, asked) {
             let wait = Duration::from_millis(u64::from(request.max_wait_ms));
             let deadline = now.monotonic + wait.min(self.limits.wait_max);
-            self.read(uid, Waiter { caller, request, deadline }, now);
+            self.read(uid, Waiter { caller, request, deadline, appended: 0 }, now);
         }
         Ok(())
     }
 
-    /// Serves a fetch, or parks it until something comes or its time is up.
+    /// Serves a fetch, or parks it until there is enough for it or its time is up.
     fn read(&mut self, uid: PartitionUid, waiter: Waiter, now: Now) {
         let held = self.held.get_mut(&uid).expect("the partition was located");
         let from = waiter.request.offset;
         let high_watermark = held.replica.high_watermark();
-        let ahead = from >= high_watermark && waiter.deadline > now.monotonic;
         let within = held.replica.log().is_some_and(|log| from <= log.log_end());
-        if ahead && within {
-            self.waits.insert((waiter.deadline, uid));
-            held.waiters.push(waiter);
-            return;
-        }
-        if from > high_watermark && within {
-            self.answer_fetch(uid, waiter.caller, Ok(Batches::empty(from)));
-            return;
+        if from >= high_watermark && within {
+            return self.fetched(uid, waiter, Batches::empty(from), now);
         }
         let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
+        self.dirty.insert(Directory::Partition(uid));
         match held.replica.read(from, max) {
-            Ok(ReadOutcome::Ready(batches)) => self.answer_fetch(uid, waiter.caller, Ok(batches)),
+            Ok(ReadOutcome::Ready(batches)) => self.fetched(uid, waiter, batches, now),
             Ok(ReadOutcome::Pending(id)) => {
-                held.readers.insert(id, Reader::Fetch(waiter.caller, waiter.request));
+                held.readers.insert(id, Reader::Fetch(waiter));
             }
             Err(error) => self.answer_fetch(uid, waiter.caller, Err(error)),
         }
-        self.dirty.insert(Directory::Partition(uid));
+    }
+
+    /// Answers a fetch with what was found, if that is enough for it or all it can get in time.
+    fn fetched(
+        &mut self,
+        uid: PartitionUid,
+        mut waiter: Waiter,
+        batches: Batches<M::Share>,
+        now: Now,
+    ) {
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let request = &waiter.request;
+        let most = request.max_bytes.min(self.limits.fetch_bytes_max);
+        let missing = (request.min_bytes.min(most) as usize).saturating_sub(batches.bytes);
+        // A read that ended before the live end would not bring more later.
+        let to_live_end = batches.next >= held.replica.high_watermark();
+        if missing == 0 || !to_live_end || waiter.deadline <= now.monotonic {
+            return self.answer_fetch(uid, waiter.caller, Ok(batches));
+        }
+        let log = held.replica.log();
+        let appended = log.map_or(0, |log| log.stats().bytes_appended);
+        let committed = appended - log.map_or(0, |log| log.undurable_bytes() as u64).min(appended);
+        waiter.appended = committed + missing as u64;
+        self.waits.insert((waiter.deadline, uid));
+        held.waiters.push(waiter);
     }
 
     fn wake_waiters(&mut self, uid: PartitionUid, now: Now) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         let high_watermark = held.replica.high_watermark();
         let waiters = std::mem::take(&mut held.waiters);
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            waiters.into_iter().partition(|w| w.request.offset < high_watermark);
+        let appended = held.replica.stats().bytes_appended;
+        let enough = |w: &Waiter| w.request.offset < high_watermark && w.appended <= appended;
+        let (ready, rest): (Vec<_>, Vec<_>) = waiters.into_iter().partition(enough);
         held.waiters = rest;
         for waiter in ready {
             // Another one may wait to the same moment.
@@ -218,17 +242,17 @@ impl<M: Memory + Clone> Node<M> {
     ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         match (held.readers.remove(&id), answer) {
-            (Some(Reader::Fetch(caller, request)), Ok(ReadAnswer::Batches(batches))) => {
+            (Some(Reader::Fetch(mut waiter)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
-                if batches.is_empty() && batches.next > request.offset {
-                    let request = FetchRequest { offset: batches.next, ..request };
-                    self.read(uid, Waiter { caller, request, deadline: now.monotonic }, now);
+                if batches.is_empty() && batches.next > waiter.request.offset {
+                    waiter.request.offset = batches.next;
+                    self.read(uid, waiter, now);
                 } else {
-                    self.answer_fetch(uid, caller, Ok(batches));
+                    self.fetched(uid, waiter, batches, now);
                 }
             }
-            (Some(Reader::Fetch(caller, _)), Err(error)) => {
-                self.answer_fetch(uid, caller, Err(error));
+            (Some(Reader::Fetch(waiter)), Err(error)) => {
+                self.answer_fetch(uid, waiter.caller, Err(error));
             }
             (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
                 self.answer_offset(uid, caller, offset);
@@ -469,6 +493,7 @@ pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Damaged { .. } => ErrorCode::Damaged,
+        ReadError::Io(IoError::NoDescriptors) => ErrorCode::DescriptorBudget,
         ReadError::Io(_) => ErrorCode::ReadFailed,
         _ => ErrorCode::Starting,
     }

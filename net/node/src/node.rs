@@ -163,7 +163,11 @@ pub struct NodeStats {
     pub errors: u64,
     pub sessions: u64,
     pub forwarded: u64,
+    pub tails_dropped: u64,
 }
+
+/// How often memory is looked after while it is short.
+const RELIEF_EVERY: Duration = Duration::from_millis(100);
 
 /// To whom an answer goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -214,16 +218,18 @@ impl Awaited {
     }
 }
 
-/// A fetch that waits for the high watermark to pass its offset.
+/// A fetch that waits until there is enough for it.
 pub(crate) struct Waiter {
     pub(crate) caller: Caller,
     pub(crate) request: FetchRequest,
     pub(crate) deadline: Duration,
+    /// Before so many bytes have been appended there cannot be enough for it.
+    pub(crate) appended: u64,
 }
 
 /// A read that waits for the disk.
 pub(crate) enum Reader {
-    Fetch(Caller, FetchRequest),
+    Fetch(Waiter),
     List(Caller),
     /// For the first readable offset at this one or behind.
     Seek(Caller, Offset),
@@ -302,6 +308,8 @@ pub struct Node<M: Memory> {
     pub(crate) ticks: BTreeSet<(Duration, Directory)>,
     pub(crate) orderer_tick: Option<Duration>,
     pub(crate) sends: VecDeque<Send<M::Share>>,
+    /// When it is looked again whether memory is short.
+    pub(crate) next_relief: Duration,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
 }
@@ -354,6 +362,7 @@ impl<M: Memory + Clone> Node<M> {
             ticks: BTreeSet::new(),
             orderer_tick: None,
             sends: VecDeque::new(),
+            next_relief: Duration::ZERO,
             next_number: 0,
             stats: NodeStats::default(),
         }
@@ -420,9 +429,13 @@ impl<M: Memory + Clone> Node<M> {
             let text = "the first message must be a handshake";
             return self.hang_up(caller, ErrorCode::HandshakeRequired, text);
         }
+        // Credit is small and never answered: it must not get lost.
+        if api == Api::Credit {
+            return self.dispatch(caller, head, payload, now);
+        }
         if self.bytes_in_flight > self.limits.bytes_in_flight_core_max {
             let text = "the core has as many bytes in flight as it takes";
-            return self.refuse(caller, ErrorCode::Throttled, text);
+            return self.refuse(caller, ErrorCode::InFlightBudget, text);
         }
         if matches!(self.status, Status::Starting) {
             return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
@@ -458,8 +471,13 @@ impl<M: Memory + Clone> Node<M> {
                 Ok(())
             }
         };
-        if let Err(error) = result {
-            self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string());
+        match result {
+            Ok(()) => {}
+            // Whose credit it was nobody can tell, and the client waits for no answer.
+            Err(error) if caller.api == Api::Credit => {
+                self.hang_up(caller, ErrorCode::InvalidRequest, &error.to_string());
+            }
+            Err(error) => self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string()),
         }
     }
 
@@ -512,8 +530,30 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// Gives back recent bytes that are kept for readers, of the partitions with most of them
+    /// first, until memory is not short and `needed` bytes are free: writes go before.
+    pub(crate) fn relieve(&mut self, needed: usize) {
+        let bytes = |held: &Held<M>| held.replica.log().map_or(0, |log| log.tail_bytes());
+        let tails = self.held.iter().map(|(uid, held)| (bytes(held), *uid));
+        let mut tails: Vec<_> = tails.filter(|(bytes, _)| *bytes > 0).collect();
+        tails.sort_unstable_by(|a, b| b.cmp(a));
+        let mut freed = 0;
+        for (_, uid) in tails {
+            if freed >= needed && !self.memory.is_short() {
+                return;
+            }
+            let Some(held) = self.held.get_mut(&uid) else { continue };
+            freed += held.replica.drop_tail();
+            self.stats.tails_dropped += 1;
+        }
+    }
+
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
+        if now.monotonic >= self.next_relief && self.memory.is_short() {
+            self.next_relief = now.monotonic + RELIEF_EVERY;
+            self.relieve(0);
+        }
         while let Some((at, directory)) = self.ticks.first().copied() {
             if at > now.monotonic {
                 break;

@@ -27,7 +27,7 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status},
+    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status, Waiter},
 };
 
 type Handled = Result<(), WireError>;
@@ -383,8 +383,9 @@ impl<M: Memory + Clone> Node<M> {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                if let Reader::Fetch(caller, _) | Reader::List(caller) | Reader::Seek(caller, _) =
-                    reader
+                if let Reader::Fetch(Waiter { caller, .. })
+                | Reader::List(caller)
+                | Reader::Seek(caller, _) = reader
                 {
                     self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
                 }

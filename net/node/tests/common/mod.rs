@@ -81,6 +81,10 @@ impl Memory for Purse {
         Ok(Charged { bytes: vec![0; bytes], charge: bytes, used: self.used.clone() })
     }
 
+    fn is_short(&self) -> bool {
+        self.used.get() > self.budget - self.budget / 4
+    }
+
     fn freeze(&mut self, buffer: Charged, bytes: usize) -> Share {
         Share(Rc::new(buffer), 0..bytes)
     }
