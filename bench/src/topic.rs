@@ -1,9 +1,9 @@
-//! A topic of the tool's own, dropped when it is done with it.
+//! A topic of the tool's own, dropped when it is done with it, or a day later by another run.
 
 use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use catena_client::{
@@ -14,6 +14,10 @@ use catena_client::{
 use crate::error::Error;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
+
+const PREFIX: &str = "catena-bench-";
+/// No measurement takes so long: a topic as old was left by a run that was killed.
+const LEFTOVER_SECONDS: u64 = 24 * 3600;
 
 /// A topic that is deleted with this value.
 pub(crate) struct Topic {
@@ -31,8 +35,10 @@ impl Topic {
     /// Creates a topic, and waits until its partitions serve.
     pub(crate) fn create(server: &str, partitions: u32, timeout: Duration) -> Result<Self, Error> {
         let mut client = client(server, timeout);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        drop_leftovers(&mut client, now)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("catena-bench-{}-{number}", process::id());
+        let name = format!("{PREFIX}{now}-{}-{number}", process::id());
         client.create_topic(&name, partitions, Vec::new())?;
         let id = client.topic(&name)?.id;
         Ok(Self { name, id, client })
@@ -49,6 +55,26 @@ impl Drop for Topic {
             eprintln!("catena-bench: topic {} is left over: {error}", self.name);
         }
     }
+}
+
+/// Deletes what runs that were killed have left.
+fn drop_leftovers(client: &mut Client, now: u64) -> Result<(), Error> {
+    for topic in client.topics()?.iter().filter(|topic| is_leftover(&topic.name, now)) {
+        match client.delete_topic(&topic.name) {
+            Ok(()) => eprintln!("catena-bench: topic {} of an earlier run is dropped", topic.name),
+            // Another run was faster, or may do it.
+            Err(error) => eprintln!("catena-bench: topic {} is left over: {error}", topic.name),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a run that began a day or more before `now`, in Unix seconds, has made this topic.
+fn is_leftover(name: &str, now: u64) -> bool {
+    let Some(parts) = name.strip_prefix(PREFIX) else { return false };
+    let numbers: Option<Vec<u64>> = parts.split('-').map(|part| part.parse().ok()).collect();
+    let made = numbers.filter(|numbers| numbers.len() == 3).map(|numbers| numbers[0]);
+    made.is_some_and(|made| now.saturating_sub(made) >= LEFTOVER_SECONDS)
 }
 
 /// The partitions, of so many, that a producer or consumer of so many takes care of.
@@ -77,6 +103,17 @@ pub(crate) fn connect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_topics_of_runs_long_ago_are_leftovers() {
+        let now = 2_000_000_000;
+        let made = |ago: u64| format!("catena-bench-{}-77-0", now - ago);
+        assert!(is_leftover(&made(LEFTOVER_SECONDS), now));
+        assert!(!is_leftover(&made(LEFTOVER_SECONDS - 1), now));
+        for name in ["catena-bench-77-0", "catena-bench-", "mine-1-77-0", "catena-bench-1-77-x"] {
+            assert!(!is_leftover(name, now), "{name}");
+        }
+    }
 
     #[test]
     fn partitions_are_shared_out() {

@@ -171,6 +171,9 @@ fn a_topic_is_read_from_its_beginning() {
 
     let mut client = server.client();
     client.create_topic("lines", 1, Vec::new()).unwrap();
+    client.create_topic("catena-bench-1000000000-1-0", 1, Vec::new()).unwrap();
+    server.measure("consume --fill 64KiB");
+    assert_eq!(server.topics(), Some(vec!["lines".to_owned()]), "leftovers are dropped");
     let output = server.run("consume --topic lines");
     assert_eq!(output.status.code(), Some(1), "an empty topic has no throughput");
     let producer = client.producer("lines", ProducerOptions::default()).unwrap();

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{Epoch, Millis, Offset, ProducerEpoch, Sequence, frame};
+use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame};
 use catena_log::{
     AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
     OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
@@ -46,6 +46,8 @@ pub struct ProduceRequest<'a> {
     pub durability: Durability,
     /// Append only if this is the next offset.
     pub expect_next_offset: Option<Offset>,
+    /// Producers that were raised, and their epochs: batches of older ones are refused.
+    pub raised: &'a BTreeMap<ProducerId, ProducerEpoch>,
     /// Named in the reply.
     pub ticket: Ticket,
 }
@@ -237,6 +239,11 @@ impl<M: Memory + Clone> Replica<M> {
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
+        if let Some(&current) = request.raised.get(&header.producer_id)
+            && header.producer_epoch < current
+        {
+            return Err(Refusal::Fenced { current });
+        }
         match log.fold().check(&header, now.wall) {
             Verdict::New => {}
             Verdict::Duplicate { base, next } => {

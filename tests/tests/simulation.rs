@@ -37,6 +37,7 @@ fn acknowledged_records_survive_every_crash() {
     let mut broken = Vec::new();
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let (mut acked, mut checked, mut pushes, mut restarts) = (0, 0, 0, 0);
+    let (mut damaged, mut cut) = (0, 0);
     for (seed, result) in run_all(SEEDS) {
         match result {
             Ok(report) => {
@@ -45,6 +46,8 @@ fn acknowledged_records_survive_every_crash() {
                 checked += report.checked;
                 pushes += report.pushes;
                 restarts += report.restarts;
+                damaged += report.damaged;
+                cut += report.cut;
                 for (kind, count) in report.faults {
                     *faults.entry(kind).or_insert(0) += count;
                 }
@@ -54,6 +57,8 @@ fn acknowledged_records_survive_every_crash() {
     }
     println!("{SEEDS} seeds: {acked} acked, {checked} checked, {pushes} pushed");
     println!("{restarts} restarts, {faults:?}");
+    println!("{damaged} records said to be damaged, {cut} cut off at the end");
+    assert!(damaged > 0, "the disk decayed, and nothing was damaged");
     assert!(pushes > SEEDS, "subscribers heard little: {pushes} pushes");
     assert!(broken.is_empty(), "{}", broken.join("\n"));
     let kinds = [
@@ -68,6 +73,9 @@ fn acknowledged_records_survive_every_crash() {
         "no_descriptors",
         "read_error",
         "slow_period",
+        "bit_flip",
+        "lost_write",
+        "misdirected_write",
     ];
     for kind in kinds {
         assert!(faults.get(kind).is_some_and(|count| *count > 0), "{kind} never came");

@@ -47,6 +47,9 @@ pub enum OpenError {
     /// A batch means nothing to the state that is derived from the log.
     #[error("the batch at offset {0} was written by a version that this build does not know")]
     Batch(Offset),
+    /// Batches from this offset on are damaged, and the state derived from the log needs all.
+    #[error("the batches from offset {0} on are damaged, and nothing can be left out")]
+    Damaged(Offset),
     /// Reading the directory failed.
     #[error(transparent)]
     Io(#[from] IoError),

@@ -56,6 +56,15 @@ impl<M: Memory + Clone> Node<M> {
         self.deliver(caller, bytes, shares);
     }
 
+    pub(crate) fn answer_producer(
+        &mut self,
+        caller: Caller,
+        (id, epoch): (ProducerId, ProducerEpoch),
+    ) {
+        let (error, message) = (ErrorCode::None, "".into());
+        self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
+    }
+
     pub(crate) fn answer_status(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.answer(caller, &StatusResponse { error, message: message.into() });
     }

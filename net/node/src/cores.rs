@@ -7,9 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use catena_format::{Incarnation, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{
+    Incarnation, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+};
 use catena_log::{Now, io::Memory};
-use catena_replication::{Phase, Ticket, control::Topic};
+use catena_replication::{
+    Phase, Ticket,
+    control::{RAISED_PRODUCERS_MAX, Topic},
+};
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::node::{Caller, Directory, Node, Send, SessionId, Status};
@@ -60,6 +65,10 @@ pub(crate) enum Content {
     Deleted(TopicId),
     /// All topics are known: requests can be taken.
     Serve(Incarnation),
+    /// Producers that were raised; older epochs of theirs are fenced from now on.
+    Raised { ticket: Option<Ticket>, producers: Vec<(ProducerId, ProducerEpoch)> },
+    /// They are.
+    Fenced(Ticket),
     /// How the opening of a partition ended.
     Opened { uid: PartitionUid, topic: TopicId, phase: Phase },
     /// How do the partitions of a topic stand?
@@ -73,6 +82,14 @@ pub(crate) enum Content {
 pub(crate) struct Place {
     pub(crate) uid: PartitionUid,
     pub(crate) core: u16,
+}
+
+/// A raised producer that waits for all cores to fence its older epochs.
+pub(crate) struct Raise {
+    caller: Caller,
+    producer: (ProducerId, ProducerEpoch),
+    /// Cores that have not answered.
+    missing: usize,
 }
 
 /// A description that waits for other cores.
@@ -129,6 +146,13 @@ impl<M: Memory + Clone> Node<M> {
                     self.topic_opened(topic, now);
                 }
             }
+            Content::Raised { ticket, producers } => {
+                self.note_raised(&producers);
+                if let Some(ticket) = ticket {
+                    self.send_parcel(from, Content::Fenced(ticket));
+                }
+            }
+            Content::Fenced(ticket) => self.fenced(ticket),
             Content::Describe { ticket, topic } => {
                 let details = self.details_here(topic);
                 self.send_parcel(from, Content::Details { ticket, details });
@@ -211,6 +235,35 @@ impl<M: Memory + Clone> Node<M> {
             Some(held) => held.replica.phase(),
             None => self.phases.get(&uid).copied().unwrap_or(Phase::Opening),
         }
+    }
+
+    /// Fences the epochs of a producer before its newest on every core, then tells the caller.
+    pub(crate) fn raise(&mut self, caller: Caller, producer: (ProducerId, ProducerEpoch)) {
+        self.note_raised(&[producer]);
+        let ticket = Ticket(self.number());
+        let missing = usize::from(self.cores);
+        self.raises.insert(ticket, Raise { caller, producer, missing });
+        let producers = vec![producer];
+        self.tell_cores(|| Content::Raised { ticket: Some(ticket), producers: producers.clone() });
+        self.fenced(ticket);
+    }
+
+    /// As many are remembered as the catalog does.
+    pub(crate) fn note_raised(&mut self, producers: &[(ProducerId, ProducerEpoch)]) {
+        self.raised.extend(producers.iter().copied());
+        while self.raised.len() > RAISED_PRODUCERS_MAX {
+            self.raised.pop_first();
+        }
+    }
+
+    fn fenced(&mut self, ticket: Ticket) {
+        let Some(raise) = self.raises.get_mut(&ticket) else { return };
+        raise.missing -= 1;
+        if raise.missing > 0 {
+            return;
+        }
+        let Some(Raise { caller, producer, .. }) = self.raises.remove(&ticket) else { return };
+        self.answer_producer(caller, producer);
     }
 
     /// Describes a topic once every core that holds a part of it has answered.

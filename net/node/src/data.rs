@@ -51,6 +51,7 @@ impl<M: Memory + Clone> Node<M> {
             batch: payload,
             durability: replica_level(request.durability),
             expect_next_offset: request.expect_next_offset,
+            raised: &self.raised,
             ticket,
         };
         let held = self.held.get_mut(&uid).expect("the partition was located");

@@ -6,8 +6,8 @@ use std::{
 };
 
 use catena_format::{
-    ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId,
-    limits::BATCH_BYTES_MAX,
+    ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch,
+    ProducerId, TopicId, limits::BATCH_BYTES_MAX,
 };
 use catena_log::{
     LogIdentity, Now, OpenError, ReadId, RecoveryReport,
@@ -21,7 +21,7 @@ use catena_replication::{
 use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
-    cores::{Content, FIRST, Gather, Parcel, Place, Post},
+    cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
     push::{Name, Subscription},
 };
 
@@ -289,6 +289,9 @@ pub struct Node<M: Memory> {
     pub(crate) phases: BTreeMap<PartitionUid, Phase>,
     pub(crate) next_core: u16,
     pub(crate) gathers: BTreeMap<Ticket, Gather>,
+    /// Producers that were raised, and their epochs: older ones are fenced.
+    pub(crate) raised: BTreeMap<ProducerId, ProducerEpoch>,
+    pub(crate) raises: BTreeMap<Ticket, Raise>,
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
@@ -356,6 +359,8 @@ impl<M: Memory + Clone> Node<M> {
             phases: BTreeMap::new(),
             next_core: FIRST,
             gathers: BTreeMap::new(),
+            raised: BTreeMap::new(),
+            raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),

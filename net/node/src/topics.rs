@@ -20,8 +20,8 @@ use catena_replication::{
 use catena_wire::{
     AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
-    PartitionDetail, PartitionMetadata, ProducerIdRequest, ProducerIdResponse, Setting,
-    SettingInForce, TopicMetadata, WireError, limits::METADATA_NAMES_MAX,
+    PartitionDetail, PartitionMetadata, ProducerIdRequest, Setting, SettingInForce, TopicMetadata,
+    WireError, limits::METADATA_NAMES_MAX,
 };
 
 use crate::{
@@ -48,6 +48,9 @@ impl<M: Memory + Clone> Node<M> {
     /// The catalog is open: every partition it names is opened, or created if that was interrupted.
     pub(crate) fn started(&mut self) {
         self.status = Status::Serving;
+        let raised: Vec<_> = self.orderer().catalog().raised_producers().collect();
+        self.note_raised(&raised);
+        self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
         let topics: Vec<Topic> = self.orderer().catalog().topics().cloned().collect();
         for topic in topics {
             self.place(&topic, 0..topic.ready, false);
@@ -271,13 +274,17 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
-        if ProducerIdRequest::decode(head)? != ProducerIdRequest::fresh() {
-            let text = "epochs are not raised yet: ask for a new producer id";
-            self.refuse(caller, ErrorCode::InvalidRequest, text);
-            return Ok(());
+        let request = ProducerIdRequest::decode(head)?;
+        let entry = if request == ProducerIdRequest::fresh() {
+            Entry::ProducerIds { count: 1 }
+        } else {
+            Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() }
+        };
+        if request.id != ProducerId::NONE && request.epoch.get() < 0 {
+            self.refuse(caller, ErrorCode::InvalidRequest, "a producer has no negative epoch");
+        } else if self.checked(caller, &[], &entry, false) {
+            self.propose(caller, Proposal::ProducerId, &entry, now);
         }
-        let entry = Entry::ProducerIds { count: 1 };
-        self.propose(caller, Proposal::ProducerId, &entry, now);
         Ok(())
     }
 
@@ -310,10 +317,15 @@ impl<M: Memory + Clone> Node<M> {
                 self.changed(ticket);
             }
             (Proposal::ProducerId(ticket), Ok(Applied::ProducerIds(first))) => {
-                let Some(caller) = self.claim(ticket) else { return };
-                let (error, message) = (ErrorCode::None, "".into());
-                let (id, epoch) = (ProducerId::new(first), ProducerEpoch::new(0));
-                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
+                if let Some(caller) = self.claim(ticket) {
+                    let producer = (ProducerId::new(first), ProducerEpoch::new(0));
+                    self.answer_producer(caller, producer);
+                }
+            }
+            (Proposal::ProducerId(ticket), Ok(Applied::Producer(id, epoch))) => {
+                if let Some(caller) = self.claim(ticket) {
+                    self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
+                }
             }
             (
                 Proposal::Create(ticket, _)
@@ -577,6 +589,8 @@ fn catalog_code(error: &CatalogError) -> ErrorCode {
             ErrorCode::InvalidPartitions
         }
         CatalogError::Creating => ErrorCode::Starting,
+        CatalogError::UnknownProducer(_) => ErrorCode::UnknownProducer,
+        CatalogError::ProducerFenced(_) => ErrorCode::ProducerFenced,
         CatalogError::Full => ErrorCode::PartitionsLimit,
         CatalogError::Config(_) => ErrorCode::BadConfig,
         _ => ErrorCode::Internal,

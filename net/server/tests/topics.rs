@@ -10,7 +10,10 @@ use std::{
 use catena_client::{
     Client, Connection, ConsumerOptions, Error, ErrorCode, NewRecord, OffsetQuery, Options,
     ProduceRequest, ProducerOptions, Setting, TopicChange, TopicMetadata,
-    format::{Offset, PartitionIndex},
+    format::{
+        Millis, Offset, PartitionIndex, ProducerId, Sequence,
+        records::{BatchBuilder, Producer as Stamp},
+    },
 };
 use catena_wire::{Api, ConfigOrigin, Durability, MetadataRequest, MetadataResponse};
 use tempfile::TempDir;
@@ -250,4 +253,46 @@ fn clients_are_told_the_advertised_address_for_every_core() {
     assert_eq!(told(&world), ["", "", ""]);
     world.start(&["listen.advertised=log-1.example.com:9200"]);
     assert_eq!(told(&world), ["log-1.example.com:9200"; 3]);
+}
+
+#[test]
+fn a_raised_producer_fences_its_older_epochs_everywhere_and_for_ever() {
+    let mut world = World::new(&[]);
+    let mut client = world.client();
+    client.create_topic("a", 4, Vec::new()).unwrap();
+    let topic = ready(&mut client, "a").id;
+    let (id, first) = client.producer_id().unwrap();
+    let produce = |world: &World, partition, epoch, sequence| {
+        let mut builder = BatchBuilder::new();
+        builder.push(Millis::new(1), None, Some(b"x"), &[]);
+        let sequence = Sequence::new(sequence);
+        let batch = builder.build(Stamp { id, epoch, sequence }).unwrap();
+        let mut connection = Connection::open(&world.address, PATIENCE).unwrap();
+        let request = ProduceRequest {
+            topic,
+            partition: PartitionIndex::new(partition),
+            durability: Durability::ChainDisk,
+            expect_next_offset: None,
+            deadline_ms: 0,
+        };
+        let sent = connection.send_batch(&request, &batch).unwrap();
+        let (answered, response) = connection.receive_answer().unwrap();
+        assert_eq!(answered, sent);
+        response.error
+    };
+    assert_eq!(produce(&world, 0, first, 0), ErrorCode::None);
+    let (same, second) = client.raise_producer(id, first).unwrap();
+    assert_eq!((same, second.get()), (id, first.get() + 1));
+    refused(client.raise_producer(id, first), ErrorCode::ProducerFenced);
+    let nobody = ProducerId::new(id.get() + 1);
+    refused(client.raise_producer(nobody, first), ErrorCode::UnknownProducer);
+    // Wherever a partition lives, and whether or not the producer has written to it.
+    for life in 0..2 {
+        for partition in 0..4 {
+            assert_eq!(produce(&world, partition, first, 1), ErrorCode::ProducerFenced);
+            assert_eq!(produce(&world, partition, second, life), ErrorCode::None);
+        }
+        world.start(&[]);
+        ready(&mut world.client(), "a");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
     BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
-    PartitionIndex, PartitionUid, TopicId,
+    PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
     records::Records,
 };
@@ -13,10 +13,15 @@ use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 
 use super::config::{ConfigError, TopicConfig};
 
+#[cfg(test)]
+mod tests;
+
 /// The most partitions of all topics together.
 pub const PARTITIONS_MAX: usize = 100_000;
 /// The most topics.
 pub const TOPICS_MAX: usize = 10_000;
+/// Producers whose raised epochs are remembered; beyond it the one with the least id is forgotten.
+pub const RAISED_PRODUCERS_MAX: usize = 100_000;
 
 /// Of entries. Variants are added without a new one: an older build refuses those.
 const ENTRY_VERSION: u8 = 1;
@@ -82,6 +87,14 @@ pub enum Entry {
         /// The name from now on; empty: the same.
         name: String,
     },
+    /// A producer goes on under the next epoch: nobody writes under an older one any more. After the
+    /// last epoch it goes on under an id of its own.
+    RaiseProducer {
+        /// The producer.
+        id: i64,
+        /// Its epoch so far.
+        epoch: i16,
+    },
 }
 
 /// A partition of a topic.
@@ -143,6 +156,12 @@ pub enum CatalogError {
     /// The catalog is full.
     #[error("there are as many topics or partitions as there may be")]
     Full,
+    /// This producer id was never given.
+    #[error("no producer has the id {0}")]
+    UnknownProducer(i64),
+    /// The producer goes on under a newer epoch already.
+    #[error("the producer is fenced by epoch {0}")]
+    ProducerFenced(i16),
     /// A setting is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -155,6 +174,8 @@ pub enum Applied {
     Done,
     /// The first of the producer ids that were reserved.
     ProducerIds(i64),
+    /// The producer's id and epoch from now on.
+    Producer(i64, i16),
 }
 
 /// The catalog.
@@ -166,6 +187,8 @@ pub struct Catalog {
     names: BTreeMap<String, u128>,
     next_uid: u64,
     next_producer_id: i64,
+    /// The epochs of producers that were raised.
+    producers: BTreeMap<i64, i16>,
     partitions: usize,
     last: Option<Result<Applied, CatalogError>>,
     /// The first batch that means nothing to this build; nothing behind it is carried out.
@@ -179,6 +202,7 @@ struct SnapshotV2 {
     next_uid: u64,
     next_producer_id: i64,
     topics: Vec<TopicV2>,
+    producers: Vec<(i64, i16)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -218,6 +242,9 @@ impl SnapshotV2 {
             && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
             && uids.last().is_none_or(|last| *last < self.next_uid)
             && partitions().all(|p| p.epoch < Epoch::MAX.get())
+            && self.producers.is_sorted_by(|a, b| a.0 < b.0)
+            && self.producers.len() <= RAISED_PRODUCERS_MAX
+            && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
             && counted.all(|counter| counter < COUNTED_MAX)
     }
 }
@@ -232,6 +259,7 @@ impl Default for Catalog {
             // Zero is the catalog's own log.
             next_uid: 1,
             next_producer_id: 0,
+            producers: BTreeMap::new(),
             partitions: 0,
             last: None,
             unreadable: None,
@@ -272,6 +300,7 @@ impl Catalog {
                 self.next_producer_id += i64::from(*count);
                 return Ok(Applied::ProducerIds(first));
             }
+            Entry::RaiseProducer { id, epoch } => return Ok(self.raise_producer(*id, *epoch)),
         }
         Ok(Applied::Done)
     }
@@ -294,6 +323,15 @@ impl Catalog {
                 }
                 TopicConfig::parse(&config.iter().cloned().collect())?;
                 Ok(())
+            }
+            Entry::RaiseProducer { id, epoch } => {
+                if !(0..self.next_producer_id).contains(id) {
+                    return Err(CatalogError::UnknownProducer(*id));
+                }
+                match self.producers.get(id) {
+                    Some(known) if epoch < known => Err(CatalogError::ProducerFenced(*known)),
+                    _ => Ok(()),
+                }
             }
             Entry::TopicReady { id } | Entry::DeleteTopic { id } => {
                 self.topics.get(id).map(drop).ok_or(CatalogError::UnknownTopic)
@@ -400,6 +438,22 @@ impl Catalog {
         (0..count).map(partition).collect()
     }
 
+    fn raise_producer(&mut self, id: i64, epoch: i16) -> Applied {
+        let raised = epoch.checked_add(1);
+        self.producers.insert(id, raised.unwrap_or(i16::MAX));
+        if self.producers.len() > RAISED_PRODUCERS_MAX {
+            self.producers.pop_first();
+        }
+        match raised {
+            Some(epoch) => Applied::Producer(id, epoch),
+            None => {
+                let fresh = self.next_producer_id;
+                self.next_producer_id += 1;
+                Applied::Producer(fresh, 0)
+            }
+        }
+    }
+
     fn rename(&mut self, id: u128, name: &str) -> Result<(), CatalogError> {
         if name.is_empty() {
             return Ok(());
@@ -439,6 +493,12 @@ impl Catalog {
     /// All topics, in the order of their ids.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.values()
+    }
+
+    /// Producers that were raised, and their epochs: older ones are fenced.
+    pub fn raised_producers(&self) -> impl Iterator<Item = (ProducerId, ProducerEpoch)> {
+        let raised = self.producers.iter();
+        raised.map(|(id, epoch)| (ProducerId::new(*id), ProducerEpoch::new(*epoch)))
     }
 
     /// How many entries made this catalog.
@@ -525,6 +585,7 @@ impl Fold for Catalog {
             next_uid: self.next_uid,
             next_producer_id: self.next_producer_id,
             topics: self.topics.values().map(Topic::archived).collect(),
+            producers: self.producers.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
         };
         let archive =
             rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived");
@@ -540,6 +601,7 @@ impl Fold for Catalog {
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
         self.next_producer_id = read.next_producer_id;
+        self.producers = read.producers.into_iter().collect();
         for topic in read.topics {
             self.partitions += topic.partitions.len();
             self.names.insert(topic.name.clone(), topic.id);
@@ -594,192 +656,5 @@ impl Topic {
             config: topic.config.into_iter().collect(),
             partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use catena_format::{
-        Millis,
-        records::{BatchBuilder, Producer},
-    };
-
-    use super::*;
-
-    fn create(id: u128, name: &str, partitions: u32) -> Entry {
-        Entry::CreateTopic { id, name: name.to_owned(), partitions, config: Vec::new(), node: 1 }
-    }
-
-    #[test]
-    fn uids_are_never_reused() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 3)).unwrap();
-        catalog.apply(&Entry::DeleteTopic { id: 1 }).unwrap();
-        catalog.apply(&create(2, "a", 1)).unwrap();
-        let uid = catalog.topic_named("a").unwrap().partitions[0].uid;
-        assert_eq!(uid, PartitionUid::new(4));
-    }
-
-    #[test]
-    fn a_start_raises_incarnation_and_epochs() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 2)).unwrap();
-        catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
-        catalog.apply(&Entry::NodeStarted { node: 9 }).unwrap();
-        let topic = catalog.topic(TopicId::new(1)).unwrap();
-        assert!(topic.partitions.iter().all(|p| p.epoch == Epoch::new(2)));
-        assert_eq!(catalog.incarnation(NodeId::new(1)), Incarnation::new(1));
-    }
-
-    #[test]
-    fn bad_entries_are_named_and_change_nothing() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 1)).unwrap();
-        for name in ["", ".", "..", "a b", "ä", &"x".repeat(250)] {
-            let error = catalog.apply(&create(2, name, 1)).unwrap_err();
-            assert_eq!(error, CatalogError::TopicName(name.to_owned()));
-        }
-        assert_eq!(catalog.apply(&create(2, "b", 0)), Err(CatalogError::Partitions(0)));
-        let exists = CatalogError::TopicExists("a".to_owned());
-        assert_eq!(catalog.apply(&create(2, "a", 1)), Err(exists));
-        let unknown = catalog.apply(&Entry::DeleteTopic { id: 7 });
-        assert_eq!(unknown, Err(CatalogError::UnknownTopic));
-        let set = vec![("retention.ms".to_owned(), "soon".to_owned())];
-        let alter = Entry::AlterTopic { id: 1, set, remove: Vec::new() };
-        assert!(matches!(catalog.apply(&alter), Err(CatalogError::Config(_))));
-        assert!(catalog.topic_named("a").unwrap().config.is_empty());
-    }
-
-    fn change(id: u128, partitions: u32, name: &str) -> Entry {
-        let (set, remove, name) = (Vec::new(), Vec::new(), name.to_owned());
-        Entry::ChangeTopic { id, set, remove, partitions, name }
-    }
-
-    #[test]
-    fn partitions_are_added_once_those_before_exist_and_never_taken_away() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 2)).unwrap();
-        catalog.apply(&create(2, "b", 1)).unwrap();
-        assert_eq!(catalog.apply(&change(1, 3, "")), Err(CatalogError::Creating));
-        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-        catalog.apply(&change(1, 4, "")).unwrap();
-        let topic = catalog.topic(TopicId::new(1)).unwrap();
-        let uids: Vec<u64> = topic.partitions.iter().map(|p| p.uid.get()).collect();
-        let indexes: Vec<u32> = topic.partitions.iter().map(|p| p.index.get()).collect();
-        assert_eq!((topic.ready, uids, indexes), (2, vec![1, 2, 4, 5], vec![0, 1, 2, 3]));
-        assert!(topic.partitions.iter().all(|p| p.chain == [NodeId::new(1)]));
-        assert_eq!(catalog.apply(&change(1, 5, "")), Err(CatalogError::Creating));
-        let fewer = CatalogError::FewerPartitions { wished: 3, there: 4 };
-        assert_eq!(catalog.apply(&change(1, 3, "")), Err(fewer));
-        catalog.apply(&change(1, 4, "")).unwrap();
-        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-        let most = PARTITIONS_PER_TOPIC_MAX + 1;
-        assert_eq!(catalog.apply(&change(1, most, "")), Err(CatalogError::Partitions(most)));
-        assert_eq!(catalog.topic(TopicId::new(1)).unwrap().ready, 4);
-        assert_eq!(catalog.partitions, 5);
-    }
-
-    #[test]
-    fn a_change_is_done_whole_or_not_at_all() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 1)).unwrap();
-        catalog.apply(&create(2, "b", 1)).unwrap();
-        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-        let before = catalog.topics.clone();
-        let set = vec![("retention.ms".to_owned(), "1000".to_owned())];
-        let changed = |partitions, name: &str, remove: &[&str]| Entry::ChangeTopic {
-            id: 1,
-            set: set.clone(),
-            remove: remove.iter().map(|&key| key.to_owned()).collect(),
-            partitions,
-            name: name.to_owned(),
-        };
-        let refused = [
-            changed(2, "b", &[]),
-            changed(2, "a b", &[]),
-            changed(0, "c", &["segment.ms"]),
-            changed(PARTITIONS_PER_TOPIC_MAX + 1, "c", &[]),
-        ];
-        for entry in refused {
-            assert!(catalog.check(&entry).is_err() && catalog.apply(&entry).is_err());
-            assert_eq!(catalog.topics, before, "{entry:?}");
-        }
-        assert!(catalog.topic_named("c").is_none());
-        catalog.apply(&changed(2, "c", &[])).unwrap();
-        assert!(catalog.topic_named("a").is_none());
-        let topic = catalog.topic_named("c").unwrap();
-        assert_eq!((topic.partitions.len(), topic.config.len()), (2, 1));
-        catalog.apply(&change(1, 0, "c")).unwrap();
-        catalog.apply(&create(3, "a", 1)).unwrap();
-        let mut copy = Catalog::default();
-        assert!(copy.restore(&catalog.snapshot()));
-        copy.last.clone_from(&catalog.last);
-        assert_eq!(copy, catalog);
-    }
-
-    #[test]
-    fn a_snapshot_that_no_catalog_makes_is_refused() {
-        let refused = |spoil: fn(&mut Catalog)| {
-            let mut catalog = Catalog::default();
-            for (id, name) in [(1, "a"), (2, "b")] {
-                catalog.apply(&create(id, name, 2)).unwrap();
-            }
-            spoil(&mut catalog);
-            !Catalog::default().restore(&catalog.snapshot())
-        };
-        assert!(!refused(|_| {}));
-        assert!(refused(|c| c.next_uid = 4));
-        assert!(refused(|c| c.next_uid = u64::MAX));
-        assert!(refused(|c| c.version = u64::MAX));
-        assert!(refused(|c| c.next_producer_id = -1));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().ready = 3));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
-        assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
-        assert!(refused(|c| {
-            c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
-        }));
-    }
-
-    #[test]
-    fn a_snapshot_is_the_catalog() {
-        let mut catalog = Catalog::default();
-        catalog.apply(&create(1, "a", 2)).unwrap();
-        catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-        catalog.apply(&Entry::ProducerIds { count: 100 }).unwrap();
-        let mut copy = Catalog::default();
-        assert!(copy.restore(&catalog.snapshot()));
-        assert_eq!(copy, catalog);
-        assert!(!copy.restore(b"nonsense"));
-    }
-
-    #[test]
-    fn an_entry_of_an_unknown_version_stops_the_catalog() {
-        let mut value = encode(&Entry::NodeStarted { node: 1 });
-        let batch = |value: &[u8]| {
-            let mut builder = BatchBuilder::new();
-            builder.push(Millis::new(0), None, Some(value), &[]);
-            builder.build(Producer::NONE).unwrap()
-        };
-        let frame = |base: u64| FrameHeader {
-            mark: false,
-            payload_length: 0,
-            epoch: Epoch::new(1),
-            base_offset: Offset::new(base),
-            last_offset_delta: 0,
-            count: 1,
-            max_timestamp: Millis::new(0),
-            append_time: Millis::new(0),
-            durable_end: Offset::ZERO,
-            payload_crc: 0,
-        };
-        let mut catalog = Catalog::default();
-        Fold::apply(&mut catalog, &frame(0), &batch(&value));
-        assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
-        value[0] = ENTRY_VERSION + 1;
-        Fold::apply(&mut catalog, &frame(1), &batch(&value));
-        Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
-        assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));
-        assert!(!Catalog::default().restore(&catalog.snapshot()));
     }
 }

@@ -8,7 +8,8 @@ mod config;
 mod orderer;
 
 pub use catalog::{
-    Applied, Catalog, CatalogError, Entry, PARTITIONS_MAX, Partition, TOPICS_MAX, Topic,
+    Applied, Catalog, CatalogError, Entry, PARTITIONS_MAX, Partition, RAISED_PRODUCERS_MAX,
+    TOPICS_MAX, Topic,
 };
 pub use config::{BATCH_BYTES_KEY, ConfigError, TOPIC_SETTINGS, TopicConfig, TopicSetting};
 pub use orderer::{Orderer, OrdererEvent, ProposalId};

@@ -129,6 +129,10 @@ impl<M: Memory + Clone> Orderer<M> {
         if let Some(offset) = log.fold().unreadable() {
             return self.fail(OpenError::Batch(offset));
         }
+        // A catalog that lacks entries would take partitions for leftovers, and remove them.
+        if let Some(first) = log.damaged().first() {
+            return self.fail(OpenError::Damaged(first.start));
+        }
         self.state = State::Open(log);
         let started = Entry::NodeStarted { node: self.node.get() };
         if let Err(error) = self.append(None, &started, now) {

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let (mut acked, mut checked, mut restarts, mut fingerprint, mut failed) = (0, 0, 0, 0u64, 0);
+    let (mut damaged, mut cut) = (0, 0);
     let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let count = seeds.end.saturating_sub(seeds.start);
     for seed in seeds {
@@ -28,6 +29,8 @@ fn main() -> ExitCode {
                 acked += report.acked;
                 checked += report.checked;
                 restarts += report.restarts;
+                damaged += report.damaged;
+                cut += report.cut;
                 fingerprint = fingerprint.rotate_left(1) ^ report.fingerprint;
                 for (kind, times) in report.faults {
                     *faults.entry(kind).or_insert(0) += times;
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
     let kinds: Vec<_> = faults.iter().map(|(kind, times)| format!("\"{kind}\":{times}")).collect();
     println!(
         "{{\"seeds\":{count},\"failed\":{failed},\"acked\":{acked},\"checked\":{checked},\
-         \"faults\":{{{}}},\"restarts\":{restarts},\"fingerprint\":\"{fingerprint:016x}\"}}",
+         \"damaged\":{damaged},\"cut\":{cut},\"faults\":{{{}}},\"restarts\":{restarts},\"fingerprint\":\"{fingerprint:016x}\"}}",
         kinds.join(",")
     );
     if failed == 0 && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

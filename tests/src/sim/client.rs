@@ -33,6 +33,7 @@ enum Stage {
     Creating,
     Locating,
     Identifying,
+    Raising { id: i64, epoch: i16 },
     Running,
 }
 
@@ -56,8 +57,12 @@ struct Unacked {
 /// What kind of client.
 enum Kind {
     Producer {
-        /// Once a server has given it.
-        id: Option<i64>,
+        /// Id and epoch, once a server has given them.
+        id: Option<(i64, i16)>,
+        /// The record whose sequence is zero in this epoch.
+        base: u64,
+        /// A batch of an epoch that is fenced.
+        ghost: Option<u32>,
         partition: u32,
         next: u64,
         unacked: VecDeque<Unacked>,
@@ -125,7 +130,8 @@ impl Client {
         let mut random = random;
         let window = 1 + random.below(6);
         let unacked = VecDeque::new();
-        let kind = Kind::Producer { id: None, partition, next: 0, unacked, window };
+        let kind =
+            Kind::Producer { id: None, base: 0, ghost: None, partition, next: 0, unacked, window };
         Self::new(number, random, kind, partitions, config, false)
     }
 
@@ -196,7 +202,8 @@ impl Client {
         self.hung_up = true;
         self.wake_ns = now_ns + RETRY_NS + self.random.below(RETRY_NS);
         match &mut self.kind {
-            Kind::Producer { unacked, .. } => {
+            Kind::Producer { unacked, ghost, .. } => {
+                *ghost = None;
                 unacked.iter_mut().for_each(|batch| batch.correlation = None);
             }
             Kind::Reader { pushed: Some(pushed), .. } => pushed.asked = None,
@@ -342,20 +349,89 @@ impl Client {
         error == ErrorCode::UnknownPartition && partition >= self.partitions.created
     }
 
+    /// Asks for the next epoch, now and then when everything is acknowledged. Should the answer be
+    /// lost nobody knows the epoch, and a new id is asked for.
+    fn raise(&mut self) -> bool {
+        let wanted = self.calls.is_empty() && !self.finishing && self.random.chance(5_000);
+        let Kind::Producer { id, unacked, .. } = &mut self.kind else { return false };
+        if !wanted || !unacked.is_empty() {
+            return false;
+        }
+        let Some((id, epoch)) = id.take() else { return false };
+        self.stage = Stage::Raising { id, epoch };
+        let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
+        self.call(Api::ProducerId, &ProducerIdRequest { id, epoch }, &[]);
+        true
+    }
+
+    /// A producer id, or another epoch of the one there was.
+    fn identified(&mut self, response: &ProducerIdResponse<'_>, now_ns: u64) -> Result<(), String> {
+        let before = self.stage;
+        if response.error != ErrorCode::None {
+            if matches!(before, Stage::Raising { .. })
+                && response.error.class() == catena_wire::Class::Definite
+            {
+                return Err(format!("not raised: {}", response.error.name()));
+            }
+            self.on_disconnect(now_ns);
+            return Ok(());
+        }
+        let Kind::Producer { id, base, next, .. } = &mut self.kind else { return Ok(()) };
+        *id = Some((response.id.get(), response.epoch.get()));
+        *base = *next;
+        self.stage = Stage::Running;
+        if let Stage::Raising { id, epoch } = before {
+            self.haunt(id, epoch, now_ns);
+        }
+        Ok(())
+    }
+
+    /// Sends a batch of the epoch before, which nobody must take.
+    fn haunt(&mut self, id: i64, epoch: i16, now_ns: u64) {
+        let Kind::Producer { partition, .. } = &self.kind else { return };
+        let request = self.produce_request(*partition);
+        let mut builder = BatchBuilder::new();
+        let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
+        builder.push(time, None, Some(b"ghost"), &[]);
+        let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
+        let stamp = Producer { id, epoch, sequence: Sequence::new(0) };
+        let bytes = builder.build(stamp).expect("a small batch");
+        let correlation = self.call(Api::Produce, &request, &bytes);
+        if let Kind::Producer { ghost, .. } = &mut self.kind {
+            *ghost = Some(correlation);
+        }
+    }
+
+    fn produce_request(&self, partition: u32) -> ProduceRequest {
+        ProduceRequest {
+            topic: self.topic,
+            partition: PartitionIndex::new(partition),
+            durability: Durability::ChainDisk,
+            expect_next_offset: None,
+            deadline_ms: 0,
+        }
+    }
+
     fn produce(&mut self, now_ns: u64) {
+        if self.raise() {
+            return;
+        }
         let count = 1 + self.random.below(5) as u32;
         let number = self.number;
-        let Kind::Producer { id, next, unacked, window, .. } = &mut self.kind else { return };
+        let Kind::Producer { id, base, next, unacked, window, .. } = &mut self.kind else {
+            return;
+        };
         if !self.finishing && (unacked.len() as u64) < *window {
             let mut builder = BatchBuilder::new();
             for at in 0..u64::from(count) {
                 let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
                 builder.push(time, None, Some(&value((number, *next + at))), &[]);
             }
+            let (id, epoch) = id.expect("it runs with an id");
             let producer = Producer {
-                id: ProducerId::new(id.unwrap_or(-1)),
-                epoch: ProducerEpoch::new(0),
-                sequence: Sequence::new(*next as i32),
+                id: ProducerId::new(id),
+                epoch: ProducerEpoch::new(epoch),
+                sequence: Sequence::new((*next - *base) as i32),
             };
             let bytes = builder.build(producer).expect("a small batch");
             unacked.push_back(Unacked { first: *next, count, bytes, correlation: None });
@@ -365,14 +441,8 @@ impl Client {
     }
 
     fn transmit(&mut self) {
-        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return };
-        let request = ProduceRequest {
-            topic: self.topic,
-            partition: PartitionIndex::new(*partition),
-            durability: Durability::ChainDisk,
-            expect_next_offset: None,
-            deadline_ms: 0,
-        };
+        let Kind::Producer { partition, unacked, .. } = &self.kind else { return };
+        let request = self.produce_request(*partition);
         let unsent = unacked.iter().enumerate().filter(|(_, b)| b.correlation.is_none());
         let unsent: Vec<_> = unsent.map(|(at, b)| (at, b.bytes.clone())).collect();
         for (at, bytes) in unsent {
@@ -507,14 +577,7 @@ impl Client {
             }
             Api::ProducerId => {
                 let response = ProducerIdResponse::decode(head).map_err(garbled)?;
-                if response.error != ErrorCode::None {
-                    self.on_disconnect(now_ns);
-                    return Ok(());
-                }
-                if let Kind::Producer { id, .. } = &mut self.kind {
-                    *id = Some(response.id.get());
-                }
-                self.stage = Stage::Running;
+                self.identified(&response, now_ns)?;
             }
             Api::Produce => {
                 let response = ProduceResponse::decode(head).map_err(garbled)?;
@@ -590,7 +653,16 @@ impl Client {
         oracle: &mut Oracle,
     ) -> Result<(), String> {
         let (number, may_be_unknown) = (self.number, self.may_be_unknown(response.error));
-        let Kind::Producer { partition, unacked, .. } = &mut self.kind else { return Ok(()) };
+        let Kind::Producer { partition, unacked, ghost, .. } = &mut self.kind else {
+            return Ok(());
+        };
+        if *ghost == Some(correlation) {
+            *ghost = None;
+            return match response.error {
+                ErrorCode::None => Err(format!("client {number}: a fenced producer was heard")),
+                _ => Ok(()),
+            };
+        }
         let answered = unacked.iter().position(|b| b.correlation == Some(correlation));
         let Some(at) = answered else { return Ok(()) };
         match response.error {
@@ -652,14 +724,17 @@ impl Client {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
                 oracle.bounds(*partition, self.told, log_start, high)?;
-                if *offset > high {
+                if *offset > high && !oracle.decayed {
                     return Err(format!("offset {offset}, read before, is out of range"));
                 }
                 *offset = log_start;
                 return Ok(());
             }
             ErrorCode::Damaged => {
-                return Err(format!("partition {partition}, offset {offset}: damaged"));
+                let next = response.next_offset.get();
+                oracle.damaged(*partition, *offset, next)?;
+                *offset = next;
+                return Ok(());
             }
             _ => {
                 self.on_disconnect(now_ns);
@@ -667,7 +742,8 @@ impl Client {
             }
         }
         oracle.bounds(*partition, self.told, log_start, high)?;
-        let next = oracle.fetched(*partition, payload)?;
+        let records = oracle.fetched(*partition, payload)?;
+        let next = records.last().map_or(0, |(offset, _)| offset + 1);
         if next > high {
             return Err(format!("offset {next} was served above the high watermark"));
         }
@@ -676,8 +752,7 @@ impl Client {
         }
         *offset = response.next_offset.get().max(*offset);
         if let Some(read) = full {
-            let known = oracle.known(*partition);
-            read.extend(known.range(..*offset).map(|(offset, name)| (*offset, *name)));
+            read.extend(records);
         } else if jump && !subscribed {
             *offset = spot;
         }

@@ -17,6 +17,8 @@ struct Books {
     acked: BTreeMap<Name, u64>,
     log_start: u64,
     high_watermark: u64,
+    /// What was said to be damaged: where, and up to where.
+    damaged: BTreeMap<u64, u64>,
 }
 
 /// The books of all partitions.
@@ -27,6 +29,13 @@ pub struct Oracle {
     pub acked_batches: u64,
     /// Records compared with what was sent.
     pub checked: u64,
+    /// The disk has lost or spoilt what it had acknowledged: records may be damaged, if that is
+    /// said.
+    pub decayed: bool,
+    /// Acknowledged records that were said to be damaged.
+    pub reported: u64,
+    /// Acknowledged records at the very end that cannot be told from ones that were never written.
+    pub cut: u64,
 }
 
 /// The bytes of a record, a function of its name.
@@ -75,13 +84,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// A fetch brought batches.
+    /// A fetch brought batches; tells which records, and where.
     ///
     /// # Errors
     /// Says what was broken.
-    pub fn fetched(&mut self, partition: u32, mut bytes: &[u8]) -> Result<u64, String> {
+    pub fn fetched(
+        &mut self,
+        partition: u32,
+        mut bytes: &[u8],
+    ) -> Result<Vec<(u64, Name)>, String> {
         let books = self.books.entry(partition).or_default();
-        let mut next = 0;
+        let (mut next, mut read) = (0, Vec::new());
         while !bytes.is_empty() {
             let header = BatchHeader::parse(bytes).map_err(|e| format!("a fetched batch: {e}"))?;
             let (batch, rest) = bytes.split_at(header.length);
@@ -99,12 +112,14 @@ impl Oracle {
                 if stored != value(name) {
                     return Err(format!("record {name:?} came back changed"));
                 }
-                books.place(name, base + u64::from(record.offset_delta))?;
+                let offset = base + u64::from(record.offset_delta);
+                books.place(name, offset)?;
+                read.push((offset, name));
                 self.checked += 1;
             }
             bytes = rest;
         }
-        Ok(next)
+        Ok(read)
     }
 
     /// The log start and high watermark that somebody was told last.
@@ -126,7 +141,8 @@ impl Oracle {
         high: u64,
     ) -> Result<(), String> {
         let books = self.books.entry(partition).or_default();
-        if high < told.1 {
+        // The last group before a crash may be gone with its traces.
+        if high < told.1 && !self.decayed {
             let before = told.1;
             return Err(format!("partition {partition}: high watermark {before} became {high}"));
         }
@@ -140,14 +156,28 @@ impl Oracle {
     }
 
     /// After everything was read from the log start to the high watermark: `read` is what stood
-    /// there.
+    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone.
     ///
     /// # Errors
     /// Names the first record that is lost, twice there or out of order.
-    pub fn settle(&self, partition: u32, read: &BTreeMap<u64, Name>) -> Result<(), String> {
+    pub fn settle(
+        &mut self,
+        partition: u32,
+        cut: Option<u64>,
+        read: &BTreeMap<u64, Name>,
+    ) -> Result<(), String> {
         let Some(books) = self.books.get(&partition) else { return Ok(()) };
         for (name, offset) in &books.acked {
             if *offset >= books.log_start && read.get(offset) != Some(name) {
+                let before = books.damaged.range(..=*offset).next_back();
+                if before.is_some_and(|(_, next)| offset < next) {
+                    self.reported += 1;
+                    continue;
+                }
+                if self.decayed && cut.is_some_and(|cut| *offset >= cut) {
+                    self.cut += 1;
+                    continue;
+                }
                 let there = read.get(offset);
                 return Err(format!(
                     "partition {partition}: acknowledged record {name:?} is not at {offset}, \
@@ -167,10 +197,18 @@ impl Oracle {
         Ok(())
     }
 
-    /// What anybody was told to stand in a partition.
-    #[must_use]
-    pub fn known(&self, partition: u32) -> BTreeMap<u64, Name> {
-        self.books.get(&partition).map(|books| books.at.clone()).unwrap_or_default()
+    /// A response told that nothing can be read from `offset` to `next`.
+    ///
+    /// # Errors
+    /// When the disk has kept everything.
+    pub fn damaged(&mut self, partition: u32, offset: u64, next: u64) -> Result<(), String> {
+        if !self.decayed || next <= offset {
+            return Err(format!("partition {partition}, offset {offset} to {next}: damaged"));
+        }
+        let books = self.books.entry(partition).or_default();
+        let known = books.damaged.entry(offset).or_insert(next);
+        *known = next.max(*known);
+        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 //! A whole node in a world of its own: its disk, its clients, its clock, and what befalls it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use catena_format::{ClusterId, Millis, NodeId};
 use catena_log::{Now, OpenError, io::Heap};
@@ -10,7 +13,7 @@ use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
 
 use super::{
     client::{Client, Partitions},
-    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
+    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions, FileKinds},
     fingerprint::Fingerprint,
     oracle::Oracle,
     random::Random,
@@ -18,6 +21,8 @@ use super::{
 
 /// What a seed must reach before it may end.
 const ACKED_MIN: u64 = 200;
+/// Batches acknowledged while the disk decays.
+const DECAY_ACKED: u64 = 60;
 /// A seed that is not through after so much of its own time is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
 /// The longest step of the clock.
@@ -34,6 +39,10 @@ pub struct Report {
     pub pushes: u64,
     /// Lives of the node but the first.
     pub restarts: u64,
+    /// Acknowledged records that were said to be damaged, once the disk had decayed.
+    pub damaged: u64,
+    /// And those at a log's very end that nothing tells from ones that were never written.
+    pub cut: u64,
     /// What was injected, by kind.
     pub faults: BTreeMap<&'static str, u64>,
     /// Of every operation, every message and the last image of the disk.
@@ -74,6 +83,8 @@ struct World {
     restarts: u64,
     faults: BTreeMap<&'static str, u64>,
     faults_on: bool,
+    /// At the end the disk spoils what it holds.
+    decays: bool,
     next_crash_ns: u64,
     fingerprint: Fingerprint,
 }
@@ -176,6 +187,7 @@ impl World {
             restarts: 0,
             faults: BTreeMap::new(),
             faults_on: true,
+            decays: setup.chance(300_000),
             next_crash_ns: 0,
             fingerprint: Fingerprint::default(),
         };
@@ -223,13 +235,49 @@ impl World {
                 return Err("stuck: what was sent is not acknowledged after the faults".into());
             }
         }
+        if self.decays {
+            self.decay()?;
+        }
         // One more life: what is read is what the disk holds.
         self.crash();
         self.check()
     }
 
+    /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
+    /// as it was, or said to be damaged.
+    fn decay(&mut self) -> Result<(), String> {
+        self.oracle.decayed = true;
+        let mut faults = FaultOptions::none()
+            .with(FaultKind::BitFlip, 20_000, 3)
+            .with(FaultKind::LostWrite, 20_000, 2)
+            .with(FaultKind::MisdirectedWrite, 20_000, 2);
+        faults.silent_in = FileKinds::SEGMENTS;
+        self.disk.set_faults(faults);
+        self.clients.iter_mut().for_each(|client| client.finishing = false);
+        let (acked, deadline) = (self.oracle.acked_batches + DECAY_ACKED, self.now_ns + STUCK_NS);
+        loop {
+            let enough = self.oracle.acked_batches >= acked;
+            self.clients.iter_mut().for_each(|client| client.finishing = enough);
+            if enough && self.clients.iter().all(Client::is_done) {
+                break;
+            }
+            self.step()?;
+            if self.now_ns > deadline {
+                return Err("stuck: nothing is acknowledged while the disk decays".into());
+            }
+        }
+        self.disk.set_faults(FaultOptions::none());
+        Ok(())
+    }
+
     fn check(&mut self) -> Result<(), String> {
-        let ends: BTreeMap<u32, u64> = self.wait_open()?;
+        let Some(ends) = self.wait_open()? else { return Ok(()) };
+        let wounds = self.disk.damages();
+        let wounded = |r: &&Replica<Heap>| {
+            wounds.iter().any(|wound| wound.directory == r.identity().uid.get())
+        };
+        let wounded: BTreeSet<u32> =
+            self.replicas().filter(wounded).map(|r| r.identity().partition.get()).collect();
         let there = ends.len() as u32;
         let partitions = Partitions { created: there, grown: there };
         let first = self.clients.len();
@@ -244,7 +292,8 @@ impl World {
             let through = self.clients[first..].iter().filter_map(Client::checked);
             if through.clone().all(|(partition, offset, _)| offset >= ends[&partition]) {
                 for (partition, _, read) in through {
-                    self.oracle.settle(partition, read)?;
+                    let cut = wounded.contains(&partition).then_some(ends[&partition]);
+                    self.oracle.settle(partition, cut, read)?;
                 }
                 return Ok(());
             }
@@ -258,16 +307,20 @@ impl World {
         self.cores.iter().flat_map(Node::replicas)
     }
 
-    /// Where the partitions end, once all are open.
-    fn wait_open(&mut self) -> Result<BTreeMap<u32, u64>, String> {
+    /// Where the partitions end, once all are open; `None`: the catalog is damaged and says so.
+    fn wait_open(&mut self) -> Result<Option<BTreeMap<u32, u64>>, String> {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
+            if self.catalog_decayed() {
+                *self.faults.entry("catalog_damaged").or_insert(0) += 1;
+                return Ok(None);
+            }
             let open = self.replicas().all(|replica| replica.phase() == Phase::Open);
             if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
                 let end =
                     |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
-                return Ok(self.replicas().map(end).collect());
+                return Ok(Some(self.replicas().map(end).collect()));
             }
             if self.now_ns > deadline {
                 return Err("stuck: partitions do not open".into());
@@ -318,6 +371,11 @@ impl World {
         self.watch()
     }
 
+    fn catalog_decayed(&self) -> bool {
+        let status = self.cores[0].status();
+        self.oracle.decayed && matches!(status, Status::Failed(OpenError::Damaged(_)))
+    }
+
     /// Does what an operator does: restarts a node that says it must be.
     fn watch(&mut self) -> Result<(), String> {
         if self.cores[0].status() == Status::Serving {
@@ -335,6 +393,7 @@ impl World {
                 self.crash();
                 return Ok(());
             }
+            Some(_) if self.catalog_decayed() => return Ok(()),
             Some(error) => return Err(format!("a log cannot be opened: {error}")),
             None => {}
         }
@@ -345,7 +404,9 @@ impl World {
             self.crash();
         }
         let damaged = |r: &Replica<Heap>| r.log().is_some_and(|log| !log.damaged().is_empty());
-        if let Some(replica) = self.replicas().find(|replica| damaged(replica)) {
+        if let Some(replica) = self.replicas().find(|replica| damaged(replica))
+            && !self.oracle.decayed
+        {
             let ranges = replica.log().map(catena_log::Log::damaged);
             let report = replica.log().map(catena_log::Log::recovery);
             let partition = replica.identity().partition;
@@ -474,6 +535,8 @@ impl World {
             checked: self.oracle.checked,
             pushes: self.clients.iter().map(Client::pushes).sum(),
             restarts: self.restarts,
+            damaged: self.oracle.reported,
+            cut: self.oracle.cut,
             faults: self.faults,
             fingerprint: self.fingerprint.value(),
         }

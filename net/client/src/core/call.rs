@@ -135,12 +135,23 @@ pub(crate) fn trim(
 
 /// An id that was asked for and never used harms nobody.
 pub(crate) fn producer_id() -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
-    let call = Call::new(Api::ProducerId, &ProducerIdRequest::fresh(), |answer| {
+    Ok(producer(&ProducerIdRequest::fresh())?.repeatable())
+}
+
+/// Repeated it would be refused, for the first time it fenced its epoch.
+pub(crate) fn raise_producer(
+    id: ProducerId,
+    epoch: ProducerEpoch,
+) -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
+    producer(&ProducerIdRequest { id, epoch })
+}
+
+fn producer(request: &ProducerIdRequest) -> Result<Call<(ProducerId, ProducerEpoch)>, Error> {
+    Call::new(Api::ProducerId, request, |answer| {
         let response = ProducerIdResponse::decode(&answer.head)?;
         Error::check(response.error, &response.message)?;
         Ok((response.id, response.epoch))
-    });
-    Ok(call?.repeatable())
+    })
 }
 
 pub(crate) fn fetch(

@@ -223,6 +223,21 @@ impl Client {
         self.ask(call::producer_id()).await
     }
 
+    /// The next epoch of a producer: from now on no partition takes a batch of an older one, whoever
+    /// sends it. After the last epoch it is an id of its own.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::ProducerFenced`] when somebody else has raised it further;
+    /// [`catena_wire::ErrorCode::UnknownProducer`] when no producer has this id; and see [`Error`].
+    /// It is not tried again: when the outcome is not known, ask for a new id.
+    pub async fn raise_producer(
+        &mut self,
+        id: ProducerId,
+        epoch: ProducerEpoch,
+    ) -> Result<(ProducerId, ProducerEpoch), Error> {
+        self.ask(call::raise_producer(id, epoch)).await
+    }
+
     /// Batches of a partition from an offset on. Each is checked against its CRC-32C.
     ///
     /// # Errors
