@@ -47,19 +47,21 @@ impl<M: Memory + Clone> Node<M> {
         let asked = Asked { topic: request.topic, partition: request.partition, head, payload };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
-        let produce = Produce {
-            batch: payload,
-            durability: replica_level(request.durability),
-            expect_next_offset: request.expect_next_offset,
-            raised: &self.raised,
-            ticket,
+        let offer = |node: &mut Self| {
+            let produce = Produce {
+                batch: payload,
+                durability: replica_level(request.durability),
+                expect_next_offset: request.expect_next_offset,
+                raised: &node.raised,
+                ticket,
+            };
+            let held = node.held.get_mut(&uid).expect("the partition was located");
+            held.replica.on_produce(&produce, now)
         };
-        let held = self.held.get_mut(&uid).expect("the partition was located");
-        let mut result = held.replica.on_produce(&produce, now);
+        let mut result = offer(self);
         if let Err(Refusal::Append(AppendError::Memory(_))) = result {
             self.relieve(payload.len());
-            let held = self.held.get_mut(&uid).expect("the partition was located");
-            result = held.replica.on_produce(&produce, now);
+            result = offer(self);
         }
         self.dirty.insert(Directory::Partition(uid));
         match result {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
     time::Duration,
 };
 
@@ -304,6 +305,11 @@ pub struct Node<M: Memory> {
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
     pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
     pub(crate) creating: BTreeMap<TopicId, Creating>,
+    /// Producer ids that the catalog gave this node, and that no producer has yet.
+    pub(crate) producer_ids: Range<i64>,
+    /// Who waits for some, and how many the catalog was asked for.
+    pub(crate) id_waiters: BTreeSet<Ticket>,
+    pub(crate) ids_asked: usize,
     /// Topics whose partitions exist, when the catalog is told so again.
     pub(crate) retries: BTreeSet<(Duration, TopicId)>,
     pub(crate) removals: VecDeque<PartitionUid>,
@@ -354,6 +360,9 @@ impl<M: Memory + Clone> Node<M> {
             waits: BTreeSet::new(),
             proposals: BTreeMap::new(),
             creating: BTreeMap::new(),
+            producer_ids: 0..0,
+            id_waiters: BTreeSet::new(),
+            ids_asked: 0,
             retries: BTreeSet::new(),
             removals: VecDeque::new(),
             phases: BTreeMap::new(),
@@ -658,6 +667,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn timed_out(&mut self, ticket: Ticket) {
+        self.id_waiters.remove(&ticket);
         if let Some(Pending { caller, awaited, .. }) = self.pending.remove(&ticket) {
             self.refuse(caller, ErrorCode::Timeout, awaited.in_doubt());
         }

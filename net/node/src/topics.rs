@@ -32,6 +32,9 @@ use crate::{
 
 type Handled = Result<(), WireError>;
 
+/// Producer ids taken from the catalog at once.
+const PRODUCER_ID_BLOCK: u32 = 1000;
+
 /// When the catalog is told again what its log did not take.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -39,9 +42,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 pub(crate) enum Proposal {
     Create(Ticket, TopicId),
     Ready(TopicId),
-    Alter { ticket: Ticket, topic: TopicId, grows: bool },
+    Alter {
+        ticket: Ticket,
+        topic: TopicId,
+        grows: bool,
+    },
     Delete(Ticket, TopicId),
-    ProducerId(Ticket),
+    /// A block of producer ids.
+    ProducerIds,
+    RaiseProducer(Ticket),
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -275,17 +284,52 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = ProducerIdRequest::decode(head)?;
-        let entry = if request == ProducerIdRequest::fresh() {
-            Entry::ProducerIds { count: 1 }
-        } else {
-            Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() }
-        };
+        if request == ProducerIdRequest::fresh() {
+            self.fresh_producer(caller, now);
+            return Ok(());
+        }
+        let entry = Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() };
         if request.id != ProducerId::NONE && request.epoch.get() < 0 {
             self.refuse(caller, ErrorCode::InvalidRequest, "a producer has no negative epoch");
         } else if self.checked(caller, &[], &entry, false) {
-            self.propose(caller, Proposal::ProducerId, &entry, now);
+            self.propose(caller, Proposal::RaiseProducer, &entry, now);
         }
         Ok(())
+    }
+
+    /// Gives a producer an id that nobody has: of a block that the catalog has given away, so that
+    /// not every producer writes to it. What is left of a block at the end of a life is never used.
+    fn fresh_producer(&mut self, caller: Caller, now: Now) {
+        if self.status == Status::Draining {
+            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
+        }
+        if let Some(id) = self.producer_ids.next() {
+            let producer = (ProducerId::new(id), ProducerEpoch::new(0));
+            return self.answer_producer(caller, producer);
+        }
+        if self.id_waiters.len() >= self.ids_asked {
+            let entry = Entry::ProducerIds { count: PRODUCER_ID_BLOCK };
+            if let Err(error) = self.submit(Proposal::ProducerIds, &entry, now) {
+                return self.refuse(caller, append_code(&error), &error.to_string());
+            }
+            self.ids_asked += PRODUCER_ID_BLOCK as usize;
+        }
+        let ticket = Ticket(self.number());
+        self.id_waiters.insert(ticket);
+        self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now);
+    }
+
+    /// A block of producer ids is this node's.
+    fn take_producer_ids(&mut self, first: i64) {
+        self.ids_asked -= PRODUCER_ID_BLOCK as usize;
+        self.producer_ids = first..first + i64::from(PRODUCER_ID_BLOCK);
+        while !self.producer_ids.is_empty()
+            && let Some(ticket) = self.id_waiters.pop_first()
+        {
+            let Some(caller) = self.claim(ticket) else { continue };
+            let Some(id) = self.producer_ids.next() else { return };
+            self.answer_producer(caller, (ProducerId::new(id), ProducerEpoch::new(0)));
+        }
     }
 
     /// A change of the catalog is durable.
@@ -316,13 +360,10 @@ impl<M: Memory + Clone> Node<M> {
                 self.release(topic);
                 self.changed(ticket);
             }
-            (Proposal::ProducerId(ticket), Ok(Applied::ProducerIds(first))) => {
-                if let Some(caller) = self.claim(ticket) {
-                    let producer = (ProducerId::new(first), ProducerEpoch::new(0));
-                    self.answer_producer(caller, producer);
-                }
+            (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
+                self.take_producer_ids(first);
             }
-            (Proposal::ProducerId(ticket), Ok(Applied::Producer(id, epoch))) => {
+            (Proposal::RaiseProducer(ticket), Ok(Applied::Producer(id, epoch))) => {
                 if let Some(caller) = self.claim(ticket) {
                     self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
                 }
@@ -331,12 +372,13 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::Create(ticket, _)
                 | Proposal::Alter { ticket, .. }
                 | Proposal::Delete(ticket, _)
-                | Proposal::ProducerId(ticket),
+                | Proposal::RaiseProducer(ticket),
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
             // Deleted while it was being created.
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
-            (Proposal::ProducerId(_), Ok(Applied::Done)) => {}
+            // What such entries never bring.
+            (Proposal::ProducerIds | Proposal::RaiseProducer(_), _) => {}
         }
     }
 
