@@ -7,7 +7,7 @@ use std::time::Duration;
 use catena_format::{Offset, PartitionIndex, records::Producer};
 use catena_node::Limits;
 use catena_wire::{
-    Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message, Push,
+    Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message, ProduceResponse, Push,
     SubscribeRequest, SubscribeResponse, encode_message,
 };
 use common::{SESSION, Verdict, World, batch};
@@ -84,7 +84,9 @@ fn credit_counts_while_the_core_takes_no_more_bytes() {
         world.produce(topic, 0, &record);
     }
     let refused = world.produce(topic, 0, &record);
-    assert_eq!(world.answer(refused).unwrap().error(), ErrorCode::InFlightBudget);
+    let refused = ProduceResponse::decode_owned(&world.answer(refused).unwrap().head).unwrap();
+    assert_eq!(refused.error, ErrorCode::InFlightBudget);
+    assert!(refused.retry_after_ms > 0);
     let silent = credit(&mut world, 4000);
     assert!(world.answer(silent).is_none(), "nothing answers credit");
     let pushed = world.answer(subscribed).expect("the second batch is pushed");

@@ -14,8 +14,8 @@ use catena_format::{
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
-    Api, Durability, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits, Message,
-    ProduceRequest, encode_message,
+    Api, Durability, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits, ProduceRequest,
+    encode_message,
 };
 use common::{Server, connect, free_address, greet};
 
