@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
-use catena_uring::{Findings, Hands, HandsOptions, lock_directory, probe};
+use catena_uring::{DmaMemory, Findings, Hands, HandsOptions, lock_directory, probe};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::{
@@ -116,9 +116,7 @@ async fn run(
     let others = arrivals.split_off(1);
     let create = !identity.founded;
     let post = Post::First { create, cores: count };
-    let mut node = Node::new(identity.node, limits(&config)?, post, hands.memory());
-    node.set_topic_defaults(config.topic_defaults());
-    node.set_advertised(config.advertised());
+    let node = make_node(&config, identity.node, post, &hands)?;
     let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
     shell.carry_out();
     wait_for_catalog(&shell).await?;
@@ -207,8 +205,7 @@ async fn serve_core(
 ) -> anyhow::Result<()> {
     let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
     let post = Post::Further { core, cores: u16::try_from(shared.cores())? };
-    let mut node = Node::new(identity, limits(config)?, post, hands.memory());
-    node.set_advertised(config.advertised());
+    let node = make_node(config, identity, post, &hands)?;
     let shell = Shell::new(shell_options(config, core, shared)?, node, hands);
     shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     let listener = bind(shared.address)?;
@@ -217,6 +214,18 @@ async fn serve_core(
     shell.run().await;
     shell.drain().await;
     Ok(())
+}
+
+fn make_node(
+    config: &Config,
+    identity: NodeIdentity,
+    post: Post,
+    hands: &Hands,
+) -> anyhow::Result<Node<DmaMemory>> {
+    let mut node = Node::new(identity, limits(config)?, post, hands.memory());
+    node.set_topic_defaults(config.topic_defaults());
+    node.set_advertised(config.advertised());
+    Ok(node)
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {

@@ -140,8 +140,8 @@ wire_struct! {
     message ListOffsetsResponse<'a> {
         /// Why there is none.
         error: ErrorCode,
-        /// Whether there is one: no record may be as late as the time asked for, or none be readable
-        /// from the offset on.
+        /// Whether there is one: no record may be as late as the time asked for, or none be
+        /// readable from the offset on.
         found: bool,
         /// The offset; the high watermark when none was found.
         offset: Offset,

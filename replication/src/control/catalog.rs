@@ -87,8 +87,8 @@ pub enum Entry {
         /// The name from now on; empty: the same.
         name: String,
     },
-    /// A producer goes on under the next epoch: nobody writes under an older one any more. After the
-    /// last epoch it goes on under an id of its own.
+    /// A producer goes on under the next epoch: nobody writes under an older one any more. After
+    /// the last epoch it goes on under an id of its own.
     RaiseProducer {
         /// The producer.
         id: i64,

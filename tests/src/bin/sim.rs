@@ -45,7 +45,8 @@ fn main() -> ExitCode {
     let kinds: Vec<_> = faults.iter().map(|(kind, times)| format!("\"{kind}\":{times}")).collect();
     println!(
         "{{\"seeds\":{count},\"failed\":{failed},\"acked\":{acked},\"checked\":{checked},\
-         \"damaged\":{damaged},\"cut\":{cut},\"faults\":{{{}}},\"restarts\":{restarts},\"fingerprint\":\"{fingerprint:016x}\"}}",
+         \"damaged\":{damaged},\"cut\":{cut},\"faults\":{{{}}},\
+         \"restarts\":{restarts},\"fingerprint\":\"{fingerprint:016x}\"}}",
         kinds.join(",")
     );
     if failed == 0 && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

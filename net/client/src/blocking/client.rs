@@ -153,8 +153,8 @@ impl Client {
     /// Changes a topic: its settings, its name, how many partitions it has.
     ///
     /// # Errors
-    /// [`catena_wire::ErrorCode::InvalidPartitions`] when there would be fewer partitions than there
-    /// are; and see [`Error`].
+    /// [`catena_wire::ErrorCode::InvalidPartitions`] when there would be fewer partitions than
+    /// there are; and see [`Error`].
     pub fn change_topic(&mut self, name: &str, change: TopicChange<'_>) -> Result<(), Error> {
         self.ask(call::alter_topic(name, change))
     }
@@ -226,8 +226,8 @@ impl Client {
         self.ask(call::producer_id())
     }
 
-    /// The next epoch of a producer: from now on no partition takes a batch of an older one, whoever
-    /// sends it. After the last epoch it is an id of its own.
+    /// The next epoch of a producer: from now on no partition takes a batch of an older one,
+    /// whoever sends it. After the last epoch it is an id of its own.
     ///
     /// # Errors
     /// [`catena_wire::ErrorCode::ProducerFenced`] when somebody else has raised it further;
