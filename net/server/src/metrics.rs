@@ -46,6 +46,9 @@ pub(crate) struct Numbers {
     pub(crate) appended_bytes: u64,
     pub(crate) flights: u64,
     pub(crate) cold_reads: u64,
+    pub(crate) rolled: u64,
+    pub(crate) dropped: u64,
+    pub(crate) recycled: u64,
 }
 
 impl Numbers {
@@ -71,9 +74,12 @@ impl Numbers {
         self.appended_bytes += stats.bytes_appended;
         self.flights += stats.writes;
         self.cold_reads += stats.cold_reads;
+        self.rolled += stats.segments_rolled;
+        self.dropped += stats.segments_dropped;
+        self.recycled += stats.segments_recycled;
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 17] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 20] {
         let (node, hands) = (&self.node, &self.hands);
         [
             ("catena_requests_total", "Requests received.", node.requests),
@@ -87,6 +93,9 @@ impl Numbers {
             ("catena_appended_bytes_total", "Bytes of batches appended.", self.appended_bytes),
             ("catena_log_writes_total", "Writes of flush groups.", self.flights),
             ("catena_cold_reads_total", "Reads that went to the disk.", self.cold_reads),
+            ("catena_segments_rolled_total", "Segments that were ended.", self.rolled),
+            ("catena_segments_dropped_total", "Segments trimmed or expired.", self.dropped),
+            ("catena_segments_recycled_total", "Files used again.", self.recycled),
             ("catena_disk_write_bytes_total", "Bytes written.", hands.write_bytes),
             ("catena_disk_read_bytes_total", "Bytes read.", hands.read_bytes),
             ("catena_disk_prewritten_bytes_total", "Zeros written ahead.", hands.extended_bytes),
