@@ -108,6 +108,10 @@ pub enum Refusal {
     /// The batch is in the log, and durable, too long ago to know at which offset.
     #[error("the batch was stored before; its offset is no longer known")]
     DuplicateOffsetUnknown,
+    /// The batch was taken in before, and then a write failed: it may be in the log after a
+    /// restart, or not.
+    #[error("a write failed ({0}); the batch may or may not be stored")]
+    InDoubt(IoError),
     /// The log is being opened, or could not be.
     #[error("the partition is not open")]
     NotOpen,
@@ -243,7 +247,10 @@ impl<M: Memory + Clone> Replica<M> {
         match log.fold().check(&header, now.wall) {
             Verdict::New => {}
             Verdict::Duplicate { base, next } => {
-                return Ok(self.duplicate(request, base, next, now));
+                return match log.poisoned().filter(|_| next > self.high_watermark) {
+                    Some(error) => Err(Refusal::InDoubt(error)),
+                    None => Ok(self.duplicate(request, base, next, now)),
+                };
             }
             refused => return Err(refusal(refused)),
         }
@@ -460,6 +467,15 @@ impl<M: Memory + Clone> Replica<M> {
     /// The log's counters.
     pub fn stats(&self) -> LogStats {
         self.log().map_or_else(LogStats::default, Log::stats)
+    }
+
+    /// Gives back what is held for readers of the recent end, as far as the disk has it; tells how
+    /// many bytes that were.
+    pub fn drop_tail(&mut self) -> usize {
+        let State::Open(log) = &mut self.state else { return 0 };
+        let before = log.tail_bytes();
+        log.drop_tail();
+        before - log.tail_bytes()
     }
 
     /// Changes the configuration.

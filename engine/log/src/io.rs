@@ -255,6 +255,11 @@ pub trait Memory {
     /// [`MemoryExhausted`] at the budget.
     fn allocate(&mut self, bytes: usize) -> Result<Self::Buffer, MemoryExhausted>;
 
+    /// Whether so little of the budget is left that caches are to be given back.
+    fn is_short(&self) -> bool {
+        false
+    }
+
     /// Ends the filling; keeps the first `bytes` (a multiple of 4 KiB).
     fn freeze(&mut self, buffer: Self::Buffer, bytes: usize) -> Self::Share;
 

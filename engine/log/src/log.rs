@@ -677,6 +677,16 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.tail.bytes() + self.segments.iter().map(index).sum::<usize>()
     }
 
+    /// Of these, what is held for readers of the recent end.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail.bytes()
+    }
+
+    /// Gives back what is held for readers of the recent end, as far as the disk has it.
+    pub fn drop_tail(&mut self) {
+        self.tail.evict(0, self.durable_end);
+    }
+
     /// Why appends are refused, if they are.
     pub fn poisoned(&self) -> Option<IoError> {
         self.poisoned

@@ -103,6 +103,7 @@ pub(crate) struct Cold<M: Memory> {
     walker: Walker,
     asked: (Position, usize),
     segment_end: Offset,
+    end_position: Position,
     found: Batches<M::Share>,
     /// Where the next frame's offset is expected: what is missing before a later one is damaged.
     expected: Offset,
@@ -165,6 +166,7 @@ impl<M: Memory> Cold<M> {
             walker: Walker::new(seed, position, extent.end_position, offset),
             asked: (Position::ZERO, 0),
             segment_end: extent.end,
+            end_position: extent.end_position,
             found: Batches::empty(from),
             expected: offset,
             timestamps: (offset == extent.base).then_some(extent.max_timestamp_before),
@@ -183,7 +185,10 @@ impl<M: Memory> Cold<M> {
     fn window(&mut self, from: Position, bytes: usize) -> (Position, usize) {
         let position = from.align_down(BLOCK_BYTES as u64);
         let lead = usize::try_from(from.get() - position.get()).expect("a block is small");
-        self.asked = (position, (lead + bytes).next_multiple_of(BLOCK_BYTES));
+        // Memory is taken for what is there, not for what was asked for.
+        let left = self.end_position.get().saturating_sub(position.get()).max(1);
+        let length = (lead + bytes).min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.asked = (position, length.next_multiple_of(BLOCK_BYTES));
         self.asked
     }
 

@@ -433,11 +433,13 @@ impl Folder {
         position: Position,
         length: usize,
     ) -> Result<Share, IoError> {
+        let wanted = length.next_multiple_of(BLOCK_BYTES);
+        let charge = self.hands.0.memory.for_read(wanted).await.ok_or(IoError::Device(EIO))?;
         let open = self.open(file, Mode::Plain, false).await?;
         let left = self.length(file).saturating_sub(position.get());
         let length = length.min(usize::try_from(left).unwrap_or(usize::MAX));
         if length == 0 {
-            return Ok(Share::of_read(&glommio::io::ReadResult::default(), 0));
+            return Ok(Share::empty());
         }
         let aligned = length.next_multiple_of(BLOCK_BYTES);
         let read = open.file.read_at_aligned(position.get(), aligned).await;
@@ -449,7 +451,7 @@ impl Folder {
         if read.len() < length {
             Err(IoError::Device(EIO))
         } else {
-            Ok(Share::of_read(&read, length))
+            Ok(Share::of_read(&read, length, charge))
         }
     }
 

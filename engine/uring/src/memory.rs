@@ -3,7 +3,10 @@
 use std::{cell::Cell, ops::Range, rc::Rc};
 
 use catena_log::io::{Memory, MemoryExhausted};
-use glommio::io::{DmaBuffer, DmaFile, ReadResult};
+use glommio::{
+    io::{DmaBuffer, DmaFile, ReadResult},
+    sync::{Semaphore, StaticPermit},
+};
 
 /// Direct I/O buffers of one executor; clones share the budget.
 #[derive(Clone)]
@@ -12,7 +15,12 @@ pub struct DmaMemory {
     source: Rc<DmaFile>,
     used: Rc<Cell<usize>>,
     budget: usize,
+    /// What reads may still take: half of the budget is theirs at most.
+    reads: Rc<Semaphore>,
 }
+
+/// The least that a read counts, so that there are not too many at once.
+const READ_BYTES_MIN: usize = 64 << 10;
 
 /// A buffer owned alone.
 pub struct Buffer {
@@ -39,14 +47,36 @@ pub struct Share(Inner);
 #[derive(Clone)]
 enum Inner {
     Written { buffer: Rc<DmaBuffer>, charge: Rc<Charge>, range: Range<usize> },
-    Read(ReadResult),
+    Read { read: ReadResult, charge: Rc<ReadCharge> },
     Empty,
+}
+
+/// What bytes that were read cost until their last share is gone.
+pub(crate) struct ReadCharge {
+    _charge: Charge,
+    /// Of what all reads together may take.
+    _permit: StaticPermit,
 }
 
 impl DmaMemory {
     /// Memory from `source`'s executor, `budget` bytes at most.
     pub(crate) fn new(source: Rc<DmaFile>, budget: usize) -> Self {
-        Self { source, used: Rc::new(Cell::new(0)), budget }
+        let reads = Rc::new(Semaphore::new((budget / 2) as u64));
+        Self { source, used: Rc::new(Cell::new(0)), budget, reads }
+    }
+
+    /// Waits until reads may take as much, in the order of asking. A read that waited is not
+    /// refused for what writes take: they find less then, and caches are given back.
+    pub(crate) async fn for_read(&self, bytes: usize) -> Option<ReadCharge> {
+        let units = bytes.max(READ_BYTES_MIN).min(self.reads_max()) as u64;
+        let permit = self.reads.acquire_static_permit(units).await.ok()?;
+        self.used.set(self.used.get() + bytes);
+        let charge = Charge { bytes, used: self.used.clone() };
+        Some(ReadCharge { _charge: charge, _permit: permit })
+    }
+
+    fn reads_max(&self) -> usize {
+        self.budget / 2
     }
 
     /// Bytes in use.
@@ -72,7 +102,7 @@ impl AsRef<[u8]> for Share {
     fn as_ref(&self) -> &[u8] {
         match &self.0 {
             Inner::Written { buffer, range, .. } => &buffer.as_bytes()[range.clone()],
-            Inner::Read(read) => read,
+            Inner::Read { read, .. } => read,
             Inner::Empty => &[],
         }
     }
@@ -80,9 +110,15 @@ impl AsRef<[u8]> for Share {
 
 impl Share {
     /// What a read brought, cut to `bytes`.
-    pub(crate) fn of_read(read: &ReadResult, bytes: usize) -> Self {
+    pub(crate) fn of_read(read: &ReadResult, bytes: usize, charge: ReadCharge) -> Self {
         let cut = if bytes == 0 { None } else { ReadResult::slice(read, 0, bytes) };
-        Self(cut.map_or(Inner::Empty, Inner::Read))
+        let charge = Rc::new(charge);
+        Self(cut.map_or(Inner::Empty, |read| Inner::Read { read, charge }))
+    }
+
+    /// What a read brought behind the end of a file.
+    pub(crate) fn empty() -> Self {
+        Self(Inner::Empty)
     }
 
     /// The whole buffer, if the share is one.
@@ -110,6 +146,10 @@ impl Memory for DmaMemory {
         Ok(Buffer { buffer: self.source.alloc_dma_buffer(bytes), charge })
     }
 
+    fn is_short(&self) -> bool {
+        self.used.get() > self.budget - self.budget / 4
+    }
+
     fn freeze(&mut self, buffer: Buffer, bytes: usize) -> Share {
         let Buffer { mut buffer, charge } = buffer;
         if bytes < buffer.len() {
@@ -126,9 +166,9 @@ impl Memory for DmaMemory {
                 assert!(range.end <= whole.end, "a slice lies within its share");
                 Inner::Written { buffer: buffer.clone(), charge: charge.clone(), range }
             }
-            Inner::Read(read) => ReadResult::slice(read, range.start, range.len())
+            Inner::Read { read, charge } => ReadResult::slice(read, range.start, range.len())
                 .filter(|_| !range.is_empty())
-                .map_or(Inner::Empty, Inner::Read),
+                .map_or(Inner::Empty, |read| Inner::Read { read, charge: charge.clone() }),
             Inner::Empty => Inner::Empty,
         })
     }

@@ -74,7 +74,11 @@ impl<M: Memory + Clone> Node<M> {
         self.stats.errors += 1;
         let message = message.into();
         match caller.api {
-            Api::Produce => self.answer(caller, &ProduceResponse::refused(error, message)),
+            Api::Produce => {
+                let retry_after_ms = retry_after_ms(error);
+                let refused = ProduceResponse::refused(error, message);
+                self.answer(caller, &ProduceResponse { retry_after_ms, ..refused });
+            }
             Api::Fetch => self.answer(caller, &FetchResponse::refused(error, message)),
             Api::ListOffsets => {
                 let (found, offset, epoch) = (false, Offset::ZERO, Epoch::default());
@@ -225,6 +229,17 @@ impl<M: Memory + Clone> Node<M> {
             ..ProduceResponse::refused(ErrorCode::OffsetConditionFailed, message)
         };
         self.answer(caller, &response);
+    }
+}
+
+/// How long a producer that is refused for the moment should wait.
+fn retry_after_ms(error: ErrorCode) -> u32 {
+    match error {
+        // So often it is looked whether there is space again.
+        ErrorCode::DiskFull => 1000,
+        // A few writes of the disk.
+        ErrorCode::Throttled | ErrorCode::MemoryBudget | ErrorCode::InFlightBudget => 20,
+        _ => 0,
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
-    AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory,
+    AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome,
+    io::{IoError, Memory},
 };
 use catena_replication::{
     Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
@@ -16,7 +17,7 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    node::{Caller, Directory, Node, Notice, Pending, Reader, Status, Waiter},
+    node::{Awaited, Caller, Directory, Node, Notice, Reader, Status, Waiter},
 };
 
 type Handled = Result<(), WireError>;
@@ -46,24 +47,29 @@ impl<M: Memory + Clone> Node<M> {
         let asked = Asked { topic: request.topic, partition: request.partition, head, payload };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
-        let produce = Produce {
-            batch: payload,
-            durability: replica_level(request.durability),
-            expect_next_offset: request.expect_next_offset,
-            raised: &self.raised,
-            ticket,
+        let offer = |node: &mut Self| {
+            let produce = Produce {
+                batch: payload,
+                durability: replica_level(request.durability),
+                expect_next_offset: request.expect_next_offset,
+                raised: &node.raised,
+                ticket,
+            };
+            let held = node.held.get_mut(&uid).expect("the partition was located");
+            held.replica.on_produce(&produce, now)
         };
-        let held = self.held.get_mut(&uid).expect("the partition was located");
-        let result = held.replica.on_produce(&produce, now);
+        let mut result = offer(self);
+        if let Err(Refusal::Append(AppendError::Memory(_))) = result {
+            self.relieve(payload.len());
+            result = offer(self);
+        }
         self.dirty.insert(Directory::Partition(uid));
         match result {
             Ok(Some(receipt)) => self.answer_receipt(caller, request.partition, &receipt),
             Ok(None) => {
                 let own = Duration::from_millis(u64::from(request.deadline_ms));
                 let wait = if own.is_zero() { self.limits.wait_max } else { own };
-                let deadline = now.monotonic + wait.min(self.limits.wait_max);
-                self.deadlines.insert((deadline, ticket));
-                self.pending.insert(ticket, Pending::Produce { caller, uid, deadline });
+                self.park(ticket, caller, Awaited::Batch(uid), wait, now);
             }
             Err(Refusal::OffsetCondition { log_end }) => self.answer_condition(caller, log_end),
             Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
@@ -113,12 +119,13 @@ impl<M: Memory + Clone> Node<M> {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);
                 }
-                Event::Reply(reply) => self.replied(&reply),
+                Event::Reply(reply) => self.replied(uid, &reply),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
                 Event::Committed(_) => committed = true,
                 Event::Trimmed(log_start) => self.trimmed(uid, log_start),
                 Event::Poisoned(error) => {
                     self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
+                    self.end_trims(uid, error);
                 }
             }
         }
@@ -127,24 +134,14 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn replied(&mut self, reply: &Reply) {
-        let Some(Pending::Produce { caller, uid, deadline }) = self.pending.remove(&reply.ticket)
-        else {
-            return;
-        };
-        self.deadlines.remove(&(deadline, reply.ticket));
+    fn replied(&mut self, uid: PartitionUid, reply: &Reply) {
+        let Some(caller) = self.claim(reply.ticket) else { return };
         match &reply.result {
             Ok(receipt) => {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
             Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
-        }
-    }
-
-    pub(crate) fn produce_timed_out(&mut self, ticket: Ticket) {
-        if let Some(Pending::Produce { caller, .. }) = self.pending.remove(&ticket) {
-            self.refuse(caller, ErrorCode::Timeout, "the batch may or may not be stored");
         }
     }
 
@@ -155,46 +152,64 @@ impl<M: Memory + Clone> Node<M> {
         if let Some(uid) = self.serving(caller, asked) {
             let wait = Duration::from_millis(u64::from(request.max_wait_ms));
             let deadline = now.monotonic + wait.min(self.limits.wait_max);
-            self.read(uid, Waiter { caller, request, deadline }, now);
+            self.read(uid, Waiter { caller, request, deadline, appended: 0 }, now);
         }
         Ok(())
     }
 
-    /// Serves a fetch, or parks it until something comes or its time is up.
+    /// Serves a fetch, or parks it until there is enough for it or its time is up.
     fn read(&mut self, uid: PartitionUid, waiter: Waiter, now: Now) {
         let held = self.held.get_mut(&uid).expect("the partition was located");
         let from = waiter.request.offset;
         let high_watermark = held.replica.high_watermark();
-        let ahead = from >= high_watermark && waiter.deadline > now.monotonic;
         let within = held.replica.log().is_some_and(|log| from <= log.log_end());
-        if ahead && within {
-            self.waits.insert((waiter.deadline, uid));
-            held.waiters.push(waiter);
-            return;
-        }
-        if from > high_watermark && within {
-            self.answer_fetch(uid, waiter.caller, from, Ok(Batches::empty(from)));
-            return;
+        if from >= high_watermark && within {
+            return self.fetched(uid, waiter, Batches::empty(from), now);
         }
         let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
+        self.dirty.insert(Directory::Partition(uid));
         match held.replica.read(from, max) {
-            Ok(ReadOutcome::Ready(batches)) => {
-                self.answer_fetch(uid, waiter.caller, from, Ok(batches));
-            }
+            Ok(ReadOutcome::Ready(batches)) => self.fetched(uid, waiter, batches, now),
             Ok(ReadOutcome::Pending(id)) => {
-                held.readers.insert(id, Reader::Fetch(waiter.caller, waiter.request));
+                held.readers.insert(id, Reader::Fetch(waiter));
             }
             Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
         }
-        self.dirty.insert(Directory::Partition(uid));
+    }
+
+    /// Answers a fetch with what was found, if that is enough for it or all it can get in time.
+    fn fetched(
+        &mut self,
+        uid: PartitionUid,
+        mut waiter: Waiter,
+        batches: Batches<M::Share>,
+        now: Now,
+    ) {
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let request = &waiter.request;
+        let most = request.max_bytes.min(self.limits.fetch_bytes_max);
+        let missing = (request.min_bytes.min(most) as usize).saturating_sub(batches.bytes);
+        // A read that ended before the live end would not bring more later.
+        let to_live_end = batches.next >= held.replica.high_watermark();
+        if missing == 0 || !to_live_end || waiter.deadline <= now.monotonic {
+            let from = waiter.request.offset;
+            return self.answer_fetch(uid, waiter.caller, from, Ok(batches));
+        }
+        let log = held.replica.log();
+        let appended = log.map_or(0, |log| log.stats().bytes_appended);
+        let committed = appended - log.map_or(0, |log| log.undurable_bytes() as u64).min(appended);
+        waiter.appended = committed + missing as u64;
+        self.waits.insert((waiter.deadline, uid));
+        held.waiters.push(waiter);
     }
 
     fn wake_waiters(&mut self, uid: PartitionUid, now: Now) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         let high_watermark = held.replica.high_watermark();
         let waiters = std::mem::take(&mut held.waiters);
-        let (ready, rest): (Vec<_>, Vec<_>) =
-            waiters.into_iter().partition(|w| w.request.offset < high_watermark);
+        let appended = held.replica.stats().bytes_appended;
+        let enough = |w: &Waiter| w.request.offset < high_watermark && w.appended <= appended;
+        let (ready, rest): (Vec<_>, Vec<_>) = waiters.into_iter().partition(enough);
         held.waiters = rest;
         for waiter in ready {
             // Another one may wait to the same moment.
@@ -231,17 +246,17 @@ impl<M: Memory + Clone> Node<M> {
     ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         match (held.readers.remove(&id), answer) {
-            (Some(Reader::Fetch(caller, request)), Ok(ReadAnswer::Batches(batches))) => {
+            (Some(Reader::Fetch(mut waiter)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
-                if batches.is_empty() && batches.next > request.offset {
-                    let request = FetchRequest { offset: batches.next, ..request };
-                    self.read(uid, Waiter { caller, request, deadline: now.monotonic }, now);
+                if batches.is_empty() && batches.next > waiter.request.offset {
+                    waiter.request.offset = batches.next;
+                    self.read(uid, waiter, now);
                 } else {
-                    self.answer_fetch(uid, caller, request.offset, Ok(batches));
+                    self.fetched(uid, waiter, batches, now);
                 }
             }
-            (Some(Reader::Fetch(caller, request)), Err(error)) => {
-                self.answer_fetch(uid, caller, request.offset, Err(error));
+            (Some(Reader::Fetch(waiter)), Err(error)) => {
+                self.answer_fetch(uid, waiter.caller, waiter.request.offset, Err(error));
             }
             (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
                 self.answer_offset(uid, caller, offset);
@@ -395,17 +410,22 @@ impl<M: Memory + Clone> Node<M> {
         self.answer(caller, &response);
     }
 
-    pub(crate) fn trim(&mut self, caller: Caller, head: &[u8]) -> Handled {
+    pub(crate) fn trim(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = TrimRequest::decode(head)?;
         let (topic, partition) = (request.topic, request.partition);
         let asked = Asked { topic, partition, head, payload: &[] };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
         let held = self.held.get_mut(&uid).expect("the partition was located");
+        if let Some(error) = held.replica.log().and_then(|log| log.poisoned()) {
+            let error = AppendError::Poisoned(error);
+            self.refuse(caller, ErrorCode::Poisoned, &error.to_string());
+            return Ok(());
+        }
         match held.replica.trim(request.to) {
             Ok(()) => {
                 held.trims.push_back(ticket);
-                self.pending.insert(ticket, Pending::Trim { caller, uid });
+                self.park(ticket, caller, Awaited::Trim(uid), self.limits.wait_max, now);
                 self.dirty.insert(Directory::Partition(uid));
             }
             Err(error) => self.refuse(caller, read_code(&error), &error.to_string()),
@@ -416,9 +436,20 @@ impl<M: Memory + Clone> Node<M> {
     fn trimmed(&mut self, uid: PartitionUid, log_start: Offset) {
         let held = self.held.get_mut(&uid).expect("its replica spoke");
         let Some(ticket) = held.trims.pop_front() else { return };
-        if let Some(Pending::Trim { caller, .. }) = self.pending.remove(&ticket) {
+        if let Some(caller) = self.claim(ticket) {
             let (error, message) = (ErrorCode::None, "".into());
             self.answer(caller, &TrimResponse { error, log_start, message });
+        }
+    }
+
+    /// No manifest is written any more: nobody will know what became of these.
+    fn end_trims(&mut self, uid: PartitionUid, error: IoError) {
+        let held = self.held.get_mut(&uid).expect("its replica spoke");
+        for ticket in std::mem::take(&mut held.trims) {
+            if let Some(caller) = self.claim(ticket) {
+                let text = format!("a write failed ({error}); {}", Awaited::Trim(uid).in_doubt());
+                self.refuse(caller, ErrorCode::StorageIo, &text);
+            }
         }
     }
 }
@@ -426,16 +457,8 @@ impl<M: Memory + Clone> Node<M> {
 fn refusal_code(refusal: &Refusal) -> ErrorCode {
     match refusal {
         Refusal::Invalid(invalid) => invalid_code(invalid),
-        Refusal::Append(error) => match error {
-            AppendError::Poisoned(_) => ErrorCode::Poisoned,
-            AppendError::DiskFull | AppendError::Segments => ErrorCode::DiskFull,
-            AppendError::Backlog(_) => ErrorCode::Throttled,
-            AppendError::Memory(_) => ErrorCode::MemoryBudget,
-            AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,
-            AppendError::OffsetsExhausted => ErrorCode::OffsetsExhausted,
-            AppendError::Closed => ErrorCode::ShuttingDown,
-            _ => ErrorCode::Internal,
-        },
+        Refusal::Append(error) => append_code(error),
+        Refusal::InDoubt(_) => ErrorCode::StorageIo,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,
@@ -443,6 +466,19 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::TooManyProducers => ErrorCode::TooManyProducers,
         Refusal::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
         Refusal::NotOpen => ErrorCode::Starting,
+        _ => ErrorCode::Internal,
+    }
+}
+
+pub(crate) fn append_code(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::Poisoned(_) => ErrorCode::Poisoned,
+        AppendError::DiskFull | AppendError::Segments => ErrorCode::DiskFull,
+        AppendError::Backlog(_) => ErrorCode::Throttled,
+        AppendError::Memory(_) => ErrorCode::MemoryBudget,
+        AppendError::TooLarge(_) => ErrorCode::BatchTooLarge,
+        AppendError::OffsetsExhausted => ErrorCode::OffsetsExhausted,
+        AppendError::Closed => ErrorCode::ShuttingDown,
         _ => ErrorCode::Internal,
     }
 }
@@ -465,6 +501,7 @@ pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
         ReadError::Damaged { .. } => ErrorCode::Damaged,
+        ReadError::Io(IoError::NoDescriptors) => ErrorCode::DescriptorBudget,
         ReadError::Io(_) => ErrorCode::ReadFailed,
         _ => ErrorCode::Starting,
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
     time::Duration,
 };
 
@@ -165,7 +166,11 @@ pub struct NodeStats {
     pub errors: u64,
     pub sessions: u64,
     pub forwarded: u64,
+    pub tails_dropped: u64,
 }
+
+/// How often memory is looked after while it is short.
+const RELIEF_EVERY: Duration = Duration::from_millis(100);
 
 /// To whom an answer goes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -187,22 +192,47 @@ pub(crate) struct Session {
     pub(crate) subscriptions: BTreeMap<u32, (u16, u32)>,
 }
 
-/// A request that waits for something.
-pub(crate) enum Pending {
-    Produce { caller: Caller, uid: PartitionUid, deadline: Duration },
-    Trim { caller: Caller, uid: PartitionUid },
+/// A request that waits for something, no longer than to its deadline.
+pub(crate) struct Pending {
+    pub(crate) caller: Caller,
+    pub(crate) deadline: Duration,
+    pub(crate) awaited: Awaited,
 }
 
-/// A fetch that waits for the high watermark to pass its offset.
+/// What a request waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Awaited {
+    /// That a batch is where its producer wants it.
+    Batch(PartitionUid),
+    /// That a log start is durable.
+    Trim(PartitionUid),
+    /// That a change of the catalog is durable and carried out.
+    Change,
+}
+
+impl Awaited {
+    /// What is told when the deadline has passed: the outcome is not known, and may still come.
+    pub(crate) fn in_doubt(self) -> &'static str {
+        match self {
+            Self::Batch(_) => "the batch may or may not be stored",
+            Self::Trim(_) => "the log start may or may not be raised",
+            Self::Change => "the change may or may not be made",
+        }
+    }
+}
+
+/// A fetch that waits until there is enough for it.
 pub(crate) struct Waiter {
     pub(crate) caller: Caller,
     pub(crate) request: FetchRequest,
     pub(crate) deadline: Duration,
+    /// Before so many bytes have been appended there cannot be enough for it.
+    pub(crate) appended: u64,
 }
 
 /// A read that waits for the disk.
 pub(crate) enum Reader {
-    Fetch(Caller, FetchRequest),
+    Fetch(Waiter),
     List(Caller),
     /// For the first readable offset at this one or behind.
     Seek(Caller, Offset),
@@ -225,7 +255,7 @@ pub(crate) struct Held<M: Memory> {
 #[derive(Clone, Copy)]
 pub(crate) struct Creating {
     /// Who waits for it.
-    pub(crate) caller: Option<Caller>,
+    pub(crate) waiting: Option<Ticket>,
     /// The first of them; all behind it are, too.
     pub(crate) from: PartitionIndex,
     /// The catalog was told that they exist.
@@ -277,11 +307,20 @@ pub struct Node<M: Memory> {
     pub(crate) waits: BTreeSet<(Duration, PartitionUid)>,
     pub(crate) proposals: BTreeMap<ProposalId, crate::topics::Proposal>,
     pub(crate) creating: BTreeMap<TopicId, Creating>,
+    /// Producer ids that the catalog gave this node, and that no producer has yet.
+    pub(crate) producer_ids: Range<i64>,
+    /// Who waits for some, and how many the catalog was asked for.
+    pub(crate) id_waiters: BTreeSet<Ticket>,
+    pub(crate) ids_asked: usize,
+    /// Topics whose partitions exist, when the catalog is told so again.
+    pub(crate) retries: BTreeSet<(Duration, TopicId)>,
     pub(crate) removals: VecDeque<PartitionUid>,
     pub(crate) dirty: BTreeSet<Directory>,
     pub(crate) ticks: BTreeSet<(Duration, Directory)>,
     pub(crate) orderer_tick: Option<Duration>,
     pub(crate) sends: VecDeque<Send<M::Share>>,
+    /// When it is looked again whether memory is short.
+    pub(crate) next_relief: Duration,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
 }
@@ -323,6 +362,10 @@ impl<M: Memory + Clone> Node<M> {
             waits: BTreeSet::new(),
             proposals: BTreeMap::new(),
             creating: BTreeMap::new(),
+            producer_ids: 0..0,
+            id_waiters: BTreeSet::new(),
+            ids_asked: 0,
+            retries: BTreeSet::new(),
             removals: VecDeque::new(),
             phases: BTreeMap::new(),
             next_core: FIRST,
@@ -335,6 +378,7 @@ impl<M: Memory + Clone> Node<M> {
             ticks: BTreeSet::new(),
             orderer_tick: None,
             sends: VecDeque::new(),
+            next_relief: Duration::ZERO,
             next_number: 0,
             stats: NodeStats::default(),
         }
@@ -401,9 +445,13 @@ impl<M: Memory + Clone> Node<M> {
             let text = "the first message must be a handshake";
             return self.hang_up(caller, ErrorCode::HandshakeRequired, text);
         }
+        // Credit is small and never answered: it must not get lost.
+        if api == Api::Credit {
+            return self.dispatch(caller, head, payload, now);
+        }
         if self.bytes_in_flight > self.limits.bytes_in_flight_core_max {
             let text = "the core has as many bytes in flight as it takes";
-            return self.refuse(caller, ErrorCode::Throttled, text);
+            return self.refuse(caller, ErrorCode::InFlightBudget, text);
         }
         if matches!(self.status, Status::Starting) {
             return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
@@ -425,7 +473,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::AlterTopic => self.alter_topic(caller, head, now),
             Api::DeleteTopic => self.delete_topic(caller, head, now),
             Api::DescribeTopic => self.describe_topic(caller, head),
-            Api::Trim => self.trim(caller, head),
+            Api::Trim => self.trim(caller, head, now),
             Api::ProducerId => self.producer_id(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
@@ -439,8 +487,13 @@ impl<M: Memory + Clone> Node<M> {
                 Ok(())
             }
         };
-        if let Err(error) = result {
-            self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string());
+        match result {
+            Ok(()) => {}
+            // Whose credit it was nobody can tell, and the client waits for no answer.
+            Err(error) if caller.api == Api::Credit => {
+                self.hang_up(caller, ErrorCode::InvalidRequest, &error.to_string());
+            }
+            Err(error) => self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string()),
         }
     }
 
@@ -493,8 +546,30 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// Gives back recent bytes that are kept for readers, of the partitions with most of them
+    /// first, until memory is not short and `needed` bytes are free: writes go before.
+    pub(crate) fn relieve(&mut self, needed: usize) {
+        let bytes = |held: &Held<M>| held.replica.log().map_or(0, |log| log.tail_bytes());
+        let tails = self.held.iter().map(|(uid, held)| (bytes(held), *uid));
+        let mut tails: Vec<_> = tails.filter(|(bytes, _)| *bytes > 0).collect();
+        tails.sort_unstable_by(|a, b| b.cmp(a));
+        let mut freed = 0;
+        for (_, uid) in tails {
+            if freed >= needed && !self.memory.is_short() {
+                return;
+            }
+            let Some(held) = self.held.get_mut(&uid) else { continue };
+            freed += held.replica.drop_tail();
+            self.stats.tails_dropped += 1;
+        }
+    }
+
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
+        if now.monotonic >= self.next_relief && self.memory.is_short() {
+            self.next_relief = now.monotonic + RELIEF_EVERY;
+            self.relieve(0);
+        }
         while let Some((at, directory)) = self.ticks.first().copied() {
             if at > now.monotonic {
                 break;
@@ -507,7 +582,14 @@ impl<M: Memory + Clone> Node<M> {
                 break;
             }
             self.deadlines.pop_first();
-            self.produce_timed_out(ticket);
+            self.timed_out(ticket);
+        }
+        while let Some((at, topic)) = self.retries.first().copied() {
+            if at > now.monotonic {
+                break;
+            }
+            self.retries.pop_first();
+            self.topic_opened(topic, now);
         }
         while let Some((at, uid)) = self.waits.first().copied() {
             if at > now.monotonic {
@@ -561,7 +643,36 @@ impl<M: Memory + Clone> Node<M> {
         let ticks = self.ticks.first().map(|(at, _)| *at);
         let deadlines = self.deadlines.first().map(|(at, _)| *at);
         let waits = self.waits.first().map(|(at, _)| *at);
-        [ticks, deadlines, waits].into_iter().flatten().min()
+        let retries = self.retries.first().map(|(at, _)| *at);
+        [ticks, deadlines, waits, retries].into_iter().flatten().min()
+    }
+
+    /// Lets a request wait, `longest` at most and no longer than any may; claimed by its ticket.
+    pub(crate) fn park(
+        &mut self,
+        ticket: Ticket,
+        caller: Caller,
+        awaited: Awaited,
+        longest: Duration,
+        now: Now,
+    ) {
+        let deadline = now.monotonic + longest.min(self.limits.wait_max);
+        self.deadlines.insert((deadline, ticket));
+        self.pending.insert(ticket, Pending { caller, deadline, awaited });
+    }
+
+    /// Whom to answer what a request waited for, unless its deadline has passed.
+    pub(crate) fn claim(&mut self, ticket: Ticket) -> Option<Caller> {
+        let Pending { caller, deadline, .. } = self.pending.remove(&ticket)?;
+        self.deadlines.remove(&(deadline, ticket));
+        Some(caller)
+    }
+
+    fn timed_out(&mut self, ticket: Ticket) {
+        self.id_waiters.remove(&ticket);
+        if let Some(Pending { caller, awaited, .. }) = self.pending.remove(&ticket) {
+            self.refuse(caller, ErrorCode::Timeout, awaited.in_doubt());
+        }
     }
 
     /// The next bytes for a client.

@@ -2,14 +2,15 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
+    time::Duration,
 };
 
 use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
 use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
 use catena_replication::{
-    Phase, Replica, ReplicaConfig,
+    Phase, Replica, ReplicaConfig, Ticket,
     control::{
         Applied, BATCH_BYTES_KEY, CatalogError, Entry, Partition, ProposalId, TOPIC_SETTINGS,
         Topic, TopicConfig, TopicSetting,
@@ -20,23 +21,36 @@ use catena_wire::{
     AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     ErrorCode, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
     PartitionDetail, PartitionMetadata, ProducerIdRequest, Setting, SettingInForce, TopicMetadata,
-    WireError,
+    WireError, limits::METADATA_NAMES_MAX,
 };
 
 use crate::{
     cores::{Content, FIRST, Place},
-    node::{Caller, Creating, Directory, Held, Node, Pending, Reader, Status},
+    data::append_code,
+    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status, Waiter},
 };
 
 type Handled = Result<(), WireError>;
 
+/// Producer ids taken from the catalog at once.
+const PRODUCER_ID_BLOCK: u32 = 1000;
+
+/// When the catalog is told again what its log did not take.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
 /// A change of the catalog that is being made durable.
 pub(crate) enum Proposal {
-    Create(Caller, TopicId),
+    Create(Ticket, TopicId),
     Ready(TopicId),
-    Alter { caller: Caller, topic: TopicId, grows: bool },
-    Delete(Caller, TopicId),
-    ProducerId(Caller),
+    Alter {
+        ticket: Ticket,
+        topic: TopicId,
+        grows: bool,
+    },
+    Delete(Ticket, TopicId),
+    /// A block of producer ids.
+    ProducerIds,
+    RaiseProducer(Ticket),
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -78,7 +92,7 @@ impl<M: Memory + Clone> Node<M> {
         create: bool,
     ) {
         if create {
-            let creating = Creating { caller: None, from, told: false };
+            let creating = Creating { waiting: None, from, told: false };
             self.creating.entry(topic.id).or_insert(creating);
         }
         let config = self.replica_config(topic);
@@ -132,12 +146,20 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn propose(&mut self, caller: Caller, proposal: Proposal, entry: &Entry, now: Now) {
+    fn propose(
+        &mut self,
+        caller: Caller,
+        proposal: impl FnOnce(Ticket) -> Proposal,
+        entry: &Entry,
+        now: Now,
+    ) {
         if self.status == Status::Draining {
             return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
         }
-        if let Err(error) = self.submit(proposal, entry, now) {
-            self.refuse(caller, ErrorCode::Throttled, &error.to_string());
+        let ticket = Ticket(self.number());
+        match self.submit(proposal(ticket), entry, now) {
+            Ok(()) => self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now),
+            Err(error) => self.refuse(caller, append_code(&error), &error.to_string()),
         }
     }
 
@@ -175,7 +197,7 @@ impl<M: Memory + Clone> Node<M> {
             node: self.identity.node.get(),
         };
         if self.checked(caller, &made, &entry, request.validate_only) {
-            self.propose(caller, Proposal::Create(caller, id), &entry, now);
+            self.propose(caller, |ticket| Proposal::Create(ticket, id), &entry, now);
         }
         Ok(())
     }
@@ -238,7 +260,8 @@ impl<M: Memory + Clone> Node<M> {
         if self.checked(caller, &set, &entry, request.validate_only) {
             let topic = self.orderer().catalog().topic(id);
             let grows = topic.is_some_and(|topic| request.partitions > topic.partition_count());
-            self.propose(caller, Proposal::Alter { caller, topic: id, grows }, &entry, now);
+            let alter = |ticket| Proposal::Alter { ticket, topic: id, grows };
+            self.propose(caller, alter, &entry, now);
         }
         Ok(())
     }
@@ -247,7 +270,7 @@ impl<M: Memory + Clone> Node<M> {
         let request = DeleteTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
         let entry = Entry::DeleteTopic { id: id.get() };
-        self.propose(caller, Proposal::Delete(caller, id), &entry, now);
+        self.propose(caller, |ticket| Proposal::Delete(ticket, id), &entry, now);
         Ok(())
     }
 
@@ -261,73 +284,124 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = ProducerIdRequest::decode(head)?;
-        let entry = if request == ProducerIdRequest::fresh() {
-            Entry::ProducerIds { count: 1 }
-        } else {
-            Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() }
-        };
+        if request == ProducerIdRequest::fresh() {
+            self.fresh_producer(caller, now);
+            return Ok(());
+        }
+        let entry = Entry::RaiseProducer { id: request.id.get(), epoch: request.epoch.get() };
         if request.id != ProducerId::NONE && request.epoch.get() < 0 {
             self.refuse(caller, ErrorCode::InvalidRequest, "a producer has no negative epoch");
         } else if self.checked(caller, &[], &entry, false) {
-            self.propose(caller, Proposal::ProducerId(caller), &entry, now);
+            self.propose(caller, Proposal::RaiseProducer, &entry, now);
         }
         Ok(())
+    }
+
+    /// Gives a producer an id that nobody has: of a block that the catalog has given away, so that
+    /// not every producer writes to it. What is left of a block at the end of a life is never used.
+    fn fresh_producer(&mut self, caller: Caller, now: Now) {
+        if self.status == Status::Draining {
+            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
+        }
+        if let Some(id) = self.producer_ids.next() {
+            let producer = (ProducerId::new(id), ProducerEpoch::new(0));
+            return self.answer_producer(caller, producer);
+        }
+        if self.id_waiters.len() >= self.ids_asked {
+            let entry = Entry::ProducerIds { count: PRODUCER_ID_BLOCK };
+            if let Err(error) = self.submit(Proposal::ProducerIds, &entry, now) {
+                return self.refuse(caller, append_code(&error), &error.to_string());
+            }
+            self.ids_asked += PRODUCER_ID_BLOCK as usize;
+        }
+        let ticket = Ticket(self.number());
+        self.id_waiters.insert(ticket);
+        self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now);
+    }
+
+    /// A block of producer ids is this node's.
+    fn take_producer_ids(&mut self, first: i64) {
+        self.ids_asked -= PRODUCER_ID_BLOCK as usize;
+        self.producer_ids = first..first + i64::from(PRODUCER_ID_BLOCK);
+        while !self.producer_ids.is_empty()
+            && let Some(ticket) = self.id_waiters.pop_first()
+        {
+            let Some(caller) = self.claim(ticket) else { continue };
+            let Some(id) = self.producer_ids.next() else { return };
+            self.answer_producer(caller, (ProducerId::new(id), ProducerEpoch::new(0)));
+        }
     }
 
     /// A change of the catalog is durable.
     pub(crate) fn applied(&mut self, id: ProposalId, applied: Result<Applied, CatalogError>) {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
-            (Proposal::Create(caller, topic), Ok(_)) => self.begin_creation(caller, topic),
+            (Proposal::Create(ticket, topic), Ok(_)) => self.begin_creation(ticket, topic),
             (Proposal::Ready(topic), Ok(_)) => {
                 self.tell_cores(|| Content::Ready(topic));
                 let creating = self.creating.remove(&topic);
-                if let Some(caller) = creating.and_then(|creating| creating.caller) {
-                    self.answer_status(caller, ErrorCode::None, "");
+                if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
+                    self.changed(ticket);
                 }
             }
-            (Proposal::Alter { caller, topic: id, grows }, Ok(_)) => {
+            (Proposal::Alter { ticket, topic: id, grows }, Ok(_)) => {
                 if let Some(topic) = self.orderer().catalog().topic(id).cloned() {
                     self.tell_cores(|| Content::Altered(topic.clone()));
                     self.configure(&topic);
                 }
                 if grows {
-                    self.begin_creation(caller, id);
+                    self.begin_creation(ticket, id);
                 } else {
-                    self.answer_status(caller, ErrorCode::None, "");
+                    self.changed(ticket);
                 }
             }
-            (Proposal::Delete(caller, topic), Ok(_)) => {
+            (Proposal::Delete(ticket, topic), Ok(_)) => {
                 self.tell_cores(|| Content::Deleted(topic));
                 self.release(topic);
-                self.answer_status(caller, ErrorCode::None, "");
+                self.changed(ticket);
             }
-            (Proposal::ProducerId(caller), Ok(Applied::ProducerIds(first))) => {
-                self.answer_producer(caller, (ProducerId::new(first), ProducerEpoch::new(0)));
+            (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
+                self.take_producer_ids(first);
             }
-            (Proposal::ProducerId(caller), Ok(Applied::Producer(id, epoch))) => {
-                self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
+            (Proposal::RaiseProducer(ticket), Ok(Applied::Producer(id, epoch))) => {
+                if let Some(caller) = self.claim(ticket) {
+                    self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
+                }
             }
             (
-                Proposal::Create(caller, _)
-                | Proposal::Alter { caller, .. }
-                | Proposal::Delete(caller, _)
-                | Proposal::ProducerId(caller),
+                Proposal::Create(ticket, _)
+                | Proposal::Alter { ticket, .. }
+                | Proposal::Delete(ticket, _)
+                | Proposal::RaiseProducer(ticket),
                 Err(error),
-            ) => self.refuse(caller, catalog_code(&error), &error.to_string()),
+            ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
             // Deleted while it was being created.
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
-            (Proposal::ProducerId(_), Ok(Applied::Done)) => {}
+            // What such entries never bring.
+            (Proposal::ProducerIds | Proposal::RaiseProducer(_), _) => {}
+        }
+    }
+
+    /// Answers that a change is made.
+    fn changed(&mut self, ticket: Ticket) {
+        if let Some(caller) = self.claim(ticket) {
+            self.answer_status(caller, ErrorCode::None, "");
+        }
+    }
+
+    fn unchanged(&mut self, ticket: Ticket, error: ErrorCode, message: &str) {
+        if let Some(caller) = self.claim(ticket) {
+            self.refuse(caller, error, message);
         }
     }
 
     /// Creates the partitions of a topic that do not exist yet; the caller hears when they do.
-    fn begin_creation(&mut self, caller: Caller, id: TopicId) {
+    fn begin_creation(&mut self, ticket: Ticket, id: TopicId) {
         let Some(topic) = self.orderer().catalog().topic(id).cloned() else {
-            return self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            return self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
         };
         let from = PartitionIndex::new(topic.ready);
-        self.creating.insert(id, Creating { caller: Some(caller), from, told: false });
+        self.creating.insert(id, Creating { waiting: Some(ticket), from, told: false });
         self.place(&topic, topic.ready..topic.partition_count(), true);
     }
 
@@ -349,8 +423,8 @@ impl<M: Memory + Clone> Node<M> {
     /// Lets go of all that belongs to a topic that is deleted.
     pub(crate) fn release(&mut self, topic: TopicId) {
         let creating = self.creating.remove(&topic);
-        if let Some(caller) = creating.and_then(|creating| creating.caller) {
-            self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+        if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
+            self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
         }
         let of_topic = self.places.extract_if(.., |(id, _), _| *id == topic);
         let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
@@ -363,24 +437,21 @@ impl<M: Memory + Clone> Node<M> {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                if let Reader::Fetch(caller, _) | Reader::List(caller) | Reader::Seek(caller, _) =
-                    reader
+                if let Reader::Fetch(Waiter { caller, .. })
+                | Reader::List(caller)
+                | Reader::Seek(caller, _) = reader
                 {
                     self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
                 }
             }
         }
-        let of_topic = |pending: &Pending| match pending {
-            Pending::Produce { uid, .. } | Pending::Trim { uid, .. } => uids.contains(uid),
+        let of_topic = |pending: &Pending| match pending.awaited {
+            Awaited::Batch(uid) | Awaited::Trim(uid) => uids.contains(&uid),
+            Awaited::Change => false,
         };
         let gone = self.pending.iter().filter(|(_, p)| of_topic(p)).map(|(t, _)| *t);
         for ticket in gone.collect::<Vec<_>>() {
-            match self.pending.remove(&ticket) {
-                Some(Pending::Produce { caller, .. } | Pending::Trim { caller, .. }) => {
-                    self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted")
-                }
-                None => {}
-            }
+            self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
         }
     }
 
@@ -396,7 +467,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Once all partitions that are being created are open, they exist.
     pub(crate) fn topic_opened(&mut self, id: TopicId, now: Now) {
-        let Some(Creating { caller, from, told: false }) = self.creating.get(&id).copied() else {
+        let Some(Creating { waiting, from, told: false }) = self.creating.get(&id).copied() else {
             return;
         };
         let Some(topic) = self.orderer().catalog().topic(id) else { return };
@@ -404,26 +475,37 @@ impl<M: Memory + Clone> Node<M> {
         let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
         let all_open = phases.iter().all(|phase| *phase == Phase::Open);
         let failed = phases.into_iter().find(|phase| matches!(phase, Phase::Failed(_)));
-        if let (Some(Phase::Failed(error)), Some(caller)) = (failed, caller) {
+        if let (Some(Phase::Failed(error)), Some(ticket)) = (failed, waiting) {
             // None of them serves before the next start, which creates them once more.
-            self.creating.insert(id, Creating { caller: None, from, told: false });
-            self.refuse(caller, ErrorCode::PartitionFailed, &error.to_string());
+            self.creating.insert(id, Creating { waiting: None, from, told: false });
+            self.unchanged(ticket, ErrorCode::PartitionFailed, &error.to_string());
         } else if all_open {
-            // When the catalog's log takes nothing more, the next start goes on here.
-            let _ = self.submit(Proposal::Ready(id), &Entry::TopicReady { id: id.get() }, now);
-            self.creating.insert(id, Creating { caller, from, told: true });
+            let ready = Entry::TopicReady { id: id.get() };
+            let told = self.submit(Proposal::Ready(id), &ready, now).is_ok();
+            self.creating.insert(id, Creating { waiting, from, told });
+            if !told {
+                self.retries.insert((now.monotonic + RETRY_AFTER, id));
+            }
         }
     }
 
     pub(crate) fn metadata(&mut self, caller: Caller, head: &[u8]) -> Handled {
         let request = MetadataRequest::decode(head)?;
+        let (names, max) = (request.names.len(), METADATA_NAMES_MAX);
+        if names > max {
+            let text = format!("{names} names; a request has at most {max}");
+            self.refuse(caller, ErrorCode::InvalidRequest, &text);
+            return Ok(());
+        }
         let catalog = self.orderer().catalog();
         let topics: Vec<TopicMetadata<'_>> = if request.names.is_empty() {
             let mut all: Vec<_> = catalog.topics().map(|t| self.topic_metadata(t)).collect();
             all.sort_by(|a, b| a.name.cmp(&b.name));
             all
         } else {
-            request.names.iter().map(|name| self.named_metadata(name)).collect()
+            let mut told = BTreeSet::new();
+            let once = request.names.iter().filter(|name| told.insert(&***name));
+            once.map(|name| self.named_metadata(name)).collect()
         };
         let version = catalog.version();
         let nodes =

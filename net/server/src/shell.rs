@@ -59,6 +59,14 @@ pub(crate) struct ShellOptions {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// The directory of a log, and how many operations are under way in it.
+struct Place {
+    folder: Folder,
+    operations: usize,
+    /// It goes away when none is: the runtime does not bear that a file vanishes as it is opened.
+    deleted: bool,
+}
+
 /// One core.
 pub(crate) struct Shell {
     options: ShellOptions,
@@ -66,7 +74,7 @@ pub(crate) struct Shell {
     /// Somebody carries out what the node asks for.
     carrying_out: Cell<bool>,
     hands: Hands,
-    folders: RefCell<BTreeMap<Directory, Folder>>,
+    places: RefCell<BTreeMap<Directory, Place>>,
     outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
     /// Bytes that wait for clients, of all outboxes.
     unsent: Rc<Cell<usize>>,
@@ -88,7 +96,7 @@ impl Shell {
             node: RefCell::new(node),
             carrying_out: Cell::new(false),
             hands,
-            folders: RefCell::new(BTreeMap::new()),
+            places: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
             unsent: Rc::new(Cell::new(0)),
             slow_consumers: Cell::new(0),
@@ -198,7 +206,7 @@ impl Shell {
                 self.carry_out_beside();
                 return true;
             };
-            let (shell, folder) = (self.clone(), self.folder(directory));
+            let (shell, folder) = (self.clone(), self.enter(directory));
             self.spawn(Task::Operation, async move {
                 let result = folder.perform(op).await;
                 shell.completed(directory, id, result);
@@ -260,6 +268,7 @@ impl Shell {
         id: OpId,
         result: Result<catena_log::io::Outcome<Share>, catena_log::io::IoError>,
     ) {
+        self.leave(directory);
         self.input(|node, now| node.on_done(directory, Done { id, result }, now));
     }
 
@@ -272,27 +281,48 @@ impl Shell {
         }
     }
 
-    fn folder(&self, directory: Directory) -> Folder {
-        let mut folders = self.folders.borrow_mut();
-        let make = || {
+    fn place<T>(&self, directory: Directory, act: impl FnOnce(&mut Place) -> T) -> T {
+        let mut places = self.places.borrow_mut();
+        act(places.entry(directory).or_insert_with(|| {
             let folder = self.hands.folder(self.path(directory));
-            match directory {
+            let folder = match directory {
                 // Topics can be deleted and trimmed when the disk is full.
                 Directory::Catalog => folder.with_reserve(),
                 Directory::Partition(_) => folder,
-            }
-        };
-        folders.entry(directory).or_insert_with(make).clone()
+            };
+            Place { folder, operations: 0, deleted: false }
+        }))
     }
 
-    /// Removes the directory of a deleted partition; what a crash leaves the next start removes.
+    /// An operation begins.
+    fn enter(&self, directory: Directory) -> Folder {
+        self.place(directory, |place| {
+            place.operations += 1;
+            place.folder.clone()
+        })
+    }
+
+    /// It has ended.
+    fn leave(self: &Rc<Self>, directory: Directory) {
+        self.place(directory, |place| place.operations -= 1);
+        self.remove_idle(directory);
+    }
+
+    /// Removes the directory of a deleted partition when nothing is under way in it; what a crash
+    /// leaves the next start removes.
     fn remove(self: &Rc<Self>, directory: Directory) {
-        let folder = self.folders.borrow_mut().remove(&directory);
+        self.place(directory, |place| place.deleted = true);
+        self.remove_idle(directory);
+    }
+
+    fn remove_idle(self: &Rc<Self>, directory: Directory) {
+        if !self.place(directory, |place| place.deleted && place.operations == 0) {
+            return;
+        }
+        let Some(place) = self.places.borrow_mut().remove(&directory) else { return };
         let path = self.path(directory);
         self.spawn(Task::Removal, async move {
-            if let Some(folder) = folder {
-                folder.close().await;
-            }
+            place.folder.close().await;
             let _ = glommio::executor().spawn_blocking(move || remove_log(&path)).await;
         });
     }

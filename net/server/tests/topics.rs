@@ -284,7 +284,8 @@ fn a_raised_producer_fences_its_older_epochs_everywhere_and_for_ever() {
     let (same, second) = client.raise_producer(id, first).unwrap();
     assert_eq!((same, second.get()), (id, first.get() + 1));
     refused(client.raise_producer(id, first), ErrorCode::ProducerFenced);
-    let nobody = ProducerId::new(id.get() + 1);
+    // Ids are given in blocks; this one is far behind the first.
+    let nobody = ProducerId::new(id.get() + 1_000_000);
     refused(client.raise_producer(nobody, first), ErrorCode::UnknownProducer);
     // Wherever a partition lives, and whether or not the producer has written to it.
     for life in 0..2 {

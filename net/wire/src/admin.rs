@@ -76,7 +76,7 @@ wire_struct! {
 wire_struct! {
     /// Ask for topics.
     message MetadataRequest<'a> {
-        /// Their names; none: all.
+        /// Their names, at most 10,000; none: all.
         names: Vec<Cow<'a, str>>,
     }
 }
@@ -136,7 +136,7 @@ wire_struct! {
         version: u64,
         /// The nodes of the cluster.
         nodes: Vec<NodeAddress<'a>>,
-        /// In the order asked for, or of their names.
+        /// Each once, in the order asked for, or of their names.
         topics: Vec<TopicMetadata<'a>>,
         ; tail
         1 =>

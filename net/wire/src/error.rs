@@ -116,7 +116,7 @@ errors! {
     103 ReadFailed Retriable 56 "The disk could not be read.";
     120 Throttled Retriable 89 "Too much is on its way to the disk or along the chain.";
     121 MemoryBudget Retriable 89 "The core's memory budget is spent.";
-    122 InFlightBudget Retriable 89 "The connection has too many requests or bytes in flight.";
+    122 InFlightBudget Retriable 89 "The connection or its core has too much in flight.";
     123 ConnectionBudget Retriable 89 "The core has as many connections as it takes.";
     124 DescriptorBudget Retriable 89 "The core has as many files open as it may.";
     125 SubscriptionBudget Retriable 89 "There are as many subscriptions as there may be.";

@@ -27,7 +27,7 @@ wire_struct! {
         offset: Offset,
         /// Bytes of batches to send at most, but at least one batch.
         max_bytes: u32,
-        /// Bytes to wait for.
+        /// Bytes to wait for; zero: none.
         min_bytes: u32,
         /// How long to wait for them.
         max_wait_ms: u32,

@@ -23,6 +23,9 @@ pub const TEXT_BYTES_MAX: usize = u16::MAX as usize;
 /// A sentence for a person is cut to so many bytes.
 pub const SENTENCE_BYTES_MAX: usize = 1024;
 
+/// The most names in a metadata request: each topic there may be, once.
+pub const METADATA_NAMES_MAX: usize = CLUSTER_TOPICS as usize;
+
 /// Partitions of a cluster, of which each takes about 64 bytes in a metadata response.
 const CLUSTER_PARTITIONS: u32 = 100_000;
 /// Topics of a cluster, of which each takes its name and about 64 bytes.
@@ -35,6 +38,11 @@ const _: () = assert!(RESPONSE_PAYLOAD_BYTES_MAX >= REQUEST_PAYLOAD_BYTES_MAX);
 const _: () = assert!(HANDSHAKE_HEAD_BYTES_MAX <= REQUEST_HEAD_BYTES_MAX);
 const _: () = assert!(REQUEST_HEAD_BYTES_MAX <= RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(METADATA_BYTES <= RESPONSE_HEAD_BYTES_MAX);
+// Names that no topic has are told, too, each once.
+const _: () = assert!(
+    METADATA_BYTES + REQUEST_HEAD_BYTES_MAX + METADATA_NAMES_MAX as u32 * 64
+        <= RESPONSE_HEAD_BYTES_MAX
+);
 const _: () = assert!(PARTITIONS_PER_TOPIC_MAX <= CLUSTER_PARTITIONS);
 const _: () = assert!(TOPIC_NAME_BYTES_MAX <= TEXT_BYTES_MAX);
 const _: () = assert!(SENTENCE_BYTES_MAX <= TEXT_BYTES_MAX);

@@ -242,7 +242,9 @@ impl World {
                 return Err("stuck: what was sent is not acknowledged after the faults".into());
             }
         }
-        if self.decays {
+        // Recovery of what rots before it, with producers going on, is another matter: offsets in
+        // doubt are cut, and their producers hear of a gap.
+        if self.decays && self.wait_open()?.is_some() {
             self.decay()?;
         }
         // A wounded file in which nothing can be read is removed by the next life.

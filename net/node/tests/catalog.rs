@@ -1,0 +1,62 @@
+//! What is written to the catalog: changes, and nothing that changes nothing.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use catena_node::Limits;
+use catena_wire::{
+    Api, DeleteTopicRequest, ErrorCode, Message, ProducerIdRequest, ProducerIdResponse,
+};
+use common::World;
+
+fn producer_id(world: &mut World) -> i64 {
+    let answer = world.ask(Api::ProducerId, &ProducerIdRequest::fresh()).unwrap();
+    let response = ProducerIdResponse::decode(&answer.head).unwrap();
+    assert_eq!((response.error, response.epoch.get()), (ErrorCode::None, 0));
+    response.id.get()
+}
+
+#[test]
+fn producer_ids_are_taken_in_blocks_and_given_once() {
+    let mut world = World::new(Limits::default(), 1 << 30);
+    let mut given = BTreeSet::from([producer_id(&mut world)]);
+    let operations = world.operations;
+    for _ in 0..900 {
+        assert!(given.insert(producer_id(&mut world)));
+    }
+    assert_eq!(world.operations, operations, "the catalog was written");
+    for _ in 0..200 {
+        assert!(given.insert(producer_id(&mut world)));
+    }
+    world.restart(Limits::default());
+    assert!(given.insert(producer_id(&mut world)));
+}
+
+#[test]
+fn producers_that_wait_for_a_block_each_get_an_id() {
+    let mut world = World::new(Limits::default(), 1 << 30);
+    world.judge = Box::new(|_, _| common::Verdict::Hold);
+    let request = ProducerIdRequest::fresh();
+    let waiting: Vec<u32> = (0..1500).map(|_| world.send(Api::ProducerId, &request, &[])).collect();
+    world.resume();
+    let answers = waiting.iter().map(|asked| world.answer(*asked).expect("it has an id"));
+    let given: BTreeSet<i64> =
+        answers.map(|a| ProducerIdResponse::decode(&a.head).unwrap().id.get()).collect();
+    assert_eq!(given.len(), waiting.len());
+}
+
+#[test]
+fn what_is_refused_is_not_written() {
+    let mut world = World::new(Limits::default(), 1 << 30);
+    world.topic("t", 1);
+    world.pass(std::time::Duration::from_secs(1));
+    let operations = world.operations;
+    let again = world.create("t", 1);
+    assert_eq!(world.answer(again).unwrap().error(), ErrorCode::TopicExists);
+    let bad = world.create("no name", 1);
+    assert_eq!(world.answer(bad).unwrap().error(), ErrorCode::TopicName);
+    let delete = DeleteTopicRequest { name: "other".into() };
+    assert_eq!(world.ask(Api::DeleteTopic, &delete).unwrap().error(), ErrorCode::UnknownTopic);
+    assert_eq!(world.operations, operations);
+}

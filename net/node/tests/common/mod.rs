@@ -1,0 +1,365 @@
+//! A node of one core on files in memory, whose hands can be told to fail or to hold still.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{cell::Cell, collections::BTreeMap, ops::Range, rc::Rc, time::Duration};
+
+use catena_format::{
+    ClusterId, Millis, NodeId, Offset, PartitionIndex, TopicId,
+    records::{BatchBuilder, Producer},
+};
+use catena_log::{
+    Now,
+    io::{Done, FileName, IoError, Memory, MemoryExhausted, Op, OpId, Outcome},
+};
+use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
+use catena_wire::{
+    Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader,
+    FrameLimits, HandshakeRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest,
+    StatusResponse, encode_message,
+};
+
+/// Memory with a budget.
+#[derive(Clone)]
+pub(crate) struct Purse {
+    used: Rc<Cell<usize>>,
+    budget: usize,
+}
+
+pub(crate) struct Charged {
+    bytes: Vec<u8>,
+    charge: usize,
+    used: Rc<Cell<usize>>,
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        self.used.set(self.used.get() - self.charge);
+    }
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsMut<[u8]> for Charged {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Share(Rc<Charged>, Range<usize>);
+
+impl AsRef<[u8]> for Share {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes[self.1.clone()]
+    }
+}
+
+impl Purse {
+    pub(crate) fn new(budget: usize) -> Self {
+        Self { used: Rc::default(), budget }
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        self.used.get()
+    }
+}
+
+impl Memory for Purse {
+    type Buffer = Charged;
+    type Share = Share;
+
+    fn allocate(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
+        if self.used.get() + bytes > self.budget {
+            return Err(MemoryExhausted);
+        }
+        self.used.set(self.used.get() + bytes);
+        Ok(Charged { bytes: vec![0; bytes], charge: bytes, used: self.used.clone() })
+    }
+
+    fn is_short(&self) -> bool {
+        self.used.get() > self.budget - self.budget / 4
+    }
+
+    fn freeze(&mut self, buffer: Charged, bytes: usize) -> Share {
+        Share(Rc::new(buffer), 0..bytes)
+    }
+
+    fn slice(share: &Share, range: Range<usize>) -> Share {
+        let at = share.1.start;
+        Share(share.0.clone(), at + range.start..at + range.end)
+    }
+}
+
+/// What becomes of an operation.
+pub(crate) enum Verdict {
+    Perform,
+    Fail(IoError),
+    Hold,
+}
+
+pub(crate) type Judge = Box<dyn Fn(Directory, &Op<Share>) -> Verdict>;
+
+/// An answer or a push.
+pub(crate) struct Answer {
+    pub(crate) header: FrameHeader,
+    pub(crate) head: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Answer {
+    /// Every answer begins with it.
+    pub(crate) fn error(&self) -> ErrorCode {
+        ErrorCode::from_number(u16::from_le_bytes([self.head[0], self.head[1]]))
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) node: Node<Purse>,
+    pub(crate) memory: Purse,
+    pub(crate) judge: Judge,
+    pub(crate) answers: Vec<Answer>,
+    /// Operations performed or failed.
+    pub(crate) operations: u64,
+    clock: Duration,
+    files: BTreeMap<(Directory, FileName), Vec<u8>>,
+    held: Vec<(Directory, OpId, Op<Share>)>,
+    correlation: u32,
+}
+
+pub(crate) const SESSION: SessionId = SessionId { core: 0, number: 1 };
+
+impl World {
+    pub(crate) fn new(limits: Limits, budget: usize) -> Self {
+        let memory = Purse::new(budget);
+        let mut world = Self {
+            node: node(limits, true, memory.clone()),
+            memory,
+            judge: Box::new(|_, _| Verdict::Perform),
+            answers: Vec::new(),
+            operations: 0,
+            clock: Duration::from_secs(1),
+            files: BTreeMap::new(),
+            held: Vec::new(),
+            correlation: 0,
+        };
+        world.begin();
+        world
+    }
+
+    /// Ends the node and starts it again on its files.
+    pub(crate) fn restart(&mut self, limits: Limits) {
+        self.node = node(limits, false, self.memory.clone());
+        self.judge = Box::new(|_, _| Verdict::Perform);
+        self.held.clear();
+        self.answers.clear();
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.settle();
+        assert_eq!(self.node.status(), Status::Serving);
+        self.node.on_connect(SESSION);
+        let hello = HandshakeRequest {
+            client: "test".into(),
+            client_version: "0".into(),
+            apis: Vec::new(),
+            features: 0,
+            mechanism: "".into(),
+            authentication: Vec::new().into(),
+        };
+        assert_eq!(self.ask(Api::Handshake, &hello).expect("an answer").error(), ErrorCode::None);
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let wall = Millis::new(1_000_000 + self.clock.as_millis() as i64);
+        Now { wall, monotonic: self.clock }
+    }
+
+    /// Lets time pass, in steps in which the node does what is due.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.clock + time;
+        while self.clock < end {
+            self.clock = end.min(self.clock + Duration::from_millis(100));
+            let now = self.now();
+            self.node.on_tick(now);
+            self.settle();
+        }
+    }
+
+    /// Performs what the node asks for, as the judge says, until it asks for nothing more.
+    pub(crate) fn settle(&mut self) {
+        while let Some((directory, id, op)) = self.node.poll_op() {
+            let result = match (self.judge)(directory, &op) {
+                Verdict::Perform => self.perform(directory, op),
+                Verdict::Fail(error) => Err(error),
+                Verdict::Hold => {
+                    self.held.push((directory, id, op));
+                    continue;
+                }
+            };
+            self.operations += 1;
+            let now = self.now();
+            self.node.on_done(directory, Done { id, result }, now);
+        }
+        while let Some(send) = self.node.poll_send() {
+            let (header, head) = send.bytes.split_first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+            let header = FrameHeader::parse(header, FrameLimits::RESPONSE).unwrap();
+            let payload = send.shares.iter().flat_map(|share| share.as_ref().to_vec()).collect();
+            self.answers.push(Answer { header, head: head.to_vec(), payload });
+        }
+    }
+
+    /// Goes on with what was held, on a disk that is well again.
+    pub(crate) fn resume(&mut self) {
+        self.resume_with(Box::new(|_, _| Verdict::Perform));
+    }
+
+    /// Goes on with what was held, and with another judge.
+    pub(crate) fn resume_with(&mut self, judge: Judge) {
+        self.judge = judge;
+        for (directory, id, op) in std::mem::take(&mut self.held) {
+            let result = self.perform(directory, op);
+            let now = self.now();
+            self.node.on_done(directory, Done { id, result }, now);
+        }
+        self.settle();
+    }
+
+    fn perform(&mut self, directory: Directory, op: Op<Share>) -> Result<Outcome<Share>, IoError> {
+        let files = &mut self.files;
+        match op {
+            Op::List => {
+                let all = files.iter().filter(|((of, _), _)| *of == directory);
+                let list = all.map(|((_, file), bytes)| (*file, bytes.len() as u64)).collect();
+                return Ok(Outcome::Files(list));
+            }
+            Op::Claim { file } | Op::Sync { file } => {
+                files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+            }
+            Op::Extend { file, from, to } | Op::Release { file, from, to } => {
+                let stored = files.entry((directory, file)).or_default();
+                stored.resize(stored.len().max(to.get() as usize), 0);
+                stored[from.get() as usize..to.get() as usize].fill(0);
+            }
+            Op::Write { file, position, bytes, .. } => {
+                let stored = files.entry((directory, file)).or_default();
+                let (at, bytes) = (position.get() as usize, bytes.as_ref());
+                stored.resize(stored.len().max(at + bytes.len()), 0);
+                stored[at..at + bytes.len()].copy_from_slice(bytes);
+            }
+            Op::SyncDirectory => {}
+            Op::Read { file, position, length } => {
+                let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+                let at = stored.len().min(position.get() as usize);
+                let bytes = stored[at..stored.len().min(at + length)].to_vec();
+                let (length, used) = (bytes.len(), self.memory.used.clone());
+                let read = Charged { bytes, charge: 0, used };
+                return Ok(Outcome::Read(Share(Rc::new(read), 0..length)));
+            }
+            Op::Rename { from, to } => {
+                let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;
+                files.insert((directory, to), bytes);
+            }
+            Op::Remove { file } => {
+                files.remove(&(directory, file)).ok_or(IoError::NotFound)?;
+            }
+        }
+        Ok(Outcome::Unit)
+    }
+
+    /// Sends a request; its correlation id.
+    pub(crate) fn send<'r, R: Message<'r>>(&mut self, api: Api, head: &R, payload: &[u8]) -> u32 {
+        self.correlation += 1;
+        let mut bytes = Vec::new();
+        encode_message(api, self.correlation, head, payload.len(), &mut bytes).unwrap();
+        let (header, head) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+        let header = FrameHeader::parse(header, FrameLimits::REQUEST).unwrap();
+        let now = self.now();
+        self.node.on_message(SESSION, &header, head, payload, now);
+        self.settle();
+        self.correlation
+    }
+
+    /// The answer to a request, once it is there.
+    pub(crate) fn answer(&mut self, correlation: u32) -> Option<Answer> {
+        let at = self.answers.iter().position(|a| a.header.correlation == correlation)?;
+        Some(self.answers.remove(at))
+    }
+
+    /// Sends a request; its answer, if it comes at once.
+    pub(crate) fn ask<'r, R: Message<'r>>(&mut self, api: Api, request: &R) -> Option<Answer> {
+        let correlation = self.send(api, request, &[]);
+        self.answer(correlation)
+    }
+
+    pub(crate) fn create(&mut self, name: &str, partitions: u32) -> u32 {
+        let request = CreateTopicRequest {
+            name: name.into(),
+            partitions,
+            replicas: 0,
+            config: Vec::new(),
+            validate_only: false,
+        };
+        self.send(Api::CreateTopic, &request, &[])
+    }
+
+    /// Creates a topic and tells its id.
+    pub(crate) fn topic(&mut self, name: &str, partitions: u32) -> TopicId {
+        let correlation = self.create(name, partitions);
+        let answer = self.answer(correlation).expect("it is created at once");
+        assert_eq!(StatusResponse::decode(&answer.head).unwrap().error, ErrorCode::None);
+        self.topic_id(name)
+    }
+
+    pub(crate) fn topic_id(&mut self, name: &str) -> TopicId {
+        let request = MetadataRequest { names: vec![name.into()] };
+        let answer = self.ask(Api::Metadata, &request).expect("an answer");
+        MetadataResponse::decode(&answer.head).unwrap().topics[0].id
+    }
+
+    pub(crate) fn produce(&mut self, topic: TopicId, partition: u32, batch: &[u8]) -> u32 {
+        let request = ProduceRequest {
+            topic,
+            partition: PartitionIndex::new(partition),
+            durability: Durability::ChainDisk,
+            deadline_ms: 0,
+            expect_next_offset: None,
+        };
+        self.send(Api::Produce, &request, batch)
+    }
+
+    pub(crate) fn fetch(
+        &mut self,
+        topic: TopicId,
+        offset: u64,
+        min_bytes: u32,
+        max_wait_ms: u32,
+    ) -> u32 {
+        let request = FetchRequest {
+            topic,
+            partition: PartitionIndex::new(0),
+            offset: Offset::new(offset),
+            max_bytes: 1 << 20,
+            min_bytes,
+            max_wait_ms,
+        };
+        self.send(Api::Fetch, &request, &[])
+    }
+}
+
+fn node(limits: Limits, create: bool, memory: Purse) -> Node<Purse> {
+    let identity = NodeIdentity { cluster: ClusterId::new(7), node: NodeId::new(1) };
+    Node::new(identity, limits, Post::First { create, cores: 1 }, memory)
+}
+
+/// A batch of one record.
+pub(crate) fn batch(producer: Producer, value: &[u8]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(1_000_000), None, Some(value), &[]);
+    builder.build(producer).unwrap()
+}

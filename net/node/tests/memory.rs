@@ -1,0 +1,113 @@
+//! What is kept for readers gives way to writes, and a fetch waits for as much as it asks for.
+
+mod common;
+
+use std::time::Duration;
+
+use catena_format::{Offset, PartitionIndex, records::Producer};
+use catena_node::Limits;
+use catena_wire::{
+    Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message, ProduceResponse, Push,
+    SubscribeRequest, SubscribeResponse, encode_message,
+};
+use common::{SESSION, Verdict, World, batch};
+
+#[test]
+fn tails_give_way_when_memory_is_short() {
+    const PARTITIONS: u32 = 16;
+    // Each partition may keep 4 MiB: eight times as much as there is.
+    let mut world = World::new(Limits::default(), 8 << 20);
+    let topic = world.topic("t", PARTITIONS);
+    let batch = batch(Producer::NONE, &[7; 500 << 10]);
+    for _ in 0..8 {
+        for partition in 0..PARTITIONS {
+            let produced = world.produce(topic, partition, &batch);
+            assert_eq!(world.answer(produced).unwrap().error(), ErrorCode::None);
+        }
+    }
+    assert!(world.node.stats().tails_dropped > 0);
+    // Without further writes, too, some is left for manifests and images.
+    world.pass(Duration::from_secs(1));
+    assert!(world.memory.used() <= 6 << 20, "{} bytes are used", world.memory.used());
+}
+
+#[test]
+fn a_fetch_waits_for_as_many_bytes_as_it_asks_for() {
+    let mut world = World::new(Limits::default(), 1 << 30);
+    let topic = world.topic("t", 1);
+    let batch = batch(Producer::NONE, &[7; 1000]);
+    let bytes = batch.len() as u32;
+    world.produce(topic, 0, &batch);
+    let (three, ten) =
+        (world.fetch(topic, 0, 3 * bytes, 5000), world.fetch(topic, 0, 10 * bytes, 5000));
+    let at_once = world.fetch(topic, 0, bytes, 5000);
+    assert_eq!(world.answer(at_once).unwrap().payload.len(), batch.len());
+    let empty = world.fetch(topic, 1, 0, 5000);
+    assert!(world.answer(empty).unwrap().payload.is_empty(), "no bytes are there at once");
+    world.produce(topic, 0, &batch);
+    assert!(world.answer(three).is_none());
+    world.produce(topic, 0, &batch);
+    assert_eq!(world.answer(three).unwrap().payload.len(), 3 * batch.len());
+    assert!(world.answer(ten).is_none());
+    world.pass(Duration::from_secs(5));
+    assert_eq!(world.answer(ten).unwrap().payload.len(), 3 * batch.len(), "its time is up");
+}
+
+fn credit(world: &mut World, bytes: u32) -> u32 {
+    world.send(Api::Credit, &CreditRequest { subscription: 1, bytes }, &[])
+}
+
+#[test]
+fn credit_counts_while_the_core_takes_no_more_bytes() {
+    let limits = Limits { bytes_in_flight_core_max: 3000, ..Limits::default() };
+    let mut world = World::new(limits, 1 << 30);
+    let topic = world.topic("t", 1);
+    let record = batch(Producer::NONE, &[7; 1000]);
+    for _ in 0..2 {
+        world.produce(topic, 0, &record);
+    }
+    let request = SubscribeRequest {
+        subscription: 1,
+        topic,
+        partition: PartitionIndex::new(0),
+        offset: Offset::ZERO,
+        credit_bytes: 1,
+    };
+    let subscribed = world.send(Api::Subscribe, &request, &[]);
+    let answer = world.answer(subscribed).unwrap();
+    assert_eq!(SubscribeResponse::decode(&answer.head).unwrap().error, ErrorCode::None);
+    let pushed = world.answer(subscribed).expect("the first batch is pushed");
+    assert_eq!(Push::decode(&pushed.head).unwrap().next_offset, Offset::new(1));
+    // The disk is slow: what is under way is all that the core takes.
+    world.judge = Box::new(|_, _| Verdict::Hold);
+    for _ in 0..2 {
+        world.produce(topic, 0, &record);
+    }
+    let refused = world.produce(topic, 0, &record);
+    let refused = ProduceResponse::decode_owned(&world.answer(refused).unwrap().head).unwrap();
+    assert_eq!(refused.error, ErrorCode::InFlightBudget);
+    assert!(refused.retry_after_ms > 0);
+    let silent = credit(&mut world, 4000);
+    assert!(world.answer(silent).is_none(), "nothing answers credit");
+    let pushed = world.answer(subscribed).expect("the second batch is pushed");
+    assert_eq!(Push::decode(&pushed.head).unwrap().next_offset, Offset::new(2));
+}
+
+#[test]
+fn credit_that_cannot_be_read_ends_the_connection() {
+    let mut world = World::new(Limits::default(), 1 << 30);
+    let mut bytes = Vec::new();
+    let request = CreditRequest { subscription: 1, bytes: 1 };
+    encode_message(Api::Credit, 9, &request, 0, &mut bytes).unwrap();
+    let header = FrameHeader { head_bytes: 3, ..header(&bytes) };
+    let now = world.now();
+    let head = &bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + 3];
+    world.node.on_message(SESSION, &header, head, &[], now);
+    let send = world.node.poll_send().expect("its client is told");
+    assert!(send.last);
+}
+
+fn header(bytes: &[u8]) -> FrameHeader {
+    let header = bytes.first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+    FrameHeader::parse(header, catena_wire::FrameLimits::REQUEST).unwrap()
+}

@@ -1,0 +1,127 @@
+//! Topics that are deleted while they are written and read: nobody but their clients notices.
+
+mod common;
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use catena_client::{Client, Error, ErrorCode, Options};
+use catena_format::{
+    Millis, Offset, PartitionIndex, TopicId,
+    records::{BatchBuilder, Producer},
+};
+use catena_wire::{
+    Api, Durability, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits, ProduceRequest,
+    encode_message,
+};
+use common::{Server, connect, free_address, greet};
+
+const TOPICS: u64 = 60;
+
+fn batch() -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(1_000_000), None, Some(&[7; 2000]), &[]);
+    builder.build(Producer::NONE).unwrap()
+}
+
+fn produce(topic: TopicId, partition: u32) -> Vec<u8> {
+    let request = ProduceRequest {
+        topic,
+        partition: PartitionIndex::new(partition),
+        durability: Durability::None,
+        deadline_ms: 0,
+        expect_next_offset: None,
+    };
+    let (mut bytes, batch) = (Vec::new(), batch());
+    encode_message(Api::Produce, 1, &request, batch.len(), &mut bytes).unwrap();
+    bytes.extend_from_slice(&batch);
+    bytes
+}
+
+fn fetch(topic: TopicId, partition: u32) -> Vec<u8> {
+    let request = FetchRequest {
+        topic,
+        partition: PartitionIndex::new(partition),
+        offset: Offset::ZERO,
+        max_bytes: 1 << 20,
+        min_bytes: 0,
+        max_wait_ms: 0,
+    };
+    let mut bytes = Vec::new();
+    encode_message(Api::Fetch, 1, &request, 0, &mut bytes).unwrap();
+    bytes
+}
+
+/// Sends all that is asked for in one go, then takes as many answers.
+fn load(stream: &mut (impl std::io::Read + std::io::Write), topic: TopicId, partitions: u32) {
+    let mut bytes = Vec::new();
+    for partition in 0..partitions {
+        for _ in 0..4 {
+            bytes.extend(produce(topic, partition));
+            bytes.extend(fetch(topic, partition));
+        }
+    }
+    stream.write_all(&bytes).unwrap();
+    for _ in 0..partitions * 8 {
+        let mut header = [0; FRAME_HEADER_BYTES];
+        stream.read_exact(&mut header).unwrap();
+        let header = FrameHeader::parse(&header, FrameLimits::RESPONSE).unwrap();
+        let mut rest = vec![0; header.head_bytes as usize + header.payload_bytes as usize];
+        stream.read_exact(&mut rest).unwrap();
+    }
+}
+
+#[test]
+fn topics_go_away_under_load() {
+    const PARTITIONS: u32 = 4;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = directory.path().join("catena.toml");
+    // Hardly a descriptor is kept and no batch in memory, so that files are opened all the time.
+    std::fs::write(&config, "[limits]\ndescriptors = 64\n[storage]\ntail_cache = \"0\"\n").unwrap();
+    let more = ["--cores", "2", "--config", config.to_str().unwrap()];
+    let server = Server::start(directory.path(), &free_address(), &more);
+    server.wait_for("ready on", 1);
+    let admin = || {
+        let timeout = Duration::from_secs(20);
+        Client::new(Options::new(&server.address).with_request_timeout(timeout))
+    };
+    let (newest, ended) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut stream = connect(&server.address, None);
+                greet(&mut stream).unwrap();
+                let mut client = admin();
+                while !ended.load(Ordering::Relaxed) {
+                    let name = format!("t{}", newest.load(Ordering::Relaxed));
+                    let Ok(topic) = client.topic(&name) else { continue };
+                    load(&mut stream, topic.id, PARTITIONS);
+                }
+            });
+        }
+        let mut client = admin();
+        for number in 0..TOPICS {
+            let name = format!("t{number}");
+            client.create_topic(&name, PARTITIONS, Vec::new()).unwrap();
+            newest.store(number, Ordering::Relaxed);
+            let topic = client.topic(&name).unwrap().id;
+            let mut stream = connect(&server.address, None);
+            greet(&mut stream).unwrap();
+            load(&mut stream, topic, PARTITIONS);
+            client.delete_topic(&name).unwrap();
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    let error = admin().topic("t0").unwrap_err();
+    let unknown = matches!(error, Error::Server { code: ErrorCode::UnknownTopic, .. });
+    assert!(unknown, "it is up, and they are gone: {error}");
+    let left = directory.path().join("data/p");
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while std::fs::read_dir(&left).unwrap().count() > 0 {
+        assert!(std::time::Instant::now() < deadline, "directories of deleted topics stay");
+        thread::yield_now();
+    }
+}
