@@ -443,6 +443,7 @@ impl Shell {
     pub(crate) async fn drain(self: &Rc<Self>) {
         let longest = self.live().drain;
         self.input(|node, _| node.drain());
+        self.publish();
         let (began, mut idle) = (Instant::now(), false);
         let all = self.shared().cores();
         while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
