@@ -11,7 +11,7 @@ use catena_wire::{
     limits::CREDIT_BYTES_MAX,
 };
 
-use crate::node::{Caller, Node, Send, SessionId};
+use crate::node::{Caller, Limits, Node, Send, SessionId};
 
 /// What is answered with more than an error.
 const SERVED: [Api; 15] = [
@@ -132,6 +132,11 @@ impl<M: Memory + Clone> Node<M> {
         let mut bytes = Vec::with_capacity(128);
         encode_refusal(header.api, header.correlation, &refusal, &mut bytes).expect("it is short");
         self.sends.push_back(Send { session, bytes, shares: Vec::new(), last });
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Answers a request that is not read to its end, and ends the connection behind the answer.

@@ -711,11 +711,6 @@ impl<M: Memory + Clone> Node<M> {
         self.stats
     }
 
-    /// The limits in force.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// The limits in force, to change.
     pub fn limits_mut(&mut self) -> &mut Limits {
         &mut self.limits
