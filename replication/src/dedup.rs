@@ -178,7 +178,9 @@ impl ProducerState {
                 return Verdict::Duplicate { base: Offset::new(base), next: Offset::new(next) };
             }
         }
-        if behind(sequence, self.next_sequence) < 1 << 30 {
+        // One that goes on beyond what is stored is no repetition, though it begins within it.
+        let stored = behind(sequence, self.next_sequence);
+        if stored < 1 << 30 && i64::from(count) <= stored {
             return Verdict::DuplicateOffsetUnknown;
         }
         Verdict::OutOfOrder { expected: Sequence::new(self.next_sequence) }
@@ -393,6 +395,27 @@ mod tests {
         }
         assert_eq!(b.check(1, 0, 0, 1), Verdict::DuplicateOffsetUnknown);
         assert_eq!(b.check(1, 0, 600 - 256, 1), duplicate(2 * (600 - 256), 2 * (600 - 256) + 1));
+    }
+
+    #[test]
+    fn a_batch_of_which_only_a_part_is_stored_is_no_duplicate() {
+        let mut b = bench();
+        b.apply(1, 0, 0, 3);
+        b.apply(2, 0, 0, 1);
+        b.apply(1, 0, 3, 2);
+        let out_of_order = Verdict::OutOfOrder { expected: Sequence::new(5) };
+        assert_eq!(b.check(1, 0, 4, 2), out_of_order);
+        assert_eq!(b.check(1, 0, 0, 6), out_of_order);
+        // All of it is stored, but not in one place.
+        assert_eq!(b.check(1, 0, 2, 3), Verdict::DuplicateOffsetUnknown);
+        for sequence in 5..5 + 2 * DEDUP_WINDOW.cast_signed() {
+            b.apply(1, 0, sequence, 1);
+            b.apply(2, 0, sequence - 4, 1);
+        }
+        let next = Sequence::new(5 + 2 * DEDUP_WINDOW.cast_signed());
+        let count = next.get().cast_unsigned();
+        assert_eq!(b.check(1, 0, 0, count), Verdict::DuplicateOffsetUnknown);
+        assert_eq!(b.check(1, 0, 0, count + 1), Verdict::OutOfOrder { expected: next });
     }
 
     #[test]

@@ -5,13 +5,13 @@ use catena_log::io::Memory;
 use catena_replication::{Durability as Level, Receipt};
 use catena_wire::{
     Api, ApiRange, ConnectionLimits, CoreAddress, DescribeTopicResponse, Durability, ErrorCode,
-    FetchResponse, FrameHeader, FrameLimits, HandshakeRequest, HandshakeResponse,
-    ListOffsetsResponse, Message, MetadataResponse, ProduceResponse, ProducerIdResponse,
-    ReceiptFlags, Refusal, StatusResponse, SubscribeResponse, TrimResponse, WireError,
-    encode_message, encode_refusal, limits::CREDIT_BYTES_MAX,
+    FetchResponse, FrameHeader, HandshakeRequest, HandshakeResponse, ListOffsetsResponse, Message,
+    MetadataResponse, ProduceResponse, ProducerIdResponse, ReceiptFlags, Refusal, StatusResponse,
+    SubscribeResponse, TrimResponse, WireError, encode_message, encode_refusal,
+    limits::CREDIT_BYTES_MAX,
 };
 
-use crate::node::{Caller, Node, Send, SessionId};
+use crate::node::{Caller, Limits, Node, Send, SessionId};
 
 /// What is answered with more than an error.
 const SERVED: [Api; 15] = [
@@ -134,6 +134,27 @@ impl<M: Memory + Clone> Node<M> {
         self.sends.push_back(Send { session, bytes, shares: Vec::new(), last });
     }
 
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Answers a request that is not read to its end, and ends the connection behind the answer.
+    pub fn refuse_unread(
+        &mut self,
+        session: SessionId,
+        header: &FrameHeader,
+        error: ErrorCode,
+        message: String,
+    ) {
+        self.stats.errors += 1;
+        let refusal = Refusal { error, message: message.into() };
+        let mut bytes = Vec::with_capacity(128);
+        if encode_refusal(header.api, header.correlation, &refusal, &mut bytes).is_ok() {
+            self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: true });
+        }
+    }
+
     /// Answers with an error and ends the connection behind it.
     pub(crate) fn hang_up(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.refuse(caller, error, message);
@@ -166,8 +187,8 @@ impl<M: Memory + Clone> Node<M> {
             apis: ApiRange::spoken(&SERVED),
             features: 0,
             limits: ConnectionLimits {
-                head_bytes_max: FrameLimits::REQUEST.head_bytes_max,
-                payload_bytes_max: self.limits.payload_bytes_max(),
+                head_bytes_max: self.limits.frame_limits().head_bytes_max,
+                payload_bytes_max: self.limits.frame_limits().payload_bytes_max,
                 in_flight_bytes_max: in_flight_bytes_max.unwrap_or(u32::MAX),
                 in_flight_max: self.limits.requests_in_flight_max,
                 dedup_window: catena_replication::dedup::DEDUP_WINDOW,

@@ -19,7 +19,7 @@ use catena_replication::{
     Phase, Replica, Ticket,
     control::{Orderer, OrdererEvent, ProposalId, TopicConfig},
 };
-use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
+use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader, FrameLimits};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
@@ -114,9 +114,11 @@ impl Default for Limits {
 const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
 
 impl Limits {
-    /// The longest payload taken: one batch.
-    pub(crate) fn payload_bytes_max(&self) -> u32 {
-        u32::try_from(self.batch_bytes_max).unwrap_or(u32::MAX)
+    /// The longest request taken once the handshake has succeeded: its payload is one batch.
+    #[must_use]
+    pub fn frame_limits(&self) -> FrameLimits {
+        let payload_bytes_max = u32::try_from(self.batch_bytes_max).unwrap_or(u32::MAX);
+        FrameLimits { payload_bytes_max, ..FrameLimits::REQUEST }
     }
 
     /// The largest batch of a topic with these settings, in bytes.

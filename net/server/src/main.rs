@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod budget;
 mod cli;
 mod commands;
 #[allow(dead_code, unused_imports, reason = "serve reads the more of it the more it can do")]
@@ -14,6 +15,7 @@ mod live;
 mod logging;
 mod metrics;
 mod outbox;
+mod received;
 #[cfg(test)]
 mod reference;
 mod segment;

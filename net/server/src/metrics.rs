@@ -32,6 +32,7 @@ pub(crate) struct Numbers {
     pub(crate) descriptors: u64,
     pub(crate) connections: u64,
     pub(crate) unsent_bytes: u64,
+    pub(crate) receiving_bytes: u64,
     pub(crate) slow_consumers: u64,
     pub(crate) stalls: u64,
     pub(crate) stages: [Stage; 3],
@@ -105,11 +106,12 @@ impl Numbers {
         ]
     }
 
-    fn gauges(&self) -> [(&'static str, &'static str, u64); 13] {
+    fn gauges(&self) -> [(&'static str, &'static str, u64); 14] {
         let [open, opening, failed] = self.partitions;
         [
             ("catena_connections", "Connections open.", self.connections),
             ("catena_unsent_bytes", "Bytes that wait for clients.", self.unsent_bytes),
+            ("catena_receiving_bytes", "Memory for what clients send.", self.receiving_bytes),
             ("catena_partitions_open", "Partitions that serve.", open),
             ("catena_partitions_opening", "Partitions being opened.", opening),
             ("catena_partitions_failed", "Partitions that cannot be opened.", failed),

@@ -243,12 +243,13 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
 }
 
 fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Result<ShellOptions> {
+    let memory = usize::try_from(config.limits.memory.0)? / shared.cores();
     Ok(ShellOptions {
         core,
         root: config.storage.data_dir.clone(),
         connections_max: usize::try_from(config.limits.connections)?,
-        // A quarter of the core's memory: the rest is for writes and reads.
-        unsent_bytes_max: usize::try_from(config.limits.memory.0)? / shared.cores() / 4,
+        unsent_bytes_max: memory / 4,
+        receive_bytes_max: memory / 4,
         keepalive: config.timeouts.keepalive,
         shared: shared.clone(),
     })

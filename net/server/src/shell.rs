@@ -24,11 +24,13 @@ use glommio::{
 };
 
 use crate::{
+    budget::Budget,
     connection,
     cores::{Cargo, Shared},
     live::Live,
     metrics::Numbers,
     outbox::{Outbox, Unsent},
+    received::Received,
     tasks::Task,
 };
 
@@ -50,6 +52,8 @@ pub(crate) struct ShellOptions {
     pub(crate) connections_max: usize,
     /// Bytes that may wait for clients.
     pub(crate) unsent_bytes_max: usize,
+    /// Bytes for what clients are sending.
+    pub(crate) receive_bytes_max: usize,
     /// How long a peer may be silent before it is probed.
     pub(crate) keepalive: Duration,
     pub(crate) shared: Arc<Shared>,
@@ -74,6 +78,8 @@ pub(crate) struct Shell {
     outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
     /// Bytes that wait for clients, of all outboxes.
     unsent: Rc<Cell<usize>>,
+    /// Memory for what clients are sending.
+    budget: Rc<Budget>,
     slow_consumers: Cell<u64>,
     stalls: Cell<u64>,
     next_session: Cell<u64>,
@@ -82,8 +88,11 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn new(options: ShellOptions, node: Node<DmaMemory>, hands: Hands) -> Rc<Self> {
+        let longest = usize::try_from(node.limits().frame_limits().frame_bytes_max());
+        let budget = Budget::new(options.receive_bytes_max, longest.unwrap_or(usize::MAX));
         Rc::new(Self {
             options,
+            budget,
             node: RefCell::new(node),
             carrying_out: Cell::new(false),
             hands,
@@ -126,6 +135,7 @@ impl Shell {
             memory_bytes: self.hands.memory().used() as u64,
             descriptors: self.hands.descriptors() as u64,
             unsent_bytes: self.unsent.get() as u64,
+            receiving_bytes: self.budget.used() as u64,
             slow_consumers: self.slow_consumers.get(),
             stalls: self.stalls.get(),
             connections: self.outboxes.borrow().len() as u64,
@@ -382,6 +392,11 @@ impl Shell {
         });
     }
 
+    /// What a connection receives into.
+    pub(crate) fn receive_buffer(&self) -> Received {
+        Received::new(&self.budget, self.look(|node| node.limits().frame_limits()))
+    }
+
     /// A connection has said that it speaks our protocol.
     pub(crate) fn open_session(&self) -> (SessionId, LocalReceiver<Send<Share>>, Rc<Unsent>) {
         let number = self.next_session.get();
@@ -413,6 +428,7 @@ impl Shell {
             if !fresh {
                 published = Some((now, status));
                 self.node.borrow_mut().limits_mut().wait_max = self.live().request;
+                self.budget.sweep(Instant::now(), self.live().request);
                 self.publish();
             }
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
@@ -427,6 +443,7 @@ impl Shell {
     pub(crate) async fn drain(self: &Rc<Self>) {
         let longest = self.live().drain;
         self.input(|node, _| node.drain());
+        self.publish();
         let (began, mut idle) = (Instant::now(), false);
         let all = self.shared().cores();
         while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {

@@ -60,17 +60,6 @@ impl Socket {
         poll_fn(|cx| self.poll(cx, |stream, cx| stream.poll_read(cx, buffer))).await
     }
 
-    /// Fills `buffer`.
-    pub(crate) async fn read_exact(&self, mut buffer: &mut [u8]) -> io::Result<()> {
-        while !buffer.is_empty() {
-            match self.read(buffer).await? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => buffer = &mut buffer[read..],
-            }
-        }
-        Ok(())
-    }
-
     async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match poll_fn(|cx| self.poll(cx, |stream, cx| stream.poll_write(cx, bytes))).await? {

@@ -97,6 +97,8 @@ pub struct FrameLimits {
 }
 
 impl FrameLimits {
+    /// None at all, to read a header that is to be refused: [`FrameHeader::check`] comes next.
+    pub const NONE: Self = Self { head_bytes_max: u32::MAX, payload_bytes_max: u32::MAX };
     /// What a server takes before the handshake has succeeded.
     pub const HANDSHAKE: Self =
         Self { head_bytes_max: HANDSHAKE_HEAD_BYTES_MAX, payload_bytes_max: 0 };
@@ -110,6 +112,12 @@ impl FrameLimits {
         head_bytes_max: RESPONSE_HEAD_BYTES_MAX,
         payload_bytes_max: RESPONSE_PAYLOAD_BYTES_MAX,
     };
+
+    /// The longest frame, its header included.
+    #[must_use]
+    pub const fn frame_bytes_max(&self) -> u64 {
+        FRAME_HEADER_BYTES as u64 + self.head_bytes_max as u64 + self.payload_bytes_max as u64
+    }
 }
 
 /// The header of a frame.
@@ -153,11 +161,20 @@ impl FrameHeader {
         if bytes[0..2] != FRAME_MAGIC.to_le_bytes() {
             return Err(FrameError::Magic);
         }
-        let (head_bytes, payload_bytes) = (word(8), word(12));
-        within(head_bytes, limits.head_bytes_max)?;
-        within(payload_bytes, limits.payload_bytes_max)?;
         let (api, version) = (bytes[2], bytes[3]);
-        Ok(Self { api, version, correlation: word(4), head_bytes, payload_bytes })
+        let (head_bytes, payload_bytes) = (word(8), word(12));
+        let header = Self { api, version, correlation: word(4), head_bytes, payload_bytes };
+        header.check(limits)?;
+        Ok(header)
+    }
+
+    /// Whether the frame is as short as it must be.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`].
+    pub fn check(&self, limits: FrameLimits) -> Result<(), FrameError> {
+        within(self.head_bytes, limits.head_bytes_max)?;
+        within(self.payload_bytes, limits.payload_bytes_max)
     }
 
     /// Bytes of the whole frame, this header included.

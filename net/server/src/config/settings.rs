@@ -155,7 +155,11 @@ settings! {
     limits as Limits {
         /// Client connections, over all cores.
         connections: u32 = "12000", from "1" to "1000000";
-        /// Memory for batches, replies and caches, over all cores.
+        /// Memory for batches on their way to the disk, kept for readers of the recent end, and
+        /// read from the disk for clients, over all cores, each with an equal part. Beyond it a
+        /// quarter as much may be taken by requests that are arriving. Not in it: requests that
+        /// wait to be decided (`limits.in_flight_per_core`), indexes and tables of producers,
+        /// TLS, sockets.
         memory: Bytes = "1GiB", from "64MiB" to "1024GiB";
         /// Bytes of one connection's requests that have no reply yet; further ones stay unread.
         in_flight_per_connection: Bytes = "32MiB", from "64KiB" to "1GiB";
