@@ -225,5 +225,8 @@ pub(super) fn dial(address: &str, wait: Duration) -> io::Result<TcpStream> {
 
 /// A connection that could not be made or broke.
 pub(super) fn lost(address: &str, source: io::Error) -> Error {
+    // So a socket says that its time is up.
+    let late = source.kind() == io::ErrorKind::WouldBlock;
+    let source = if late { io::ErrorKind::TimedOut.into() } else { source };
     Error::Connection { address: address.to_owned(), source: Arc::new(source) }
 }
