@@ -12,7 +12,10 @@
 //! Recovery writes no segment data. It seals every segment at its last good batch, so that the next
 //! append goes to a new file; running it again, or being killed within it, changes nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+};
 
 use catena_format::{FileNumber, Millis, Offset};
 
@@ -79,6 +82,33 @@ pub struct RecoveryReport {
     /// What was derived from batches that are trimmed by now cannot be read any more: of a
     /// partition, producers that wrote nothing since are unknown.
     pub fold_lost: bool,
+}
+
+impl RecoveryReport {
+    /// Something that was acknowledged, or derived from it, is gone.
+    #[must_use]
+    pub fn lost_something(&self) -> bool {
+        self.offsets_damaged > 0 || self.resumed_at_mark || self.fold_lost
+    }
+}
+
+impl fmt::Display for RecoveryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scanned_bytes, batches, batches_cut, offsets_damaged, .. } = self;
+        write!(f, "{scanned_bytes} bytes read, {batches} batches found behind the checkpoint")?;
+        if *batches_cut > 0 {
+            write!(f, ", {batches_cut} unacknowledged cut off")?;
+        }
+        if *offsets_damaged > 0 {
+            write!(f, ", {offsets_damaged} acknowledged offsets cannot be read any more")?;
+        }
+        let more = [
+            (self.resumed_at_mark, ", the end is damaged and the log goes on behind it"),
+            (self.manifest_repaired, ", one copy of the manifest was replaced"),
+            (self.fold_lost, ", producers that wrote nothing lately are unknown"),
+        ];
+        more.iter().filter(|(holds, _)| *holds).try_for_each(|(_, words)| f.write_str(words))
+    }
 }
 
 /// A log's files as recovery leaves them.

@@ -132,6 +132,8 @@ fn a_log_that_lost_its_durable_end_goes_on_at_the_mark() {
     zero(&mut world, 5);
     reopen(&mut world);
     assert!(world.log.recovery().resumed_at_mark);
+    let told = world.log.recovery().to_string();
+    assert!(told.contains("2 acknowledged offsets cannot be read any more"), "{told}");
     assert_eq!(world.log.log_end(), Offset::new(5));
     assert_eq!(readable(&mut world, 5), [0, 1, 2]);
     // No offset is given twice: the next append goes behind the gap.

@@ -487,20 +487,20 @@ impl Shell {
 fn tell(notice: &Notice) {
     match notice {
         Notice::Opened(log, report) => {
-            let lost = report.offsets_damaged > 0 || report.resumed_at_mark || report.fold_lost;
-            if lost || report.manifest_repaired {
-                tracing::warn!("partition {} of {}: {report:?}", log.partition, log.topic);
-            } else if report.batches > 0 {
-                tracing::debug!("partition {} of {}: {report:?}", log.partition, log.topic);
+            let log = name_of(log);
+            if report.lost_something() {
+                tracing::warn!("{log}: {report}");
+            } else if report.manifest_repaired || report.batches > 0 {
+                tracing::debug!("{log}: {report}");
             }
         }
-        Notice::Failed(log, error) => {
-            tracing::error!("partition {} of {} is closed: {error}", log.partition, log.topic);
-        }
-        Notice::Poisoned(log, error) => {
-            tracing::error!("partition {} of {} is read-only: {error}", log.partition, log.topic);
-        }
+        Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", name_of(log)),
+        Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),
     }
+}
+
+fn name_of(log: &catena_log::LogIdentity) -> String {
+    format!("partition {} of topic {:032x}", log.partition, log.topic.get())
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.
