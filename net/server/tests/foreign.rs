@@ -6,6 +6,7 @@ mod common;
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -209,7 +210,9 @@ fn they_read_what_our_client_has_produced() {
     for compression in Compression::ALL {
         let name = compression.to_string();
         let topic = world.create_topic(&name);
-        let options = ProducerOptions { compression, ..ProducerOptions::default() };
+        // All in one batch: a few records alone may not become smaller, and stay as they are.
+        let linger = Duration::from_secs(60);
+        let options = ProducerOptions { compression, linger, ..ProducerOptions::default() };
         let producer = world.client().producer(&name, options).unwrap();
         for (number, (key, value, header)) in (0..).zip(&records) {
             let headers = [Header { key: b"h", value: header.as_deref() }];
