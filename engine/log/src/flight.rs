@@ -294,12 +294,10 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// The space of a segment that is written, or of the spare.
     fn space_of(&mut self, file: FileNumber) -> Option<&mut Space> {
+        let at = self.segment_of(file);
         match &mut self.files.spare {
             Spare::Ready(spare, space) if *spare == file => Some(space),
-            _ => {
-                let at = self.segments.iter().rposition(|s| s.entry.file == file)?;
-                self.segments[at].space.as_mut()
-            }
+            _ => self.segments[at?].space.as_mut(),
         }
     }
 

@@ -193,8 +193,8 @@ pub(crate) struct ManifestWriter {
     pub(crate) retry: bool,
     /// The log start that the manifest being written says.
     pub(crate) start: Offset,
-    /// The last segment that it does not name any more.
-    pub(crate) dropped: Option<FileNumber>,
+    /// How many segments, the first ones, it does not name any more.
+    pub(crate) dropped: usize,
 }
 
 /// An index image that waits until what it covers is durable.

@@ -95,7 +95,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if m.wanted == m.durable {
             return;
         }
-        self.manifest.dropped = self.to_drop().last().map(|s| s.entry.file);
+        self.manifest.dropped = self.to_drop();
         let image = self.manifest_now();
         let Ok(bytes) = image.write(&self.identity, &mut self.memory) else {
             self.manifest.retry = true;
@@ -113,20 +113,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.ask(purpose, Op::Write { file, position, bytes, durable: true });
     }
 
-    /// The segments that the next manifest does not name: up to one whose index is on the disk, for
+    /// How many segments the next manifest does not name: up to one whose index is on the disk, for
     /// what is derived from them all stands there. A full disk cannot wait for that.
-    fn to_drop(&self) -> impl Iterator<Item = &Segment> {
-        let below = |s: &&Segment| s.ends_below(self.wanted_start);
-        let kept = |s: &Segment| s.indexed || self.disk_full;
-        let last = self.segments.iter().take_while(below).filter(|s| kept(s)).last();
-        let last = last.map(|s| s.entry.file);
-        self.segments.iter().take_while(move |s| last.is_some_and(|last| s.entry.file <= last))
+    fn to_drop(&self) -> usize {
+        let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
+        let last = below.enumerate().filter(|(_, s)| s.indexed || self.disk_full).last();
+        last.map_or(0, |(at, _)| at + 1)
     }
 
     fn manifest_now(&self) -> Manifest {
-        let start = self.wanted_start;
-        let kept = self.segments.iter().skip(self.to_drop().count());
-        let dropped = self.to_drop().last();
+        let (start, dropped) = (self.wanted_start, self.manifest.dropped);
+        let kept = self.segments.iter().skip(dropped);
+        let last = dropped.checked_sub(1).map(|last| self.segments[last].entry.file);
         let mut damaged = self.damaged.clone();
         damaged.trim(start);
         Manifest {
@@ -134,7 +132,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             log_start: start,
             log_end: self.durable_end,
             next_file: self.files.next,
-            fold_file: dropped.map_or(self.fold_file, |s| s.entry.file),
+            fold_file: last.unwrap_or(self.fold_file),
             epochs: self.epochs.clone(),
             damaged,
             segments: kept.map(|s| s.entry).collect(),
@@ -437,8 +435,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn drop_below(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);
         self.damaged.trim(self.log_start);
-        let last = self.manifest.dropped.take();
-        while last.is_some_and(|last| self.segments.front().is_some_and(|s| s.entry.file <= last)) {
+        for _ in 0..std::mem::take(&mut self.manifest.dropped) {
             let segment = self.segments.pop_front().expect("there is a first segment");
             self.stats.segments_dropped += 1;
             self.fold_file = segment.entry.file;
