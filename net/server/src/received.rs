@@ -150,42 +150,42 @@ impl Received {
 
     /// Bytes of the message at hand, as far as its header is there.
     fn needed(&self) -> Result<usize, Ended> {
-        let bytes = |header: FrameHeader| {
-            FRAME_HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize
-        };
-        Ok(self.header()?.map_or(0, bytes))
+        Ok(self.header()?.as_ref().map_or(0, message_bytes))
+    }
+
+    /// The header of the message at hand, if that is whole.
+    fn whole(&self) -> Result<Option<FrameHeader>, Ended> {
+        Ok(self.header()?.filter(|header| self.end - self.start >= message_bytes(header)))
     }
 
     /// Whether the message at hand is whole.
     pub(crate) fn has_message(&self) -> Result<bool, Ended> {
-        let needed = self.needed()?;
-        Ok(needed > 0 && self.end - self.start >= needed)
+        Ok(self.whole()?.is_some())
     }
 
     /// The next whole message, if there is one.
     pub(crate) fn message(&mut self) -> Result<Option<Message<'_>>, Ended> {
-        let needed = self.needed()?;
-        if !self.has_message()? {
+        let Some(header) = self.whole()? else {
             if self.start == self.end {
                 (self.start, self.end) = (0, 0);
             }
             return Ok(None);
-        }
-        let start = self.start;
-        self.start += needed;
+        };
+        let rest = self.start + FRAME_HEADER_BYTES;
+        self.start += message_bytes(&header);
         if self.start > READ_BYTES {
             self.proven = self.bytes.len();
         }
         self.place.arrived();
-        let message = &self.bytes[start..self.start];
-        let (header, rest) =
-            message.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(Ended::NotOurs)?;
-        let header = FrameHeader::parse(header, self.limits).map_err(|_| Ended::NotOurs)?;
         if header.api == Api::Handshake as u8 {
             // One that fails ends the connection.
             self.limits = self.granted;
         }
-        let (head, payload) = rest.split_at(header.head_bytes as usize);
+        let (head, payload) = self.bytes[rest..self.start].split_at(header.head_bytes as usize);
         Ok(Some((header, head, payload)))
     }
+}
+
+fn message_bytes(header: &FrameHeader) -> usize {
+    FRAME_HEADER_BYTES + header.head_bytes as usize + header.payload_bytes as usize
 }
