@@ -1,6 +1,8 @@
 //! Batches read by somebody else, and theirs by us: the crate `kafka-protocol`, both ways, in every
 //! compression.
 
+mod theirs;
+
 use bytes::{Bytes, BytesMut};
 use catena_client::{Compression, DECOMPRESSED_BYTES_MAX};
 use catena_format::{
@@ -8,46 +10,13 @@ use catena_format::{
     records::{BatchBuilder, Header, Producer, Records},
 };
 use kafka_protocol::{
-    indexmap::IndexMap,
     protocol::StrBytes,
-    records::{
-        Compression as TheirCompression, Record, RecordBatchDecoder, RecordBatchEncoder,
-        RecordEncodeOptions, TimestampType,
-    },
+    records::{Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions},
 };
-
-/// Key, value, and a header's value: null and empty are different things.
-type Plain = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
-
-const BASE_MS: i64 = 1_700_000_000_000;
-
-/// Records of which the first are the odd ones, over several blocks of every framing.
-fn plain() -> Vec<Plain> {
-    let mut records: Vec<Plain> = vec![
-        (None, None, None),
-        (Some(vec![]), Some(vec![]), Some(vec![])),
-        (Some(b"key".to_vec()), None, Some(b"header".to_vec())),
-        (None, Some(vec![0xff; 100_000]), None),
-    ];
-    records.extend((0..2000u32).map(|number| {
-        let value = format!("{number} {:08x}", number.wrapping_mul(0x9e37_79b9)).into_bytes();
-        (Some(number.to_be_bytes().to_vec()), Some(value), None)
-    }));
-    records
-}
+use theirs::{BASE_MS, Plain, plain, their_record, theirs};
 
 fn built() -> impl Iterator<Item = Compression> {
     Compression::ALL.into_iter().filter(|c| cfg!(feature = "zstd") || *c != Compression::Zstd)
-}
-
-fn theirs(compression: Compression) -> TheirCompression {
-    match compression {
-        Compression::None => TheirCompression::None,
-        Compression::Gzip => TheirCompression::Gzip,
-        Compression::Snappy => TheirCompression::Snappy,
-        Compression::Lz4 => TheirCompression::Lz4,
-        Compression::Zstd => TheirCompression::Zstd,
-    }
 }
 
 #[test]
@@ -86,27 +55,14 @@ fn they_read_what_we_write() {
 #[test]
 fn we_read_what_they_write() {
     let records = plain();
-    let written: Vec<Record> = (0..)
-        .zip(&records)
-        .map(|(number, (key, value, header))| Record {
-            transactional: false,
-            control: false,
-            delete_horizon: false,
-            partition_leader_epoch: 1,
-            producer_id: 7,
-            producer_epoch: 3,
-            timestamp_type: TimestampType::Creation,
-            offset: number,
-            sequence: i32::try_from(number).unwrap(),
-            timestamp: BASE_MS + number,
-            key: key.clone().map(Bytes::from),
-            value: value.clone().map(Bytes::from),
-            headers: IndexMap::from([(
-                StrBytes::from_static_str("h"),
-                header.clone().map(Bytes::from),
-            )]),
-        })
-        .collect();
+    let ours = |(number, record)| Record {
+        partition_leader_epoch: 1,
+        producer_id: 7,
+        producer_epoch: 3,
+        sequence: i32::try_from(number).unwrap(),
+        ..their_record(number, record)
+    };
+    let written: Vec<Record> = (0..).zip(&records).map(ours).collect();
     for compression in built() {
         let options = RecordEncodeOptions { version: 2, compression: theirs(compression) };
         let mut batch = BytesMut::new();
