@@ -91,6 +91,8 @@ pub struct Limits {
     pub index_stride: u64,
     /// The largest batch that any topic may allow.
     pub batch_bytes_max: usize,
+    /// Of the catalog's log; four times as much of its history is kept.
+    pub catalog_segment_bytes: u64,
 }
 
 impl Default for Limits {
@@ -107,6 +109,7 @@ impl Default for Limits {
             checkpoint_bytes: 64 << 20,
             index_stride: INDEX_STRIDE_DEFAULT,
             batch_bytes_max: BATCH_BYTES_MAX,
+            catalog_segment_bytes: 16 << 20,
         }
     }
 }
@@ -336,7 +339,9 @@ impl<M: Memory + Clone> Node<M> {
         };
         let (core, cores, orderer) = match post {
             Post::First { create, cores } => {
-                let orderer = Orderer::new(catalog, identity.node, create, memory.clone());
+                let segment = limits.catalog_segment_bytes;
+                let memory = memory.clone();
+                let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
                 (FIRST, cores, Some(orderer))
             }
             Post::Further { core, cores } => (core, cores, None),

@@ -13,6 +13,10 @@ use catena_log::{
 
 use super::catalog::{Applied, Catalog, CatalogError, Entry, encode};
 
+/// Segments of entries that are kept though a later one's index holds the catalog: so many indexes
+/// can be damaged before it is.
+const SEGMENTS_KEPT: u64 = 4;
+
 /// Names a proposal; given by the caller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ProposalId(pub u64);
@@ -46,9 +50,16 @@ pub struct Orderer<M: Memory> {
 }
 
 impl<M: Memory + Clone> Orderer<M> {
-    /// Opens the catalog's log, or creates it on an empty directory.
-    pub fn new(identity: LogIdentity, node: NodeId, create: bool, memory: M) -> Self {
-        let config = LogConfig { segment_bytes: 16 << 20, ..LogConfig::default() };
+    /// Opens the catalog's log, of segments of `segment_bytes`, or creates it on an empty directory.
+    pub fn new(
+        identity: LogIdentity,
+        node: NodeId,
+        segment_bytes: u64,
+        create: bool,
+        memory: M,
+    ) -> Self {
+        let retention_bytes = Some(segment_bytes * SEGMENTS_KEPT);
+        let config = LogConfig { segment_bytes, retention_bytes, ..LogConfig::default() };
         let opening = Opening::new(identity, config, create, memory, Catalog::default());
         Self {
             node,

@@ -135,7 +135,8 @@ fn topic_config(random: &mut Random) -> Vec<Setting<'static>> {
 /// A node of one to three cores.
 fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
     let identity = NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(1) };
-    let limits = Limits { tail_cache_bytes: 64 << 10, ..Limits::default() };
+    let limits =
+        Limits { tail_cache_bytes: 64 << 10, catalog_segment_bytes: 64 << 10, ..Limits::default() };
     let cores = 1 + random.below(3) as u16;
     let further = (1..cores).map(|core| Post::Further { core, cores });
     let posts = std::iter::once(Post::First { create, cores }).chain(further);

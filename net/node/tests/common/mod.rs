@@ -214,6 +214,12 @@ impl World {
         }
     }
 
+    /// Of all files of a log.
+    pub(crate) fn bytes(&self, directory: Directory) -> usize {
+        let of = self.files.iter().filter(|((of, _), _)| *of == directory);
+        of.map(|(_, bytes)| bytes.len()).sum()
+    }
+
     /// Goes on with what was held, on a disk that is well again.
     pub(crate) fn resume(&mut self) {
         self.resume_with(Box::new(|_, _| Verdict::Perform));
