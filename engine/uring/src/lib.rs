@@ -9,7 +9,7 @@ mod probe;
 mod socket;
 
 pub use hands::{Folder, Hands, HandsOptions, HandsStats};
-pub use memory::{DmaMemory, Share};
+pub use memory::{BufferId, DmaMemory, Share};
 pub use probe::{
     DirectoryLock, Findings, LockError, ProbeError, create_directory, lock_directory, lock_holder,
     probe,

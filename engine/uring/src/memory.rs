@@ -40,6 +40,10 @@ impl Drop for Charge {
     }
 }
 
+/// Names a buffer for as long as there are shares of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct BufferId(usize);
+
 /// Frozen bytes: of a buffer that was filled here, or as they were read.
 #[derive(Clone)]
 pub struct Share(Inner);
@@ -54,6 +58,8 @@ enum Inner {
 /// What bytes that were read cost until their last share is gone.
 pub(crate) struct ReadCharge {
     _charge: Charge,
+    /// What other reads cannot have meanwhile.
+    bytes: usize,
     /// Of what all reads together may take.
     _permit: StaticPermit,
 }
@@ -68,11 +74,11 @@ impl DmaMemory {
     /// Waits until reads may take as much, in the order of asking. A read that waited is not
     /// refused for what writes take: they find less then, and caches are given back.
     pub(crate) async fn for_read(&self, bytes: usize) -> Option<ReadCharge> {
-        let units = bytes.max(READ_BYTES_MIN).min(self.reads_max()) as u64;
-        let permit = self.reads.acquire_static_permit(units).await.ok()?;
+        let reserved = bytes.max(READ_BYTES_MIN).min(self.reads_max());
+        let permit = self.reads.acquire_static_permit(reserved as u64).await.ok()?;
         self.used.set(self.used.get() + bytes);
         let charge = Charge { bytes, used: self.used.clone() };
-        Some(ReadCharge { _charge: charge, _permit: permit })
+        Some(ReadCharge { _charge: charge, bytes: reserved, _permit: permit })
     }
 
     fn reads_max(&self) -> usize {
@@ -119,6 +125,28 @@ impl Share {
     /// What a read brought behind the end of a file.
     pub(crate) fn empty() -> Self {
         Self(Inner::Empty)
+    }
+
+    /// The memory that shares keep from being used for anything else: that of their whole buffers.
+    /// A buffer counts once for shares of it that stand side by side.
+    pub fn held(shares: &[Self]) -> usize {
+        let mut last = None;
+        let buffers = shares.iter().filter_map(Self::buffer);
+        buffers
+            .filter(|buffer| last.replace(*buffer) != Some(*buffer))
+            .map(|(_, bytes)| bytes)
+            .sum()
+    }
+
+    /// Which buffer it is of, and how much memory that takes.
+    pub fn buffer(&self) -> Option<(BufferId, usize)> {
+        match &self.0 {
+            Inner::Written { charge, .. } => {
+                Some((BufferId(Rc::as_ptr(charge).addr()), charge.bytes))
+            }
+            Inner::Read { charge, .. } => Some((BufferId(Rc::as_ptr(charge).addr()), charge.bytes)),
+            Inner::Empty => None,
+        }
     }
 
     /// The whole buffer, if the share is one.

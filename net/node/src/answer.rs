@@ -11,7 +11,10 @@ use catena_wire::{
     limits::CREDIT_BYTES_MAX,
 };
 
-use crate::node::{Caller, Limits, Node, Send, SessionId};
+use crate::{
+    limits::Limits,
+    node::{Caller, Node, Send, SessionId},
+};
 
 /// What is answered with more than an error.
 const SERVED: [Api; 15] = [
@@ -131,7 +134,7 @@ impl<M: Memory + Clone> Node<M> {
         let refusal = Refusal { error, message: error.to_string().into() };
         let mut bytes = Vec::with_capacity(128);
         encode_refusal(header.api, header.correlation, &refusal, &mut bytes).expect("it is short");
-        self.sends.push_back(Send { session, bytes, shares: Vec::new(), last });
+        self.sends.push_back(Send { last, ..Send::new(session, bytes, Vec::new()) });
     }
 
     /// The limits in force.
@@ -151,7 +154,7 @@ impl<M: Memory + Clone> Node<M> {
         let refusal = Refusal { error, message: message.into() };
         let mut bytes = Vec::with_capacity(128);
         if encode_refusal(header.api, header.correlation, &refusal, &mut bytes).is_ok() {
-            self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: true });
+            self.sends.push_back(Send { last: true, ..Send::new(session, bytes, Vec::new()) });
         }
     }
 

@@ -17,7 +17,10 @@ use catena_replication::{
 };
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
-use crate::node::{Caller, Directory, Node, Send, SessionId, Status};
+use crate::{
+    node::{Caller, Directory, Node, Send, SessionId, Status},
+    push::Pushed,
+};
 
 /// The core that orders the catalog.
 pub(crate) const FIRST: u16 = 0;
@@ -52,7 +55,9 @@ pub(crate) enum Content {
     /// Its answer, whole.
     Response { caller: Caller, bytes: Vec<u8> },
     /// Batches for a subscription of a connection there; `ended`: it was the last of that one.
-    Push { session: SessionId, bytes: Vec<u8>, ended: Option<u32> },
+    Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<u32> },
+    /// The client's side of the connection has the bytes of a push.
+    Pushed(Pushed),
     /// A client is gone that had asked there.
     Gone(SessionId),
     /// A topic, and which core owns each of some of its partitions.
@@ -118,14 +123,17 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
-            Content::Push { session, bytes, ended } => {
+            Content::Push { pushed, bytes, ended } => {
+                let session = pushed.session;
                 if let Some(subscription) = ended {
                     self.forget_subscription((session, subscription));
                 }
                 if self.sessions.contains_key(&session) {
-                    self.sends.push_back(Send { session, bytes, shares: Vec::new(), last: false });
+                    let send = Send::new(session, bytes, Vec::new());
+                    self.sends.push_back(Send { pushed: Some(pushed), ..send });
                 }
             }
+            Content::Pushed(pushed) => self.on_pushed(pushed),
             Content::Gone(session) => self.forget(session),
             Content::Hold { topic, from, cores, create } => {
                 self.hold(&topic, from, &cores, create);
@@ -195,7 +203,7 @@ impl<M: Memory + Clone> Node<M> {
         if caller.api == Api::Subscribe {
             self.subscribe_answered(caller, &bytes);
         }
-        self.sends.push_back(Send { session: caller.session, bytes, shares, last: false });
+        self.sends.push_back(Send::new(caller.session, bytes, shares));
     }
 
     /// A request of a connection of this core is over; false when the connection is.
@@ -216,6 +224,7 @@ impl<M: Memory + Clone> Node<M> {
         for name in names.map(|(name, _)| *name).collect::<Vec<_>>() {
             self.drop_subscription(name);
         }
+        self.unsent.forget(session);
     }
 
     /// Which core takes each partition of a topic: one after the other, so that partitions of a

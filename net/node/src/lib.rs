@@ -5,12 +5,14 @@
 mod answer;
 mod cores;
 mod data;
+mod limits;
 mod node;
 mod push;
 mod topics;
 
 pub use cores::{Parcel, Post};
+pub use limits::Limits;
 pub use node::{
-    Directory, Limits, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status,
-    TopicDefaults,
+    Directory, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status, TopicDefaults,
 };
+pub use push::Pushed;

@@ -8,22 +8,22 @@ use std::{
 
 use catena_format::{
     ClusterId, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch,
-    ProducerId, TopicId, limits::BATCH_BYTES_MAX,
+    ProducerId, TopicId,
 };
 use catena_log::{
     LogIdentity, Now, OpenError, ReadId, RecoveryReport,
-    config::INDEX_STRIDE_DEFAULT,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
     Phase, Replica, Ticket,
-    control::{Orderer, OrdererEvent, ProposalId, TopicConfig},
+    control::{Orderer, OrdererEvent, ProposalId},
 };
-use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader, FrameLimits};
+use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
-    push::{Name, Subscription},
+    limits::Limits,
+    push::{Name, Pushed, Subscription, Unsent},
 };
 
 /// A client's connection, named by the shell.
@@ -53,8 +53,16 @@ pub struct Send<S> {
     pub bytes: Vec<u8>,
     /// The payload.
     pub shares: Vec<S>,
+    /// To be handed to [`Node::on_pushed`] once the client's side of the connection has the bytes.
+    pub pushed: Option<Pushed>,
     /// The connection ends behind this.
     pub last: bool,
+}
+
+impl<S> Send<S> {
+    pub(crate) fn new(session: SessionId, bytes: Vec<u8>, shares: Vec<S>) -> Self {
+        Self { session, bytes, shares, pushed: None, last: false }
+    }
 }
 
 /// Who the node is.
@@ -64,70 +72,6 @@ pub struct NodeIdentity {
     pub cluster: ClusterId,
     /// The node.
     pub node: NodeId,
-}
-
-/// Budgets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limits {
-    /// The most requests of a connection without an answer.
-    pub requests_in_flight_max: u32,
-    /// The most bytes of requests of a connection without an answer.
-    pub bytes_in_flight_max: u64,
-    /// The same of all connections of a core; what would go beyond is refused.
-    pub bytes_in_flight_core_max: u64,
-    /// The most subscriptions of a connection.
-    pub subscriptions_max: u32,
-    /// The most batches' bytes in one fetch response.
-    pub fetch_bytes_max: u32,
-    /// The longest wait of a fetch, and of a produce without a deadline of its own.
-    pub wait_max: Duration,
-    /// How far a timestamp may be ahead of the server's clock, in milliseconds.
-    pub timestamp_ahead_ms_max: i64,
-    /// Recent bytes of each partition kept for readers.
-    pub tail_cache_bytes: usize,
-    /// What recovery scans of a partition at most.
-    pub checkpoint_bytes: u64,
-    /// Bytes of segment from one index entry to the next.
-    pub index_stride: u64,
-    /// The largest batch that any topic may allow.
-    pub batch_bytes_max: usize,
-    /// Of the catalog's log; four times as much of its history is kept.
-    pub catalog_segment_bytes: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            requests_in_flight_max: 4096,
-            bytes_in_flight_max: 64 << 20,
-            bytes_in_flight_core_max: 256 << 20,
-            subscriptions_max: 1024,
-            fetch_bytes_max: 16 << 20,
-            wait_max: Duration::from_secs(30),
-            timestamp_ahead_ms_max: 3_600_000,
-            tail_cache_bytes: 4 << 20,
-            checkpoint_bytes: 64 << 20,
-            index_stride: INDEX_STRIDE_DEFAULT,
-            batch_bytes_max: BATCH_BYTES_MAX,
-            catalog_segment_bytes: 16 << 20,
-        }
-    }
-}
-
-const _: () = assert!((64 << 20) >= BATCH_BYTES_MAX);
-
-impl Limits {
-    /// The longest request taken once the handshake has succeeded: its payload is one batch.
-    #[must_use]
-    pub fn frame_limits(&self) -> FrameLimits {
-        let payload_bytes_max = u32::try_from(self.batch_bytes_max).unwrap_or(u32::MAX);
-        FrameLimits { payload_bytes_max, ..FrameLimits::REQUEST }
-    }
-
-    /// The largest batch of a topic with these settings, in bytes.
-    pub(crate) fn batch_bytes_max_of(&self, topic: &TopicConfig) -> usize {
-        topic.batch_bytes_max.min(self.batch_bytes_max)
-    }
 }
 
 /// What a new topic gets where its creator says nothing.
@@ -300,6 +244,7 @@ pub struct Node<M: Memory> {
     pub(crate) raises: BTreeMap<Ticket, Raise>,
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
+    pub(crate) unsent: Unsent,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -378,6 +323,7 @@ impl<M: Memory + Clone> Node<M> {
             raised: BTreeMap::new(),
             raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
+            unsent: Unsent::default(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),

@@ -2,7 +2,10 @@
 //!
 //! A subscription lives on the core that owns its partition, and reads from where it began to the
 //! live end and on, by the same reads as a fetch: between history and the live end is no seam.
-//! Nothing waits in it; what was read is sent. The credit bounds what is under way.
+//! Nothing waits in it; what was read is sent. The credit bounds what is under way, and so does what
+//! the client has not read yet: a slow one holds up its own subscriptions.
+
+use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::Offset;
 use catena_log::{Batches, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory};
@@ -19,6 +22,78 @@ use crate::{
 
 /// What is read for one push, at most, when no single batch is larger.
 const PUSH_BYTES_MAX: usize = 1 << 20;
+/// The same while clients leave much unread.
+const PUSH_BYTES_SCARCE: usize = 64 << 10;
+/// A session with so much unread gets no more pushes.
+const UNSENT_BYTES_MAX: u64 = 4 << 20;
+
+/// A push whose bytes wait for the client to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pushed {
+    pub(crate) session: SessionId,
+    /// The core of the subscription.
+    core: u16,
+    bytes: u64,
+}
+
+/// What clients have not read of the pushes of this core's subscriptions, reads for them included.
+#[derive(Default)]
+pub(crate) struct Unsent {
+    total: u64,
+    sessions: BTreeMap<SessionId, Window>,
+}
+
+/// Of one session.
+#[derive(Default)]
+struct Window {
+    bytes: u64,
+    /// Subscriptions that wait for room, in the order in which they get it.
+    waiting: VecDeque<u32>,
+}
+
+impl Unsent {
+    /// How much may be read for a session's next push. A session that has left nothing unread is
+    /// never held up, so that whatever waits has something of its own to wait for.
+    fn room(&self, session: SessionId, core_max: u64) -> Option<usize> {
+        let own = self.sessions.get(&session).map_or(0, |window| window.bytes);
+        match self.total < core_max {
+            true if own < UNSENT_BYTES_MAX => Some(PUSH_BYTES_MAX),
+            false if own == 0 => Some(PUSH_BYTES_SCARCE),
+            _ => None,
+        }
+    }
+
+    fn add(&mut self, session: SessionId, bytes: u64) {
+        self.total += bytes;
+        self.sessions.entry(session).or_default().bytes += bytes;
+    }
+
+    fn subtract(&mut self, session: SessionId, bytes: u64) {
+        // It may be gone, with all it held.
+        if let Some(window) = self.sessions.get_mut(&session) {
+            window.bytes -= bytes;
+            self.total -= bytes;
+        }
+    }
+
+    fn wait(&mut self, name: Name) {
+        self.sessions.entry(name.0).or_default().waiting.push_back(name.1);
+    }
+
+    /// The next that waits; a session of which nothing is left is forgotten.
+    fn next(&mut self, session: SessionId) -> Option<u32> {
+        let window = self.sessions.get_mut(&session)?;
+        let next = window.waiting.pop_front();
+        if next.is_none() && window.bytes == 0 {
+            self.sessions.remove(&session);
+        }
+        next
+    }
+
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.total -= self.sessions.remove(&session).map_or(0, |window| window.bytes);
+    }
+}
 
 /// A subscription's name: the client's, within its connection.
 pub(crate) type Name = (SessionId, u32);
@@ -31,8 +106,10 @@ pub(crate) struct Subscription {
     next: Offset,
     /// Payload bytes that the client still takes; a push may overshoot it by a batch.
     credit: i64,
-    /// The read that is under way.
-    reading: Option<ReadId>,
+    /// The read that is under way, and for how many bytes there is room.
+    reading: Option<(ReadId, u64)>,
+    /// It waits for room.
+    waiting: bool,
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -65,6 +142,7 @@ impl<M: Memory + Clone> Node<M> {
             next: request.offset,
             credit: i64::from(request.credit_bytes.min(CREDIT_BYTES_MAX)),
             reading: None,
+            waiting: false,
         };
         held.subscriptions.insert(name, subscription);
         self.subscribed.insert(name, uid);
@@ -122,6 +200,7 @@ impl<M: Memory + Clone> Node<M> {
             return Ok(());
         }
         self.drop_subscription((caller.session, request.subscription));
+        self.go_on(caller.session);
         self.answer_status(caller, ErrorCode::None, "");
         Ok(())
     }
@@ -140,7 +219,9 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn drop_subscription(&mut self, name: Name) -> Option<Subscription> {
         let uid = self.subscribed.remove(&name)?;
-        self.held.get_mut(&uid)?.subscriptions.remove(&name)
+        let subscription = self.held.get_mut(&uid)?.subscriptions.remove(&name)?;
+        self.unsent.subtract(name.0, subscription.reading.map_or(0, |(_, room)| room));
+        Some(subscription)
     }
 
     /// Sends what is committed and what the credit covers.
@@ -157,16 +238,44 @@ impl<M: Memory + Clone> Node<M> {
             if idle || (next >= live_end && ahead) {
                 return;
             }
-            let most = usize::try_from(subscription.credit).unwrap_or(usize::MAX);
-            match held.replica.read(next, most.min(PUSH_BYTES_MAX)) {
+            let Some(room) = self.unsent.room(name.0, self.limits.push_bytes_core_max) else {
+                if !std::mem::replace(&mut subscription.waiting, true) {
+                    self.unsent.wait(name);
+                }
+                return;
+            };
+            let most = usize::try_from(subscription.credit).unwrap_or(usize::MAX).min(room);
+            match held.replica.read(next, most) {
                 Ok(ReadOutcome::Ready(batches)) if batches.next <= next => return,
                 Ok(ReadOutcome::Ready(batches)) => self.pushed(name, batches),
                 Ok(ReadOutcome::Pending(id)) => {
-                    subscription.reading = Some(id);
+                    subscription.reading = Some((id, most as u64));
+                    self.unsent.add(name.0, most as u64);
                     held.readers.insert(id, Reader::Push(name));
                     return;
                 }
                 Err(error) => return self.end_subscription(name, &error),
+            }
+        }
+    }
+
+    /// The client's side of the connection has the bytes of a push.
+    pub fn on_pushed(&mut self, pushed: Pushed) {
+        if pushed.core != self.core {
+            return self.send_parcel(pushed.core, Content::Pushed(pushed));
+        }
+        self.unsent.subtract(pushed.session, pushed.bytes);
+        self.go_on(pushed.session);
+    }
+
+    /// Gives room to subscriptions that wait for it.
+    fn go_on(&mut self, session: SessionId) {
+        while self.unsent.room(session, self.limits.push_bytes_core_max).is_some() {
+            let Some(subscription) = self.unsent.next(session) else { return };
+            let name = (session, subscription);
+            if let Some(subscription) = self.subscription(name) {
+                subscription.waiting = false;
+                self.push(name);
             }
         }
     }
@@ -180,15 +289,17 @@ impl<M: Memory + Clone> Node<M> {
     ) {
         // It may have been ended meanwhile, and another one begun under its name.
         let Some(subscription) = self.subscription(name) else { return };
-        if subscription.reading.take_if(|reading| *reading == id).is_none() {
+        let Some((_, room)) = subscription.reading.take_if(|(reading, _)| *reading == id) else {
             return;
-        }
+        };
+        self.unsent.subtract(name.0, room);
         match answer {
             Ok(ReadAnswer::Batches(batches)) => self.pushed(name, batches),
             Ok(ReadAnswer::Offset(_)) => {}
             Err(error) => return self.end_subscription(name, &error),
         }
         self.push(name);
+        self.go_on(name.0);
     }
 
     fn pushed(&mut self, name: Name, batches: Batches<M::Share>) {
@@ -280,12 +391,15 @@ impl<M: Memory + Clone> Node<M> {
         encode_message(Api::Push, subscription.correlation, &push, payload, &mut bytes)
             .expect("a push is within the limits of a response");
         let session = name.0;
+        let pushed = Pushed { session, core: self.core, bytes: payload as u64 };
+        self.unsent.add(session, pushed.bytes);
         if session.core == self.core {
-            self.sends.push_back(Send { session, bytes, shares, last: false });
+            let send = Send::new(session, bytes, shares);
+            self.sends.push_back(Send { pushed: Some(pushed), ..send });
             return;
         }
         shares.drain(..).for_each(|share| bytes.extend_from_slice(share.as_ref()));
         let ended = (error != ErrorCode::None).then_some(name.1);
-        self.send_parcel(session.core, Content::Push { session, bytes, ended });
+        self.send_parcel(session.core, Content::Push { pushed, bytes, ended });
     }
 }

@@ -94,6 +94,59 @@ fn credit_counts_while_the_core_takes_no_more_bytes() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_is_pushed_little_and_later_all_of_it_in_turn() {
+    const SUBSCRIPTIONS: u32 = 5;
+    const BATCHES: u64 = 12;
+    let mut world = World::new(Limits::default(), 1 << 30);
+    let topic = world.topic("t", SUBSCRIPTIONS);
+    let batch = batch(Producer::NONE, &[7; 1000 << 10]);
+    for _ in 0..BATCHES {
+        for partition in 0..SUBSCRIPTIONS {
+            let produced = world.produce(topic, partition, &batch);
+            assert_eq!(world.answer(produced).unwrap().error(), ErrorCode::None);
+        }
+    }
+    for subscription in 0..SUBSCRIPTIONS {
+        let request = SubscribeRequest {
+            subscription,
+            topic,
+            partition: PartitionIndex::new(subscription),
+            offset: Offset::ZERO,
+            credit_bytes: 1 << 30,
+        };
+        world.send(Api::Subscribe, &request, &[]);
+    }
+    let (mut next, mut order) = ([0; SUBSCRIPTIONS as usize], Vec::new());
+    loop {
+        let (pushes, other): (Vec<_>, Vec<_>) = std::mem::take(&mut world.answers)
+            .into_iter()
+            .partition(|answer| answer.header.api == Api::Push as u8);
+        assert!(other.iter().all(|answer| answer.error() == ErrorCode::None));
+        for push in pushes {
+            let push = Push::decode(&push.head).unwrap();
+            let subscription = push.subscription as usize;
+            assert_eq!(push.next_offset.get(), next[subscription] + 1);
+            next[subscription] += 1;
+            order.push(subscription);
+        }
+        assert!(world.unread.len() <= 5, "{} pushes are unread", world.unread.len());
+        // The client reads one.
+        if world.unread.is_empty() {
+            break;
+        }
+        let pushed = world.unread.remove(0);
+        world.node.on_pushed(pushed);
+        world.settle();
+    }
+    assert_eq!(next, [BATCHES; SUBSCRIPTIONS as usize]);
+    // Nobody waits for another to come to its end.
+    for subscription in 0..SUBSCRIPTIONS as usize {
+        let first = order.iter().position(|pushed| *pushed == subscription).unwrap();
+        assert!(first < 3 * SUBSCRIPTIONS as usize, "{order:?}");
+    }
+}
+
+#[test]
 fn credit_that_cannot_be_read_ends_the_connection() {
     let mut world = World::new(Limits::default(), 1 << 30);
     let mut bytes = Vec::new();

@@ -2,12 +2,11 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use catena_node::{Send, SessionId};
-use catena_uring::{Share, detach_stream, stream_descriptor};
+use catena_node::SessionId;
+use catena_uring::{detach_stream, stream_descriptor};
 use catena_wire::{ErrorCode, FrameHeader, PREFACE_BYTES, Preface, Refusal, encode_refusal};
-use futures_lite::{AsyncReadExt, StreamExt, future};
+use futures_lite::{AsyncReadExt, future};
 use glommio::{
-    channels::local_channel::LocalReceiver,
     net::TcpStream,
     timer::{sleep, timeout},
 };
@@ -16,7 +15,7 @@ use rustix::net::sockopt;
 use crate::{
     budget::IDLE_BYTES,
     cores::Cargo,
-    outbox::Unsent,
+    outbox::Outbox,
     received::{Ended, Received},
     shell::{Shell, breathe},
     socket::Socket,
@@ -62,7 +61,7 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
         }
         Err(Ended::Closed | Ended::NotOurs) => return End::Here,
     }
-    let (session, outbox, unsent) = shell.open_session();
+    let (session, outbox) = shell.open_session();
     let refused = Cell::new(false);
     let reads = async {
         if let Err(Ended::Refused(header, error, message)) =
@@ -75,7 +74,7 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
         }
     };
     // Whichever ends first ends the others: a client that does not read is not read from either.
-    future::or(future::or(reads, write(&socket, outbox, &unsent)), unsent.cut()).await;
+    future::or(future::or(reads, write(shell, &socket, &outbox)), outbox.is_cut()).await;
     shell.close_session(session);
     if refused.get() {
         for_a_while(shell, discard(&socket)).await;
@@ -190,7 +189,10 @@ async fn read(
         while let Some((header, head, payload)) = buffer.message()? {
             any = true;
             let now = shell.now();
-            shell.message(session, &header, head, payload, now);
+            if !shell.message(session, &header, head, payload, now) {
+                // What was asked for already is more than its client reads.
+                return Err(Ended::Closed);
+            }
         }
         if any {
             // What came together goes to the disk together.
@@ -209,16 +211,19 @@ async fn greet(socket: &Socket, buffer: &mut Received) -> Result<(), Ended> {
     Ok(())
 }
 
-async fn write(socket: &Socket, outbox: LocalReceiver<Send<Share>>, unsent: &Unsent) {
-    let mut stream = Box::pin(outbox.stream());
-    while let Some(send) = stream.next().await {
-        let mut slices = vec![&*send.bytes];
-        slices.extend(send.shares.iter().map(AsRef::as_ref));
+async fn write(shell: &Rc<Shell>, socket: &Socket, outbox: &Outbox) {
+    loop {
+        let held = outbox.next().await;
+        let mut slices = vec![&*held.send.bytes];
+        slices.extend(held.send.shares.iter().map(AsRef::as_ref));
         let sent = socket.write_slices(&slices).await;
-        let bytes: usize = slices.iter().map(|slice| slice.len()).sum();
-        unsent.sent(bytes);
-        if sent.is_err() || send.last {
+        if sent.is_err() || held.send.last {
             break;
+        }
+        let pushed = held.send.pushed;
+        drop(held);
+        if let Some(pushed) = pushed {
+            shell.input(|node, _| node.on_pushed(pushed));
         }
     }
     socket.close().await;

@@ -110,7 +110,7 @@ impl Numbers {
         let [open, opening, failed] = self.partitions;
         [
             ("catena_connections", "Connections open.", self.connections),
-            ("catena_unsent_bytes", "Bytes that wait for clients.", self.unsent_bytes),
+            ("catena_unsent_bytes", "Memory held by what waits for clients.", self.unsent_bytes),
             ("catena_receiving_bytes", "Memory for what clients send.", self.receiving_bytes),
             ("catena_partitions_open", "Partitions that serve.", open),
             ("catena_partitions_opening", "Partitions being opened.", opening),

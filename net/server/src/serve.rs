@@ -229,6 +229,7 @@ fn make_node(
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {
+    let cores = u64::from(config.node.cores.count().get());
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
         bytes_in_flight_core_max: config.limits.in_flight_per_core.0,
@@ -238,6 +239,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         checkpoint_bytes: config.storage.checkpoint.0,
         index_stride: config.storage.index_stride.0,
         batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
+        push_bytes_core_max: config.limits.memory.0 / cores / 8,
         ..Limits::default()
     })
 }

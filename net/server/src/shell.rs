@@ -18,7 +18,6 @@ use catena_log::{
 use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
 use catena_uring::{DmaMemory, Folder, Hands, Share, attach_stream, create_directory};
 use glommio::{
-    channels::local_channel::LocalReceiver,
     net::{TcpListener, TcpStream},
     timer::sleep,
 };
@@ -75,9 +74,8 @@ pub(crate) struct Shell {
     carrying_out: Cell<bool>,
     hands: Hands,
     places: RefCell<BTreeMap<Directory, Place>>,
-    outboxes: RefCell<BTreeMap<SessionId, Outbox>>,
-    /// Bytes that wait for clients, of all outboxes.
-    unsent: Rc<Cell<usize>>,
+    outboxes: RefCell<BTreeMap<SessionId, Rc<Outbox>>>,
+    unsent: Rc<Unsent>,
     /// Memory for what clients are sending.
     budget: Rc<Budget>,
     slow_consumers: Cell<u64>,
@@ -98,7 +96,7 @@ impl Shell {
             hands,
             places: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
-            unsent: Rc::new(Cell::new(0)),
+            unsent: Rc::default(),
             slow_consumers: Cell::new(0),
             stalls: Cell::new(0),
             next_session: Cell::new(0),
@@ -134,7 +132,7 @@ impl Shell {
             hands: self.hands.stats(),
             memory_bytes: self.hands.memory().used() as u64,
             descriptors: self.hands.descriptors() as u64,
-            unsent_bytes: self.unsent.get() as u64,
+            unsent_bytes: self.unsent.bytes() as u64,
             receiving_bytes: self.budget.used() as u64,
             slow_consumers: self.slow_consumers.get(),
             stalls: self.stalls.get(),
@@ -162,7 +160,8 @@ impl Shell {
         result
     }
 
-    /// Hands a message on; [`Shell::carry_out`] follows when all that came are handed on.
+    /// Hands a message on, and answers it if it can be at once; [`Shell::carry_out`] follows when
+    /// all that came are handed on. False when its client has been cut: it reads too little.
     pub(crate) fn message(
         &self,
         session: SessionId,
@@ -170,8 +169,9 @@ impl Shell {
         head: &[u8],
         payload: &[u8],
         now: Now,
-    ) {
+    ) -> bool {
         self.node.borrow_mut().on_message(session, header, head, payload, now);
+        !self.send_all() || self.outboxes.borrow().contains_key(&session)
     }
 
     /// Looks at the node.
@@ -218,11 +218,7 @@ impl Shell {
 
     /// What is no operation: none of it gives the node an input before this returns.
     fn carry_out_beside(self: &Rc<Self>) {
-        loop {
-            let send = self.node.borrow_mut().poll_send();
-            let Some(send) = send else { break };
-            self.send(send);
-        }
+        self.send_all();
         loop {
             let parcel = self.node.borrow_mut().poll_parcel();
             let Some((to, parcel)) = parcel else { break };
@@ -327,30 +323,38 @@ impl Shell {
         });
     }
 
+    /// Whether there was anything to send.
+    fn send_all(&self) -> bool {
+        let mut any = false;
+        loop {
+            let send = self.node.borrow_mut().poll_send();
+            let Some(send) = send else { return any };
+            self.send(send);
+            any = true;
+        }
+    }
+
     fn send(&self, send: Send<Share>) {
         let session = send.session;
         let mut outboxes = self.outboxes.borrow_mut();
         let Some(outbox) = outboxes.get(&session) else { return };
-        let gone = !outbox.send(send);
-        let slow = outbox.unsent() > OUTBOX_BYTES_MAX;
-        if gone || slow {
-            self.cut(&mut outboxes, session, slow);
+        outbox.send(send);
+        if outbox.bytes() > OUTBOX_BYTES_MAX {
+            self.cut(&mut outboxes, session);
         }
         // What clients do not read must not take the memory of those who write.
-        while self.unsent.get() > self.options.unsent_bytes_max {
-            let slowest = outboxes.iter().max_by_key(|(_, outbox)| outbox.unsent());
+        while self.unsent.bytes() > self.options.unsent_bytes_max {
+            let slowest = outboxes.iter().max_by_key(|(_, outbox)| outbox.bytes());
             let Some(slowest) = slowest.map(|(session, _)| *session) else { return };
-            self.cut(&mut outboxes, slowest, true);
+            self.cut(&mut outboxes, slowest);
         }
     }
 
-    fn cut(&self, outboxes: &mut BTreeMap<SessionId, Outbox>, session: SessionId, slow: bool) {
+    fn cut(&self, outboxes: &mut BTreeMap<SessionId, Rc<Outbox>>, session: SessionId) {
         let Some(outbox) = outboxes.remove(&session) else { return };
-        if slow {
-            let bytes = outbox.unsent();
-            self.slow_consumers.set(self.slow_consumers.get() + 1);
-            tracing::warn!("{session:?} was cut: its client left {bytes} bytes unread");
-        }
+        let bytes = outbox.bytes();
+        self.slow_consumers.set(self.slow_consumers.get() + 1);
+        tracing::warn!("{session:?} was cut: its client did not read what holds {bytes} bytes");
         outbox.cut();
     }
 
@@ -398,14 +402,14 @@ impl Shell {
     }
 
     /// A connection has said that it speaks our protocol.
-    pub(crate) fn open_session(&self) -> (SessionId, LocalReceiver<Send<Share>>, Rc<Unsent>) {
+    pub(crate) fn open_session(&self) -> (SessionId, Rc<Outbox>) {
         let number = self.next_session.get();
         self.next_session.set(number + 1);
         let session = SessionId { core: self.core(), number };
-        let (outbox, receiver, unsent) = Outbox::new(self.unsent.clone());
-        self.outboxes.borrow_mut().insert(session, outbox);
+        let outbox = Outbox::new(self.unsent.clone());
+        self.outboxes.borrow_mut().insert(session, outbox.clone());
         self.node.borrow_mut().on_connect(session);
-        (session, receiver, unsent)
+        (session, outbox)
     }
 
     pub(crate) fn close_session(self: &Rc<Self>, session: SessionId) {
@@ -447,7 +451,7 @@ impl Shell {
         let (began, mut idle) = (Instant::now(), false);
         let all = self.shared().cores();
         while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
-            if !idle && self.look(Node::is_idle) && self.unsent.get() == 0 {
+            if !idle && self.look(Node::is_idle) && self.unsent.bytes() == 0 {
                 idle = true;
                 self.shared().idle.fetch_add(1, Ordering::Relaxed);
             }

@@ -7,7 +7,7 @@ use std::{
 
 use catena_format::{ClusterId, Millis, NodeId};
 use catena_log::{Now, OpenError, io::Heap};
-use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, SessionId, Status};
+use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, Pushed, SessionId, Status};
 use catena_replication::{Phase, Replica};
 use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
 
@@ -51,7 +51,7 @@ pub struct Report {
 
 enum Delivery {
     Request { session: SessionId, bytes: Vec<u8> },
-    Response { session: SessionId, bytes: Vec<u8> },
+    Response { session: SessionId, bytes: Vec<u8>, pushed: Option<Pushed> },
     Parcel { from: u16, to: u16, parcel: Parcel },
 }
 
@@ -443,9 +443,10 @@ impl World {
                 for share in &send.shares {
                     bytes.extend_from_slice(share);
                 }
-                let session = send.session;
+                let (session, pushed) = (send.session, send.pushed);
                 self.fingerprint.bytes(&bytes);
-                self.transmit(Link::ToClient(session), Delivery::Response { session, bytes });
+                let response = Delivery::Response { session, bytes, pushed };
+                self.transmit(Link::ToClient(session), response);
             }
             while let Some((to, parcel)) = self.cores[core].poll_parcel() {
                 let from = number;
@@ -481,7 +482,10 @@ impl World {
                     let now = self.now();
                     self.cores[usize::from(to)].on_parcel(from, parcel, now);
                 }
-                Delivery::Response { session, bytes } => {
+                Delivery::Response { session, bytes, pushed } => {
+                    if let Some(pushed) = pushed {
+                        self.cores[usize::from(session.core)].on_pushed(pushed);
+                    }
                     let Some(at) = self.sessions.get(&session).copied() else { continue };
                     let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
                     let client = &mut self.clients[at];

@@ -12,7 +12,7 @@ use catena_log::{
     Now,
     io::{Done, FileName, IoError, Memory, MemoryExhausted, Op, OpId, Outcome},
 };
-use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
+use catena_node::{Directory, Limits, Node, NodeIdentity, Post, Pushed, SessionId, Status};
 use catena_wire::{
     Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader,
     FrameLimits, HandshakeRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest,
@@ -123,6 +123,8 @@ pub(crate) struct World {
     pub(crate) memory: Purse,
     pub(crate) judge: Judge,
     pub(crate) answers: Vec<Answer>,
+    /// Pushes among them that the client has not read.
+    pub(crate) unread: Vec<Pushed>,
     /// Operations performed or failed.
     pub(crate) operations: u64,
     clock: Duration,
@@ -141,6 +143,7 @@ impl World {
             memory,
             judge: Box::new(|_, _| Verdict::Perform),
             answers: Vec::new(),
+            unread: Vec::new(),
             operations: 0,
             clock: Duration::from_secs(1),
             files: BTreeMap::new(),
@@ -211,6 +214,7 @@ impl World {
             let header = FrameHeader::parse(header, FrameLimits::RESPONSE).unwrap();
             let payload = send.shares.iter().flat_map(|share| share.as_ref().to_vec()).collect();
             self.answers.push(Answer { header, head: head.to_vec(), payload });
+            self.unread.extend(send.pushed);
         }
     }
 
