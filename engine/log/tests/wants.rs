@@ -9,7 +9,7 @@ use bytes::Bytes;
 use catena_format::{FileNumber, Millis, Offset, Position};
 use catena_log::{
     LogConfig, Now, OpenError, Opening,
-    io::{Done, FileName, Heap, IoError, Op, OpId, Slot},
+    io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
 };
 use world::{TestLog, World, identity, small};
 
@@ -255,4 +255,42 @@ fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
         assert_eq!((world.log.log_start(), world.log.log_end()), (Offset::new(5), Offset::new(6)));
         assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
     }
+}
+
+#[test]
+fn recovery_keeps_nothing_of_what_it_has_read_while_it_reads_on() {
+    let config = LogConfig { segment_bytes: 64 << 20, ..small() };
+    let mut world = World::new(config);
+    world.append(1, 10, 0);
+    world.run();
+    // Many groups together at the disk, of which the first is lost.
+    let lost = world.log.log_end();
+    for time in 0..8 {
+        world.append(1, 900 << 10, time);
+    }
+    world.run();
+    let segment = world.disk.files.keys().find(|file| matches!(file, FileName::Segment(_)));
+    let segment = *segment.unwrap();
+    let bytes = world.disk.files.get_mut(&segment).unwrap();
+    bytes[12 << 10..400 << 10].fill(0);
+    let now = Now { wall: Millis::new(0), monotonic: Duration::ZERO };
+    let mut opening = Opening::new(identity(), config, false, Heap, Vec::new());
+    let mut read: Vec<Bytes> = Vec::new();
+    let log = loop {
+        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
+        // A read may wait until all that was read before is free.
+        let of_segment = matches!(&op, Op::Read { file: FileName::Segment(_), .. });
+        assert!(!of_segment || read.iter().all(Bytes::is_unique));
+        let result = world.disk.perform(op);
+        if let Ok(Outcome::Read(bytes)) = &result
+            && of_segment
+        {
+            read.push(bytes.clone());
+        }
+        if let Some(log) = opening.on_done(Done { id, result }, now).unwrap() {
+            break log;
+        }
+    };
+    assert!(read.len() > 6 && log.recovery().batches_cut == 7, "{:?}", log.recovery());
+    assert_eq!(log.log_end(), lost);
 }
