@@ -140,6 +140,8 @@ pub struct Reply {
 pub enum Event<S> {
     /// The log is open.
     Opened(RecoveryReport),
+    /// It cannot be opened for want of something, and is tried again until it can; told once.
+    Postponed(OpenError),
     /// It cannot be opened.
     Failed(OpenError),
     /// A produce is answered.
@@ -177,8 +179,17 @@ pub enum Phase {
 enum State<M: Memory> {
     Opening(Opening<M, Dedup>),
     Open(Log<M, Dedup>),
+    /// Opening begins anew at this time.
+    Postponed(Duration),
     Failed(OpenError),
 }
+
+/// After which what could not be opened for want of something is tried again.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of its
+/// own; beyond it they are refused, to be sent again later.
+const PARKED_DUPLICATES_MAX: usize = 4096;
 
 struct Parked {
     ticket: Ticket,
@@ -194,8 +205,14 @@ pub struct Replica<M: Memory> {
     identity: LogIdentity,
     config: ReplicaConfig,
     epoch: Epoch,
+    create: bool,
+    memory: M,
     state: State<M>,
+    /// It is known that opening takes more than one attempt.
+    postponed: bool,
     parked: BTreeMap<(Offset, Ticket), Parked>,
+    /// Repetitions among them.
+    duplicates: usize,
     high_watermark: Offset,
     events: VecDeque<Event<M::Share>>,
     commits: Stage,
@@ -210,13 +227,16 @@ impl<M: Memory + Clone> Replica<M> {
         create: bool,
         memory: M,
     ) -> Self {
-        let opening = Opening::new(identity, config.log, create, memory, Dedup::default());
         Self {
             identity,
             config,
             epoch,
-            state: State::Opening(opening),
+            create,
+            state: opening(identity, config, create, memory.clone()),
+            memory,
+            postponed: false,
             parked: BTreeMap::new(),
+            duplicates: 0,
             high_watermark: Offset::ZERO,
             events: VecDeque::new(),
             commits: Stage::default(),
@@ -249,8 +269,18 @@ impl<M: Memory + Clone> Replica<M> {
             Verdict::Duplicate { base, next } => {
                 return match log.poisoned().filter(|_| next > self.high_watermark) {
                     Some(error) => Err(Refusal::InDoubt(error)),
+                    None if self.duplicates == PARKED_DUPLICATES_MAX => {
+                        Err(AppendError::Backlog(log.undurable_bytes()).into())
+                    }
                     None => Ok(self.duplicate(request, base, next, now)),
                 };
+            }
+            // Which of the producer's batches it is, nobody knows: one that is still on its way?
+            Verdict::DuplicateOffsetUnknown if self.high_watermark < log.log_end() => {
+                return Err(match log.poisoned() {
+                    Some(error) => Refusal::InDoubt(error),
+                    None => AppendError::Backlog(log.undurable_bytes()).into(),
+                });
             }
             refused => return Err(refusal(refused)),
         }
@@ -289,6 +319,7 @@ impl<M: Memory + Clone> Replica<M> {
         if memory || next <= self.high_watermark {
             return Some(self.receipt(&parked, next));
         }
+        self.duplicates += usize::from(duplicate);
         self.parked.insert((next, request.ticket), parked);
         None
     }
@@ -351,7 +382,7 @@ impl<M: Memory + Clone> Replica<M> {
         match &mut self.state {
             State::Opening(opening) => opening.poll_op(),
             State::Open(log) => log.poll_op(),
-            State::Failed(_) => None,
+            State::Postponed(_) | State::Failed(_) => None,
         }
     }
 
@@ -360,10 +391,18 @@ impl<M: Memory + Clone> Replica<M> {
         match &mut self.state {
             State::Opening(opening) => match opening.on_done(done, now) {
                 Ok(None) => {}
-                Ok(Some(log)) => {
+                Ok(Some(mut log)) => {
+                    // It may have been changed since the opening began.
+                    log.set_config(self.config.log);
                     self.high_watermark = log.durable_end();
                     self.events.push_back(Event::Opened(log.recovery().clone()));
                     self.state = State::Open(log);
+                }
+                Err(error) if error.is_want() => {
+                    self.state = State::Postponed(now.monotonic + OPEN_AGAIN_AFTER);
+                    if !std::mem::replace(&mut self.postponed, true) {
+                        self.events.push_back(Event::Postponed(error));
+                    }
                 }
                 Err(error) => {
                     self.events.push_back(Event::Failed(error));
@@ -374,14 +413,19 @@ impl<M: Memory + Clone> Replica<M> {
                 log.on_done(done, now);
                 self.commit(now);
             }
-            State::Failed(_) => {}
+            State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
-        if let State::Open(log) = &mut self.state {
-            log.on_tick(now);
+        match &mut self.state {
+            State::Open(log) => log.on_tick(now),
+            State::Postponed(at) if *at <= now.monotonic => {
+                let memory = self.memory.clone();
+                self.state = opening(self.identity, self.config, self.create, memory);
+            }
+            State::Opening(_) | State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
@@ -389,7 +433,8 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn next_tick(&self) -> Option<std::time::Duration> {
         match &self.state {
             State::Open(log) => Some(log.next_tick()),
-            _ => None,
+            State::Postponed(at) => Some(*at),
+            State::Opening(_) | State::Failed(_) => None,
         }
     }
 
@@ -423,6 +468,7 @@ impl<M: Memory + Clone> Replica<M> {
                 self.parked.insert((next, ticket), parked);
                 return;
             };
+            self.duplicates -= usize::from(parked.duplicate);
             self.events.push_back(Event::Reply(Reply { ticket: parked.ticket, result }));
         }
     }
@@ -435,7 +481,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// How far the replica has come.
     pub fn phase(&self) -> Phase {
         match &self.state {
-            State::Opening(_) => Phase::Opening,
+            State::Opening(_) | State::Postponed(_) => Phase::Opening,
             State::Open(_) => Phase::Open,
             State::Failed(error) => Phase::Failed(*error),
         }
@@ -498,9 +544,18 @@ impl<M: Memory + Clone> Replica<M> {
         match &self.state {
             State::Opening(_) => false,
             State::Open(log) => log.is_idle() || log.poisoned().is_some(),
-            State::Failed(_) => true,
+            State::Postponed(_) | State::Failed(_) => true,
         }
     }
+}
+
+fn opening<M: Memory + Clone>(
+    identity: LogIdentity,
+    config: ReplicaConfig,
+    create: bool,
+    memory: M,
+) -> State<M> {
+    State::Opening(Opening::new(identity, config.log, create, memory, Dedup::default()))
 }
 
 fn refusal(verdict: Verdict) -> Refusal {

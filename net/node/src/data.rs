@@ -115,6 +115,9 @@ impl<M: Memory + Clone> Node<M> {
                     self.notices.push_back(Notice::Opened(*held.replica.identity(), report));
                     self.partition_opened(uid, now);
                 }
+                Event::Postponed(error) => {
+                    self.notices.push_back(Notice::Postponed(*held.replica.identity(), error));
+                }
                 Event::Failed(error) => {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);

@@ -214,6 +214,8 @@ pub(crate) struct Creating {
 pub enum Notice {
     /// It is open: what recovery found.
     Opened(LogIdentity, RecoveryReport),
+    /// It cannot be opened for want of something, and is tried again until it can.
+    Postponed(LogIdentity, OpenError),
     /// It cannot be opened.
     Failed(LogIdentity, OpenError),
     /// A write or a flush failed: it takes nothing more until the next start.

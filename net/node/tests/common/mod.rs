@@ -156,11 +156,31 @@ impl World {
 
     /// Ends the node and starts it again on its files.
     pub(crate) fn restart(&mut self, limits: Limits) {
+        self.restart_with(limits, Box::new(|_, _| Verdict::Perform));
+    }
+
+    /// The same, with hands that may fail.
+    pub(crate) fn restart_with(&mut self, limits: Limits, judge: Judge) {
+        self.renew(limits, judge);
+        self.begin();
+    }
+
+    /// The same as [`World::restart`], whether or not it comes to serve.
+    pub(crate) fn restart_as_is(&mut self, limits: Limits) {
+        self.renew(limits, Box::new(|_, _| Verdict::Perform));
+        self.settle();
+    }
+
+    fn renew(&mut self, limits: Limits, judge: Judge) {
         self.node = node(limits, false, self.memory.clone());
-        self.judge = Box::new(|_, _| Verdict::Perform);
+        self.judge = judge;
         self.held.clear();
         self.answers.clear();
-        self.begin();
+    }
+
+    /// Removes files of a log.
+    pub(crate) fn lose(&mut self, directory: Directory, which: impl Fn(FileName) -> bool) {
+        self.files.retain(|(of, file), _| *of != directory || !which(*file));
     }
 
     fn begin(&mut self) {
