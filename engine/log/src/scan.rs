@@ -127,9 +127,10 @@ impl<M: Memory> Scan<M> {
     fn begin_segment(&mut self, image: Option<IndexImage>) {
         let entry = self.segments[self.first + self.builds.len()];
         self.window = None;
-        // What is missing below was damaged, or trimmed, and that was known.
-        let missing = self.damaged.end_of(self.expected).max(Some(self.log_start));
-        if self.undecided.is_empty() && missing >= Some(entry.base) {
+        // What is missing below was trimmed, or damaged behind that, and that was known.
+        let trimmed = self.expected.max(self.log_start);
+        let missing = self.damaged.end_of(trimmed).unwrap_or(trimmed);
+        if self.undecided.is_empty() && missing >= entry.base {
             self.expected = self.expected.max(entry.base);
         }
         let (index, progress, accepted) = match image {

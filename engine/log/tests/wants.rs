@@ -223,8 +223,9 @@ fn a_segment_stays_until_its_index_is_written() {
     assert_eq!(world.log.fold().len(), world.model.len());
 }
 
-#[test]
-fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
+/// A log whose last two records of five are gone, trimmed to `start`, with one record behind them
+/// and nothing yet that says that it is durable. No index is written.
+fn behind_damage(start: Offset) -> World {
     let mut world = World::new(small());
     for time in 0..5 {
         world.append(1, 1000, time);
@@ -237,23 +238,37 @@ fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
     // The last two records are gone, the mark behind them stays.
     let segment = FileName::Segment(FileNumber::new(1));
     world.disk.files.get_mut(&segment).unwrap()[4 * 4096..6 * 4096].fill(0);
-    let index = |op: &Op<Bytes>| {
-        let index = matches!(op, Op::Write { file: FileName::Index(_), .. });
-        index.then_some(IoError::NoDescriptors)
-    };
-    world.log = open_with(&mut world, index).unwrap();
+    world.log = open_with(&mut world, no_index).unwrap();
     assert!(world.log.recovery().resumed_at_mark);
-    world.log.trim(Offset::new(5)).unwrap();
-    run_with(&mut world, index);
-    // One record behind it, and nothing yet that says it is durable.
+    world.log.trim(start).unwrap();
+    run_with(&mut world, no_index);
     world.epoch = world.epoch.next();
     world.append(1, 10, 99);
-    run_with(&mut world, index);
+    run_with(&mut world, no_index);
     assert_eq!(world.log.durable_end(), Offset::new(6));
-    for _ in 0..2 {
-        world.log = open_with(&mut world, index).unwrap();
-        assert_eq!((world.log.log_start(), world.log.log_end()), (Offset::new(5), Offset::new(6)));
-        assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
+    world
+}
+
+fn no_index(op: &Op<Bytes>) -> Option<IoError> {
+    let index = matches!(op, Op::Write { file: FileName::Index(_), .. });
+    index.then_some(IoError::NoDescriptors)
+}
+
+#[test]
+fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
+    // The log starts behind the damage, or in it and what lies before is damaged by now, too.
+    for (start, lost) in [(5, false), (4, true), (5, true)] {
+        let mut world = behind_damage(Offset::new(start));
+        if lost {
+            let segment = FileName::Segment(FileNumber::new(1));
+            world.disk.files.get_mut(&segment).unwrap().fill(0);
+        }
+        for _ in 0..2 {
+            world.log = open_with(&mut world, no_index).unwrap();
+            let log = &world.log;
+            assert_eq!((log.log_start(), log.log_end()), (Offset::new(start), Offset::new(6)));
+            assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
+        }
     }
 }
 
