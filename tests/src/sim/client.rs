@@ -307,12 +307,9 @@ impl Client {
                 }
                 return Ok(());
             }
-            Some((error, id)) if id.get() != 0 => {
+            // Before it is ready it may still go away in a crash.
+            Some((ErrorCode::None, id)) => {
                 oracle.topics.located(id, asked_ns, oracle.now_ns)?;
-                if error != ErrorCode::None {
-                    line.hang_up(oracle.now_ns);
-                    return Ok(());
-                }
                 let anew = std::mem::replace(&mut line.topic, id) != id;
                 line.stage = Stage::Running;
                 match &mut self.kind {

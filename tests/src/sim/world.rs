@@ -250,10 +250,10 @@ impl World {
             _ => 2_500_000_000,
         };
         self.next_crash_ns = self.now_ns + 100_000 + self.random.below(most);
-        if self.jumps && self.random.chance(300_000) {
+        if self.faults_on && self.jumps && self.random.chance(300_000) {
             self.jump();
         }
-        if self.random.chance(50_000) {
+        if self.faults_on && self.random.chance(50_000) {
             self.pause_all();
         }
     }

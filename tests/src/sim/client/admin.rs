@@ -63,7 +63,7 @@ impl Admin {
         let again = self.deleting == Some(line.topic);
         if again || self.deletions > 0 && !line.finishing && line.random.chance(10_000) {
             self.delete(line, oracle);
-        } else if line.finishing || line.random.chance(5_000) {
+        } else if line.finishing && !self.grown || line.random.chance(5_000) {
             self.alter(line, oracle);
         }
     }

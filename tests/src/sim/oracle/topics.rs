@@ -87,9 +87,9 @@ impl Topics {
     pub fn served(&self, id: TopicId, asked_ns: u64) -> Result<(), String> {
         let gone = self.known.get(&id).and_then(|topic| topic.gone_ns);
         match gone {
-            Some(gone) if asked_ns > gone + SPREAD_NS => {
-                Err(format!("topic {id:?}, deleted at {gone} ns, served what was asked later"))
-            }
+            Some(gone) if asked_ns > gone + SPREAD_NS => Err(format!(
+                "topic {id:?}, deleted at {gone} ns, served what was asked at {asked_ns} ns"
+            )),
             _ => Ok(()),
         }
     }
