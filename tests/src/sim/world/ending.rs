@@ -15,6 +15,8 @@ use crate::sim::{
 
 /// Batches acknowledged while the disk decays.
 const DECAY_ACKED: u64 = 60;
+/// Within so much time the files of deleted partitions go.
+const SETTLE_NS: u64 = 1_000_000_000;
 
 impl World {
     /// No more faults: everything unacknowledged gets through, and everything is read back.
@@ -33,6 +35,7 @@ impl World {
                 return Err("stuck: what was sent is not acknowledged after the faults".into());
             }
         }
+        self.settle_files()?;
         // Recovery of what rots before it, with producers going on, is another matter: offsets in
         // doubt are cut, and their producers hear of a gap.
         if self.decays && self.wait_open()?.is_some() {
@@ -106,6 +109,15 @@ impl World {
                 return Err("stuck: the logs cannot be read to their ends".into());
             }
         }
+    }
+
+    /// In the life that deleted a partition its files go, too, and not only at the next start.
+    fn settle_files(&mut self) -> Result<(), String> {
+        let deadline = self.now_ns + SETTLE_NS;
+        while self.check_files().is_err() && self.now_ns < deadline {
+            self.step()?;
+        }
+        self.check_files()
     }
 
     /// Of a partition that was deleted no file is left.
