@@ -8,7 +8,8 @@ use catena_log::{
     io::{IoError, Memory},
 };
 use catena_replication::{
-    Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
+    Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket,
+    validate::InvalidBatch,
 };
 use catena_wire::{
     ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
@@ -144,7 +145,13 @@ impl<M: Memory + Clone> Node<M> {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
-            Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
+            Err(error) => {
+                let code = match error {
+                    ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
+                    _ => ErrorCode::StorageIo,
+                };
+                self.refuse(caller, code, &error.to_string());
+            }
         }
     }
 
@@ -462,6 +469,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::Invalid(invalid) => invalid_code(invalid),
         Refusal::Append(error) => append_code(error),
         Refusal::InDoubt(_) => ErrorCode::StorageIo,
+        Refusal::TooManyRepetitions => ErrorCode::Timeout,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,

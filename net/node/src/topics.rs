@@ -277,9 +277,17 @@ impl<M: Memory + Clone> Node<M> {
     fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
         let id = self.orderer().catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
-            self.refuse(caller, ErrorCode::UnknownTopic, &format!("there is no topic `{name}`"));
+            self.refuse(caller, self.missing_code(), &format!("there is no topic `{name}`"));
         }
         id
+    }
+
+    /// What a name is answered that leads nowhere: as long as a deletion or another name is not
+    /// durable, a crash may bring the topic back.
+    fn missing_code(&self) -> ErrorCode {
+        let takes_away = |p: &Proposal| matches!(p, Proposal::Delete(..) | Proposal::Alter { .. });
+        let doubtful = self.proposals.values().any(takes_away);
+        if doubtful { ErrorCode::Starting } else { ErrorCode::UnknownTopic }
     }
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
@@ -520,7 +528,7 @@ impl<M: Memory + Clone> Node<M> {
         match self.orderer().catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
-                error: ErrorCode::UnknownTopic,
+                error: self.missing_code(),
                 name: name.into(),
                 id: TopicId::default(),
                 config_version: 0,

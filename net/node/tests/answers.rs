@@ -178,7 +178,7 @@ fn repetitions_that_wait_for_the_disk_are_bounded() {
     world.pass(Limits::default().wait_max);
     assert_eq!(errors(&mut world, &waiting), [ErrorCode::Timeout; 4096]);
     let beyond = world.produce(topic, 0, &batch);
-    assert_eq!(errors(&mut world, &[first, beyond]), [ErrorCode::Timeout, ErrorCode::Throttled]);
+    assert_eq!(errors(&mut world, &[first, beyond]), [ErrorCode::Timeout; 2]);
     world.resume();
     let later = world.produce(topic, 0, &batch);
     assert_eq!(errors(&mut world, &[later]), [ErrorCode::None]);
@@ -194,8 +194,9 @@ fn a_repetition_of_one_of_many_is_known_to_be_stored_once_all_are() {
     }
     let first = batch(producer(0), b"one");
     let early = world.produce(topic, 0, &first);
-    assert_eq!(errors(&mut world, &[early]), [ErrorCode::Throttled]);
+    assert!(world.answer(early).is_none(), "it may be among those on their way");
     world.resume();
     let late = world.produce(topic, 0, &first);
-    assert_eq!(errors(&mut world, &[late]), [ErrorCode::DuplicateOffsetUnknown]);
+    let found = errors(&mut world, &[early, late]);
+    assert_eq!(found, [ErrorCode::DuplicateOffsetUnknown; 2]);
 }
