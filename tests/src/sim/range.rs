@@ -105,7 +105,8 @@ impl Summary {
         let total = &self.total;
         format!(
             "{{\"seeds\":{},\"acked\":{},\"checked\":{},\"faults\":{},\"restarts\":{},\
-             \"deeds\":{},\"pushes\":{},\"damaged\":{},\"cut\":{},\"broken\":{},\"fingerprint\":\"{:016x}\"}}",
+             \"deeds\":{},\"pushes\":{},\"damaged\":{},\"cut\":{},\"broken\":{},\
+             \"fingerprint\":\"{:016x}\"}}",
             self.seeds,
             total.acked,
             total.checked,
