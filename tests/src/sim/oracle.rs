@@ -63,6 +63,8 @@ pub struct Receipt {
     pub tentative: bool,
     /// Copies on disks.
     pub copies: u8,
+    /// When it was appended, by the node's clock; of a batch stored before that is not told.
+    pub append_ms: Option<i64>,
 }
 
 /// When the log may drop what it holds.
@@ -205,6 +207,10 @@ impl Oracle {
             return Err(format!("{batch:?} was refused and is stored"));
         }
         let least_ms = self.wall.least_ms(sent.sent_ns);
+        let shown = least_ms..=self.wall.most_ms(self.now_ns);
+        if receipt.append_ms.is_some_and(|ms| !shown.contains(&ms)) {
+            return Err(format!("{receipt:?}, and the clock showed {shown:?}"));
+        }
         self.settle_open(batch.first);
         self.acked_batches += 1;
         let books = self.books.entry(batch.part).or_default();
@@ -218,6 +224,7 @@ impl Oracle {
         }
         let next = receipt.offset + u64::from(batch.count);
         if durable {
+            receipt.append_ms.map_or(Ok(()), |ms| books.appended(receipt.offset, ms))?;
             books.durable_to(next)?;
         } else {
             self.did(Deed::WeaklyAcked);
@@ -320,6 +327,13 @@ impl Oracle {
         }
         self.checked += names.len() as u64;
         Ok(())
+    }
+
+    /// The latest time of the records of a batch somewhere, if that is known.
+    #[must_use]
+    pub fn time_at(&self, part: Part, offset: u64) -> Option<i64> {
+        let name = self.books.get(&part)?.at.get(&offset)?;
+        self.batch_of(*name).map(|sent| sent.batch.latest_ms)
     }
 
     /// The log start and high watermark that somebody was told last.
@@ -488,5 +502,78 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catena_format::{
+        Millis, ProducerEpoch, ProducerId, Sequence,
+        records::{BatchBuilder, Producer},
+    };
+
+    use super::*;
+
+    const PART: Part = (TopicId::new(1), 0);
+    const OTHER: Part = (TopicId::new(2), 0);
+
+    /// So many records of client 7, from the first on.
+    fn stored(count: u64) -> Vec<u8> {
+        let mut builder = BatchBuilder::new();
+        for number in 0..count {
+            builder.push(Millis::new(0), None, Some(&value((7, number))), &[]);
+        }
+        let (id, epoch) = (ProducerId::new(1), ProducerEpoch::new(0));
+        builder.build(Producer { id, epoch, sequence: Sequence::new(0) }).unwrap()
+    }
+
+    fn books() -> (Oracle, Batch) {
+        let mut oracle = Oracle::default();
+        let batch = Batch { part: PART, first: (7, 0), count: 3, latest_ms: 0 };
+        oracle.made(batch);
+        (oracle, batch)
+    }
+
+    #[test]
+    fn what_is_read_is_a_batch_that_was_sent_there_whole() {
+        let (mut oracle, batch) = books();
+        assert!(oracle.fetched(PART, &stored(2)).unwrap_err().contains("came back as"));
+        assert!(oracle.fetched(OTHER, &stored(3)).unwrap_err().contains("was read in"));
+        assert_eq!(oracle.fetched(PART, &stored(3)).unwrap().len(), 3);
+        oracle.never(&batch);
+        assert!(oracle.fetched(PART, &stored(3)).unwrap_err().contains("was refused"));
+    }
+
+    #[test]
+    fn what_only_memory_had_may_be_lost_in_a_crash_and_not_otherwise() {
+        let receipt = Receipt {
+            offset: 0,
+            asked: Durability::None,
+            level: Durability::None,
+            tentative: true,
+            copies: 0,
+            append_ms: None,
+        };
+        for crashes in [false, true] {
+            let (mut oracle, batch) = books();
+            oracle.acked(&batch, &receipt).unwrap();
+            if crashes {
+                oracle.crashed();
+            }
+            assert_eq!(oracle.may_have_lost(PART, 7), crashes);
+            oracle.bounds(PART, (0, 0), 0, 3).unwrap();
+            assert_eq!(oracle.settle(PART, None, &BTreeMap::new()).is_ok(), crashes);
+        }
+    }
+
+    #[test]
+    fn a_condition_that_held_cannot_be_refused() {
+        let (mut oracle, batch) = books();
+        oracle.bounds(PART, (0, 0), 0, 5).unwrap();
+        // Three records are on their way: the log ends between 5 and 8.
+        assert!(oracle.refused(&batch, 5, 5, 5).is_err());
+        assert!(oracle.refused(&batch, 5, 5, 9).is_err());
+        assert!(oracle.refused(&batch, 4, 5, 4).is_err());
+        assert!(oracle.refused(&batch, 4, 5, 8).is_ok());
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
+    panic,
     sync::{Mutex, atomic::AtomicU64, atomic::Ordering},
     thread,
 };
@@ -47,7 +48,9 @@ pub fn run(seeds: Range<u64>) -> Summary {
                     if seed >= seeds.end {
                         return;
                     }
-                    let result = world::run(seed);
+                    // What panics says so by itself; here it is told which seed did.
+                    let result = panic::catch_unwind(|| world::run(seed))
+                        .unwrap_or_else(|_| Err("a panic".to_owned()));
                     results.lock().expect("no worker panics with it").insert(seed, result);
                 }
             });
@@ -102,7 +105,8 @@ impl Summary {
         let total = &self.total;
         format!(
             "{{\"seeds\":{},\"acked\":{},\"checked\":{},\"faults\":{},\"restarts\":{},\
-             \"deeds\":{},\"pushes\":{},\"damaged\":{},\"cut\":{},\"broken\":{},\"fingerprint\":\"{:016x}\"}}",
+             \"deeds\":{},\"pushes\":{},\"damaged\":{},\"cut\":{},\"broken\":{},\
+             \"fingerprint\":\"{:016x}\"}}",
             self.seeds,
             total.acked,
             total.checked,

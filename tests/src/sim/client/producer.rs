@@ -448,5 +448,6 @@ pub(super) fn receipt(
         level: response.level,
         tentative: response.flags.tentative,
         copies: response.copies,
+        append_ms: Some(response.append_time.get()).filter(|_| !response.flags.duplicate),
     })
 }

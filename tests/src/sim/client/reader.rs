@@ -129,9 +129,12 @@ impl Reader {
             2 => OffsetQuery::LogEnd,
             3 => OffsetQuery::AtOffset(Offset::new(line.random.below(self.told.1 + 2))),
             _ => {
-                let now_ms = steady_ms(oracle.now_ns);
                 let older = line.random.below(6_000 + oracle.now_ns / 1_000_000).cast_signed();
-                OffsetQuery::AtTime(Millis::new(now_ms - older))
+                let spot = line.random.below(2 * self.told.1 + 1);
+                // Half of the times are those of batches.
+                let known = oracle.time_at((line.topic, self.partition), spot);
+                let time = known.unwrap_or(steady_ms(oracle.now_ns) - older);
+                OffsetQuery::AtTime(Millis::new(time))
             }
         };
         self.question = Some(Question { query, told: self.told, answer: None });

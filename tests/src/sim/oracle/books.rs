@@ -15,6 +15,8 @@ pub(super) struct Books {
     pub(super) acked: BTreeMap<Name, u64>,
     /// The earliest that what stands at an offset can have been appended, by the node's clock.
     pub(super) times: BTreeMap<u64, i64>,
+    /// When the batch that begins at an offset was appended, as the node said.
+    append_times: BTreeMap<u64, i64>,
     /// What the node says to have, in memory at least: it stays once the disk has it.
     tentative: BTreeMap<u64, (Name, i64)>,
     /// What an earlier life said to have: there it stands, or nowhere.
@@ -62,6 +64,19 @@ impl Books {
         Ok(())
     }
 
+    /// The batch there was appended then: no batch before it was later.
+    pub(super) fn appended(&mut self, offset: u64, ms: i64) -> Result<(), String> {
+        let before = self.append_times.range(..offset).next_back();
+        let behind = self.append_times.range(offset + 1..).next();
+        if before.is_some_and(|(_, at)| *at > ms) || behind.is_some_and(|(_, at)| *at < ms) {
+            return Err(format!(
+                "{offset} was appended at {ms}: {before:?} before, {behind:?} behind"
+            ));
+        }
+        self.append_times.insert(offset, ms);
+        Ok(())
+    }
+
     /// A record is to stand there once the disk has it.
     pub(super) fn hope(&mut self, name: Name, offset: u64, ms: i64) -> Result<(), String> {
         self.agrees(name, offset)?;
@@ -97,6 +112,8 @@ impl Books {
     pub(super) fn crashed(&mut self) {
         for (offset, (name, _)) in std::mem::take(&mut self.tentative) {
             self.shaken.insert(name.0);
+            // Once more nobody knows.
+            self.open += 1;
             self.doubtful.insert(name, offset);
         }
     }
