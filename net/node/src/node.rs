@@ -22,6 +22,7 @@ use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
+    data::Fetching,
     limits::Limits,
     push::{Name, Pushed, Subscription, Unsent},
 };
@@ -247,6 +248,7 @@ pub struct Node<M: Memory> {
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) unsent: Unsent,
+    pub(crate) fetching: BTreeMap<SessionId, Fetching>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -326,6 +328,7 @@ impl<M: Memory + Clone> Node<M> {
             raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             unsent: Unsent::default(),
+            fetching: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),
@@ -475,7 +478,7 @@ impl<M: Memory + Clone> Node<M> {
                 if let Some(orderer) = &mut self.orderer {
                     orderer.on_done(done, now);
                 }
-                self.orderer_events();
+                self.orderer_events(now);
             }
             Directory::Partition(uid) => {
                 // A deleted partition's operations end after it.
@@ -488,12 +491,12 @@ impl<M: Memory + Clone> Node<M> {
         self.dirty.insert(directory);
     }
 
-    fn orderer_events(&mut self) {
+    fn orderer_events(&mut self, now: Now) {
         while let Some(event) = self.orderer.as_mut().and_then(Orderer::poll_event) {
             match event {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
-                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied),
+                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),
                 OrdererEvent::Poisoned(error) => self.status = Status::Poisoned(error),
             }
         }

@@ -27,7 +27,7 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status, Waiter},
+    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Status},
 };
 
 type Handled = Result<(), WireError>;
@@ -341,7 +341,12 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// A change of the catalog is durable.
-    pub(crate) fn applied(&mut self, id: ProposalId, applied: Result<Applied, CatalogError>) {
+    pub(crate) fn applied(
+        &mut self,
+        id: ProposalId,
+        applied: Result<Applied, CatalogError>,
+        now: Now,
+    ) {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
             (Proposal::Create(ticket, topic), Ok(_)) => self.begin_creation(ticket, topic),
@@ -365,7 +370,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             (Proposal::Delete(ticket, topic), Ok(_)) => {
                 self.tell_cores(|| Content::Deleted(topic));
-                self.release(topic);
+                self.release(topic, now);
                 self.changed(ticket);
             }
             (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
@@ -429,7 +434,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Lets go of all that belongs to a topic that is deleted.
-    pub(crate) fn release(&mut self, topic: TopicId) {
+    pub(crate) fn release(&mut self, topic: TopicId, now: Now) {
         let creating = self.creating.remove(&topic);
         if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
             self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
@@ -445,12 +450,7 @@ impl<M: Memory + Clone> Node<M> {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                if let Reader::Fetch(Waiter { caller, .. })
-                | Reader::List(caller)
-                | Reader::Seek(caller, _) = reader
-                {
-                    self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
-                }
+                self.end_reader(reader, now);
             }
         }
         let of_topic = |pending: &Pending| match pending.awaited {

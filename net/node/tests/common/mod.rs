@@ -244,6 +244,11 @@ impl World {
         of.map(|(_, bytes)| bytes.len()).sum()
     }
 
+    /// Operations that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Goes on with what was held, on a disk that is well again.
     pub(crate) fn resume(&mut self) {
         self.resume_with(Box::new(|_, _| Verdict::Perform));
