@@ -187,7 +187,7 @@ impl Reader {
         self.forget(partition);
         self.unsubscribe(index, State::Idle(None));
         if let Some(cursor) = self.cursors.get_mut(&index) {
-            (cursor.next, cursor.position) = (offset, offset);
+            (cursor.next, cursor.position, cursor.added) = (offset, offset, false);
         }
         Ok(())
     }
