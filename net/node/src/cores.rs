@@ -116,11 +116,7 @@ impl<M: Memory + Clone> Node<M> {
     pub fn on_parcel(&mut self, from: u16, parcel: Parcel, now: Now) {
         match parcel.0 {
             Content::Request { caller, head, payload } => {
-                if self.status == Status::Starting {
-                    self.refuse(caller, ErrorCode::Starting, "the core is starting");
-                } else {
-                    self.dispatch(caller, &head, &payload, now);
-                }
+                self.dispatch(caller, &head, &payload, now);
             }
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
             Content::Push { pushed, bytes, ended } => {

@@ -404,13 +404,22 @@ impl<M: Memory + Clone> Node<M> {
             let text = "the core has as many bytes in flight as it takes";
             return self.refuse(caller, ErrorCode::InFlightBudget, text);
         }
-        if matches!(self.status, Status::Starting) {
-            return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
-        }
         self.dispatch(caller, head, payload, now);
     }
 
     pub(crate) fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
+        match self.status {
+            // It is never answered.
+            _ if caller.api == Api::Credit => {}
+            Status::Starting => {
+                return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
+            }
+            Status::Draining => {
+                let text = "the node is shutting down";
+                return self.refuse(caller, ErrorCode::ShuttingDown, text);
+            }
+            Status::Serving | Status::Failed(_) | Status::Poisoned(_) => {}
+        }
         if self.core != FIRST && about_topics(caller.api) {
             return self.forward(FIRST, caller, head, payload);
         }
@@ -517,6 +526,9 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
+        if self.status == Status::Draining {
+            self.close_catalog();
+        }
         if now.monotonic >= self.next_relief && self.memory.is_short() {
             self.next_relief = now.monotonic + RELIEF_EVERY;
             self.relieve(0);
@@ -677,25 +689,35 @@ impl<M: Memory + Clone> Node<M> {
         self.orderer.as_ref().expect("the first core decides about topics")
     }
 
-    /// Refuses new work and lets what is under way end.
-    pub fn drain(&mut self) {
+    /// Refuses new work and lets what is under way end; what waits for new work is answered.
+    pub fn drain(&mut self, now: Now) {
         self.status = Status::Draining;
-        if let Some(orderer) = &mut self.orderer {
-            orderer.close();
-            self.dirty.insert(Directory::Catalog);
-        }
         self.held.values_mut().for_each(|held| held.replica.close());
         self.stir();
         let uids: Vec<_> = self.held.keys().copied().collect();
         for uid in uids {
             self.end_subscriptions(uid, ErrorCode::ShuttingDown, "the node is shutting down");
+            self.end_waits(uid, now);
+        }
+        self.close_catalog();
+    }
+
+    /// Closes the catalog of a node that ends, once nobody waits for a change of it.
+    fn close_catalog(&mut self) {
+        let waits = self.pending.values().any(|pending| pending.awaited == Awaited::Change);
+        if let Some(orderer) = &mut self.orderer
+            && !waits
+        {
+            orderer.close();
+            self.dirty.insert(Directory::Catalog);
         }
     }
 
-    /// Nothing is under way.
+    /// Nothing is under way, and every request that came in here is answered.
     pub fn is_idle(&self) -> bool {
         self.orderer.as_ref().is_none_or(Orderer::is_idle)
             && self.held.values().all(|held| held.replica.is_idle())
+            && self.sessions.values().all(|session| session.requests == 0)
     }
 
     pub(crate) fn number(&mut self) -> u64 {

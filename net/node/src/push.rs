@@ -17,7 +17,7 @@ use catena_wire::{
 use crate::{
     cores::Content,
     data::{Asked, read_code},
-    node::{Caller, Directory, Node, Reader, Send, SessionId, Status},
+    node::{Caller, Directory, Node, Reader, Send, SessionId},
 };
 
 /// What is read for one push, at most, when no single batch is larger.
@@ -115,10 +115,6 @@ pub(crate) struct Subscription {
 impl<M: Memory + Clone> Node<M> {
     pub(crate) fn subscribe(&mut self, caller: Caller, head: &[u8]) -> Result<(), WireError> {
         let request = SubscribeRequest::decode(head)?;
-        if self.status == Status::Draining {
-            self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-            return Ok(());
-        }
         let name = (caller.session, request.subscription);
         // The core of the connection knows where each of its subscriptions lives.
         let at_home = caller.session.core == self.core;

@@ -153,9 +153,6 @@ impl<M: Memory + Clone> Node<M> {
         entry: &Entry,
         now: Now,
     ) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         let ticket = Ticket(self.number());
         match self.submit(proposal(ticket), entry, now) {
             Ok(()) => self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now),
@@ -300,9 +297,6 @@ impl<M: Memory + Clone> Node<M> {
     /// Gives a producer an id that nobody has: of a block that the catalog has given away, so that
     /// not every producer writes to it. What is left of a block at the end of a life is never used.
     fn fresh_producer(&mut self, caller: Caller, now: Now) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         if let Some(id) = self.producer_ids.next() {
             let producer = (ProducerId::new(id), ProducerEpoch::new(0));
             return self.answer_producer(caller, producer);

@@ -36,8 +36,10 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     /// Cores that take connections.
     pub(crate) listening: AtomicUsize,
-    /// Cores that have nothing more to do.
-    pub(crate) idle: AtomicUsize,
+    /// Cores that end and have nothing to do.
+    idle: AtomicUsize,
+    /// All cores had nothing to do at a time.
+    drained: AtomicBool,
     /// Why a core had to end.
     failure: Mutex<Option<String>>,
     /// What goes between two cores is bounded by what their clients may have in flight.
@@ -62,6 +64,7 @@ impl Shared {
             address,
             listening: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
+            drained: AtomicBool::new(false),
             failure: Mutex::new(None),
             ways,
         };
@@ -78,6 +81,21 @@ impl Shared {
         if let Some(way) = self.ways.get(usize::from(to)) {
             let _ = way.send((from, cargo));
         }
+    }
+
+    /// A core that ends has nothing to do, or has something again.
+    pub(crate) fn note_idle(&self, idle: bool) {
+        if idle {
+            self.idle.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether all cores end and had nothing to do at a time: none may be waited for any more.
+    pub(crate) fn drained(&self) -> bool {
+        let all = self.idle.load(Ordering::SeqCst) >= self.cores();
+        self.drained.fetch_or(all, Ordering::SeqCst) || all
     }
 
     /// Ends the process because a core cannot go on.

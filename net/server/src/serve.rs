@@ -190,7 +190,7 @@ async fn further(
 ) {
     if let Err(error) = serve_core(&config, hands_options, core, identity, &shared, arrivals).await
     {
-        shared.idle.fetch_add(1, Ordering::Relaxed);
+        shared.note_idle(true);
         shared.fail(format!("core {core}: {error:#}"));
     }
 }

@@ -36,6 +36,8 @@ use crate::{
 /// The longest nap of the core's clock.
 const NAP_MAX: Duration = Duration::from_millis(10);
 const NAP_MIN: Duration = Duration::from_micros(200);
+/// How often a core that ends looks whether it may.
+const DRAIN_NAP: Duration = Duration::from_millis(1);
 /// How often the numbers for metrics and health are brought up to date.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that may wait for one client that does not read; beyond, its connection is cut.
@@ -81,6 +83,8 @@ pub(crate) struct Shell {
     slow_consumers: Cell<u64>,
     stalls: Cell<u64>,
     next_session: Cell<u64>,
+    /// When the numbers were last told, and how the node stood.
+    published: Cell<Option<(Duration, Status)>>,
     started: Instant,
 }
 
@@ -100,6 +104,7 @@ impl Shell {
             slow_consumers: Cell::new(0),
             stalls: Cell::new(0),
             next_session: Cell::new(0),
+            published: Cell::new(None),
             started: Instant::now(),
         })
     }
@@ -419,22 +424,11 @@ impl Shell {
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
     pub(crate) async fn run(self: &Rc<Self>) -> Status {
-        let mut published = None;
         loop {
             let next = self.node.borrow().next_tick();
-            let now = self.started.elapsed();
-            let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
+            let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(self.started.elapsed()));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
-            self.input(Node::on_tick);
-            let status = self.node.borrow().status();
-            let fresh =
-                published.is_some_and(|(at, told)| now < at + PUBLISH_EVERY && told == status);
-            if !fresh {
-                published = Some((now, status));
-                self.node.borrow_mut().limits_mut().wait_max = self.live().request;
-                self.budget.sweep(Instant::now(), self.live().request);
-                self.publish();
-            }
+            let status = self.tick();
             let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
             if ended || self.shared().stops() {
                 return status;
@@ -442,21 +436,32 @@ impl Shell {
         }
     }
 
+    fn tick(self: &Rc<Self>) -> Status {
+        self.input(Node::on_tick);
+        let (now, status) = (self.started.elapsed(), self.node.borrow().status());
+        let last = self.published.get();
+        if last.is_none_or(|(at, told)| now >= at + PUBLISH_EVERY || told != status) {
+            self.published.set(Some((now, status)));
+            self.node.borrow_mut().limits_mut().wait_max = self.live().request;
+            self.budget.sweep(Instant::now(), self.live().request);
+            self.publish();
+        }
+        status
+    }
+
     /// Refuses new work and waits until what was taken is on the disk and answered, here and on the
     /// other cores, which may wait for this one.
     pub(crate) async fn drain(self: &Rc<Self>) {
         let longest = self.live().drain;
-        self.input(|node, _| node.drain());
-        self.publish();
+        self.input(Node::drain);
         let (began, mut idle) = (Instant::now(), false);
-        let all = self.shared().cores();
-        while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
-            if !idle && self.look(Node::is_idle) && self.unsent.bytes() == 0 {
-                idle = true;
-                self.shared().idle.fetch_add(1, Ordering::Relaxed);
+        while !self.shared().drained() && began.elapsed() < longest {
+            sleep(DRAIN_NAP).await;
+            self.tick();
+            let now_idle = self.look(Node::is_idle) && self.unsent.bytes() == 0;
+            if now_idle != std::mem::replace(&mut idle, now_idle) {
+                self.shared().note_idle(now_idle);
             }
-            sleep(Duration::from_millis(1)).await;
-            self.input(Node::on_tick);
         }
     }
 
