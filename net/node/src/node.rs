@@ -370,6 +370,11 @@ impl<M: Memory + Clone> Node<M> {
         })
     }
 
+    /// Whether a session's handshake has succeeded: only then may it send more than that.
+    pub fn is_greeted(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.greeted)
+    }
+
     /// A whole message has arrived.
     pub fn on_message(
         &mut self,

@@ -2,9 +2,9 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use catena_node::SessionId;
+use catena_node::{Node, SessionId};
 use catena_uring::{detach_stream, stream_descriptor};
-use catena_wire::{ErrorCode, FrameHeader, PREFACE_BYTES, Preface, Refusal, encode_refusal};
+use catena_wire::{Api, ErrorCode, FrameHeader, PREFACE_BYTES, Preface, Refusal, encode_refusal};
 use futures_lite::{AsyncReadExt, future};
 use glommio::{
     net::TcpStream,
@@ -69,8 +69,8 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
         {
             refused.set(true);
             shell.input(|node, _| node.refuse_unread(session, &header, error, message));
-            // The answer is the last that is written.
-            future::pending::<()>().await;
+            // The answer is the last that is written, if its client reads in time.
+            sleep(shell.live().handshake).await;
         }
     };
     // Whichever ends first ends the others: a client that does not read is not read from either.
@@ -192,6 +192,13 @@ async fn read(
             if !shell.message(session, &header, head, payload, now) {
                 // What was asked for already is more than its client reads.
                 return Err(Ended::Closed);
+            }
+            if header.api == Api::Handshake as u8 {
+                let greeted =
+                    |node: &Node<_>| node.is_greeted(session).then(|| node.limits().frame_limits());
+                if let Some(limits) = shell.look(greeted) {
+                    buffer.grant(limits);
+                }
             }
         }
         if any {

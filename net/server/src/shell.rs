@@ -403,7 +403,7 @@ impl Shell {
 
     /// What a connection receives into.
     pub(crate) fn receive_buffer(&self) -> Received {
-        Received::new(&self.budget, self.look(|node| node.limits().frame_limits()))
+        Received::new(&self.budget)
     }
 
     /// A connection has said that it speaks our protocol.
