@@ -54,8 +54,9 @@ pub(crate) enum Content {
     Request { caller: Caller, head: Vec<u8>, payload: Vec<u8> },
     /// Its answer, whole.
     Response { caller: Caller, bytes: Vec<u8> },
-    /// Batches for a subscription of a connection there; `ended`: it was the last of that one.
-    Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<u32> },
+    /// Batches for a subscription of a connection there; `ended`: it was the last of the one of this
+    /// name, and of this correlation id.
+    Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<(u32, u32)> },
     /// The client's side of the connection has the bytes of a push.
     Pushed(Pushed),
     /// A client is gone that had asked there.
@@ -121,8 +122,8 @@ impl<M: Memory + Clone> Node<M> {
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
             Content::Push { pushed, bytes, ended } => {
                 let session = pushed.session;
-                if let Some(subscription) = ended {
-                    self.forget_subscription((session, subscription));
+                if let Some((subscription, correlation)) = ended {
+                    self.forget_subscription((session, subscription), correlation);
                 }
                 if self.sessions.contains_key(&session) {
                     let send = Send::new(session, bytes, Vec::new());

@@ -326,8 +326,9 @@ impl<M: Memory + Clone> Node<M> {
     fn end_push(&mut self, name: Name, error: ErrorCode, next: Offset, message: &str) {
         self.stats.errors += 1;
         self.send_push(name, error, next, message, Vec::new());
-        self.drop_subscription(name);
-        self.forget_subscription(name);
+        if let Some(subscription) = self.drop_subscription(name) {
+            self.forget_subscription(name, subscription.correlation);
+        }
     }
 
     /// An answer to a subscribe request passes through: a name that was refused is free again.
@@ -340,9 +341,10 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// The connection may use the name again.
-    pub(crate) fn forget_subscription(&mut self, name: Name) {
-        if let Some(session) = self.sessions.get_mut(&name.0) {
+    /// The connection may use the name again, unless it does so already.
+    pub(crate) fn forget_subscription(&mut self, name: Name, correlation: u32) {
+        let Some(session) = self.sessions.get_mut(&name.0) else { return };
+        if session.subscriptions.get(&name.1).is_some_and(|(_, asked)| *asked == correlation) {
             session.subscriptions.remove(&name.1);
         }
     }
@@ -395,7 +397,7 @@ impl<M: Memory + Clone> Node<M> {
             return;
         }
         shares.drain(..).for_each(|share| bytes.extend_from_slice(share.as_ref()));
-        let ended = (error != ErrorCode::None).then_some(name.1);
+        let ended = (error != ErrorCode::None).then_some((name.1, subscription.correlation));
         self.send_parcel(session.core, Content::Push { pushed, bytes, ended });
     }
 }
