@@ -20,7 +20,8 @@ use crate::{
     node::{Caller, Directory, Node, Reader, Send, SessionId},
 };
 
-/// What is read for one push, at most, when no single batch is larger.
+/// What is read for one push, at most, when no single batch is larger; half of what a core may leave
+/// unread, where that is less.
 const PUSH_BYTES_MAX: usize = 1 << 20;
 /// The same while clients leave much unread.
 const PUSH_BYTES_SCARCE: usize = 64 << 10;
@@ -56,8 +57,9 @@ impl Unsent {
     /// never held up, so that whatever waits has something of its own to wait for.
     fn room(&self, session: SessionId, core_max: u64) -> Option<usize> {
         let own = self.sessions.get(&session).map_or(0, |window| window.bytes);
+        let most = usize::try_from(core_max / 2).unwrap_or(usize::MAX).min(PUSH_BYTES_MAX);
         match self.total < core_max {
-            true if own < UNSENT_BYTES_MAX => Some(PUSH_BYTES_MAX),
+            true if own < UNSENT_BYTES_MAX => Some(most),
             false if own == 0 => Some(PUSH_BYTES_SCARCE),
             _ => None,
         }

@@ -59,7 +59,7 @@ pub(crate) fn serve(
     let cores = usize::try_from(config.node.cores.count().get())?;
     let hands = HandsOptions {
         descriptors: (wished.min(descriptors_for_files(descriptors)) / cores).max(16),
-        memory_bytes: usize::try_from(config.limits.memory.0)? / cores,
+        memory_bytes: usize::try_from(config.memory_of_core())?,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
     let metrics = Arc::new(Metrics::new(cores, Arc::downgrade(logs)));
@@ -229,7 +229,8 @@ fn make_node(
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {
-    let cores = u64::from(config.node.cores.count().get());
+    let share = config.memory_of_core();
+    let most = Limits::default().fetch_bytes_max;
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
         bytes_in_flight_core_max: config.limits.in_flight_per_core.0,
@@ -239,13 +240,15 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         checkpoint_bytes: config.storage.checkpoint.0,
         index_stride: config.storage.index_stride.0,
         batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
-        push_bytes_core_max: config.limits.memory.0 / cores / 8,
+        // One answer must not be more than what may wait for clients.
+        fetch_bytes_max: u32::try_from(share / 8).unwrap_or(u32::MAX).min(most),
+        push_bytes_core_max: share / 8,
         ..Limits::default()
     })
 }
 
 fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Result<ShellOptions> {
-    let memory = usize::try_from(config.limits.memory.0)? / shared.cores();
+    let memory = usize::try_from(config.memory_of_core())?;
     Ok(ShellOptions {
         core,
         root: config.storage.data_dir.clone(),
