@@ -12,7 +12,7 @@ use std::{
 use catena_node::Parcel;
 use glommio::Placement;
 
-use crate::{live::Current, metrics::Metrics};
+use crate::{live::Current, metrics::Metrics, remover::Remover};
 
 /// What goes from one core to another.
 pub(crate) enum Cargo {
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     /// The settings in force that may change.
     pub(crate) live: Arc<Current>,
     /// Connections open, over all cores.
+    /// Removes the files of deleted topics.
+    pub(crate) remover: Remover,
     pub(crate) connections: AtomicUsize,
     /// Where clients connect, from the moment the first core listens.
     pub(crate) address: SocketAddr,
@@ -55,12 +57,14 @@ impl Shared {
         metrics: Arc<Metrics>,
         live: Arc<Current>,
     ) -> (Arc<Self>, Vec<flume::Receiver<(u16, Cargo)>>) {
+        remover: Remover,
         let (ways, arrivals) = (0..cores).map(|_| flume::unbounded()).unzip();
         let shared = Self {
             stop,
             metrics,
             live,
             connections: AtomicUsize::new(0),
+            remover,
             address,
             listening: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),

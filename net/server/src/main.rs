@@ -17,6 +17,7 @@ mod metrics;
 mod outbox;
 mod received;
 #[cfg(test)]
+mod remover;
 mod reference;
 mod segment;
 mod serve;

@@ -21,6 +21,7 @@ use crate::{
     live::{Current, Live, reload_on_hangup},
     logging::Logs,
     metrics::Metrics,
+    remover::Remover,
     shell::{Shell, ShellOptions, bind, bind_alone},
     tasks::Task,
 };
@@ -112,7 +113,8 @@ async fn run(
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
         .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
     let count = u16::try_from(cores)?;
-    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live);
+    let remover = Remover::start().context("cannot start the thread that removes files")?;
+    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live, remover);
     let others = arrivals.split_off(1);
     let create = !identity.founded;
     let post = Post::First { create, cores: count };

@@ -30,6 +30,7 @@ use crate::{
     metrics::Numbers,
     outbox::{Outbox, Unsent},
     received::Received,
+    remover::remove_log,
     tasks::Task,
 };
 
@@ -324,7 +325,7 @@ impl Shell {
         let path = self.path(directory);
         self.spawn(Task::Removal, async move {
             place.folder.close().await;
-            let _ = glommio::executor().spawn_blocking(move || remove_log(&path)).await;
+            shell.shared().remover.remove(path);
         });
     }
 
@@ -520,20 +521,6 @@ fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
 
 fn directory_name(uid: u64) -> String {
     format!("{uid:016x}")
-}
-
-/// Removes a log's directory, the manifests first: what is left of it is no log.
-fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
-    for manifest in ["manifest.0", "manifest.1"] {
-        match std::fs::remove_file(path.join(manifest)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Operations that are begun at once.
