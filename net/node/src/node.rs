@@ -24,6 +24,7 @@ use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
     limits::Limits,
     push::{Name, Pushed, Subscription, Unsent},
+    totals::Totals,
 };
 
 /// A client's connection, named by the shell.
@@ -100,7 +101,8 @@ pub enum Status {
     Draining,
     /// The catalog could not be opened.
     Failed(OpenError),
-    /// The catalog's log failed.
+    /// The catalog's log failed: nothing about topics can be changed until the next start. All else
+    /// is served, unless that was so from the beginning.
     Poisoned(IoError),
 }
 
@@ -218,6 +220,8 @@ pub enum Notice {
     Failed(LogIdentity, OpenError),
     /// A write or a flush failed: it takes nothing more until the next start.
     Poisoned(LogIdentity, IoError),
+    /// The same of the catalog's log.
+    CatalogPoisoned(IoError),
 }
 
 /// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
@@ -271,6 +275,8 @@ pub struct Node<M: Memory> {
     pub(crate) next_relief: Duration,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
+    /// Of partitions that are gone.
+    pub(crate) past: Totals,
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -332,6 +338,7 @@ impl<M: Memory + Clone> Node<M> {
             next_relief: Duration::ZERO,
             next_number: 0,
             stats: NodeStats::default(),
+            past: Totals::default(),
         }
     }
 
@@ -506,7 +513,7 @@ impl<M: Memory + Clone> Node<M> {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
                 OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied),
-                OrdererEvent::Poisoned(error) => self.status = Status::Poisoned(error),
+                OrdererEvent::Poisoned(error) => self.catalog_poisoned(error),
             }
         }
     }
@@ -694,37 +701,6 @@ impl<M: Memory + Clone> Node<M> {
         self.orderer.as_ref().expect("the first core decides about topics")
     }
 
-    /// Refuses new work and lets what is under way end; what waits for new work is answered.
-    pub fn drain(&mut self, now: Now) {
-        self.status = Status::Draining;
-        self.held.values_mut().for_each(|held| held.replica.close());
-        self.stir();
-        let uids: Vec<_> = self.held.keys().copied().collect();
-        for uid in uids {
-            self.end_subscriptions(uid, ErrorCode::ShuttingDown, "the node is shutting down");
-            self.end_waits(uid, now);
-        }
-        self.close_catalog();
-    }
-
-    /// Closes the catalog of a node that ends, once nobody waits for a change of it.
-    fn close_catalog(&mut self) {
-        let waits = self.pending.values().any(|pending| pending.awaited == Awaited::Change);
-        if let Some(orderer) = &mut self.orderer
-            && !waits
-        {
-            orderer.close();
-            self.dirty.insert(Directory::Catalog);
-        }
-    }
-
-    /// Nothing is under way, and every request that came in here is answered.
-    pub fn is_idle(&self) -> bool {
-        self.orderer.as_ref().is_none_or(Orderer::is_idle)
-            && self.held.values().all(|held| held.replica.is_idle())
-            && self.sessions.values().all(|session| session.requests == 0)
-    }
-
     pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -754,7 +730,7 @@ impl<M: Memory + Clone> Node<M> {
 }
 
 /// What only the first core can answer.
-fn about_topics(api: Api) -> bool {
+pub(crate) fn about_topics(api: Api) -> bool {
     match api {
         Api::Metadata
         | Api::CreateTopic

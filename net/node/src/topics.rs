@@ -8,7 +8,10 @@ use std::{
 };
 
 use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
-use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
+use catena_log::{
+    LogConfig, LogIdentity, Now,
+    io::{IoError, Memory},
+};
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
     control::{
@@ -27,7 +30,9 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status, Waiter},
+    node::{
+        Awaited, Caller, Creating, Directory, Held, Node, Notice, Pending, Reader, Status, Waiter,
+    },
 };
 
 type Handled = Result<(), WireError>;
@@ -376,6 +381,22 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// The catalog takes nothing more, and nobody knows what becomes of the changes under way.
+    pub(crate) fn catalog_poisoned(&mut self, error: IoError) {
+        self.notices.push_back(Notice::CatalogPoisoned(error));
+        if self.status != Status::Draining {
+            self.status = Status::Poisoned(error);
+        }
+        self.proposals.clear();
+        self.id_waiters.clear();
+        self.ids_asked = 0;
+        let text = format!("a write failed ({error}); {}", Awaited::Change.in_doubt());
+        let changes = self.pending.iter().filter(|(_, p)| p.awaited == Awaited::Change);
+        for ticket in changes.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.unchanged(ticket, ErrorCode::StorageIo, &text);
+        }
+    }
+
     /// Answers that a change is made.
     fn changed(&mut self, ticket: Ticket) {
         if let Some(caller) = self.claim(ticket) {
@@ -426,6 +447,7 @@ impl<M: Memory + Clone> Node<M> {
             self.phases.remove(uid);
             self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
+            self.past.add(&held.replica);
             self.removals.push_back(*uid);
             for waiter in held.waiters {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");

@@ -144,10 +144,7 @@ async fn run(
     shell.spawn(Task::Listener, shell.clone().listen(listener));
     let status = shell.run().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Status::Failed(_) | Status::Poisoned(_) = status {
-        bail!("the catalog's log failed: {status:?}");
-    }
-    shell.drain().await;
+    shell.watch(Task::Clock, shell.drain()).await;
     for thread in threads {
         thread.join().map_err(|e| anyhow::anyhow!("a core ended badly: {e}"))?;
     }

@@ -143,6 +143,7 @@ impl Shell {
             slow_consumers: self.slow_consumers.get(),
             stalls: self.stalls.get(),
             connections: self.outboxes.borrow().len() as u64,
+            totals: node.totals(),
             ..Numbers::default()
         };
         for replica in node.replicas() {
@@ -424,20 +425,16 @@ impl Shell {
     }
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
-    pub(crate) async fn run(self: &Rc<Self>) -> Status {
-        loop {
+    pub(crate) async fn run(self: &Rc<Self>) {
+        while !self.shared().stops() {
             let next = self.node.borrow().next_tick();
             let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(self.started.elapsed()));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
-            let status = self.tick();
-            let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
-            if ended || self.shared().stops() {
-                return status;
-            }
+            self.tick();
         }
     }
 
-    fn tick(self: &Rc<Self>) -> Status {
+    fn tick(self: &Rc<Self>) {
         self.input(Node::on_tick);
         let (now, status) = (self.started.elapsed(), self.node.borrow().status());
         let last = self.published.get();
@@ -447,7 +444,6 @@ impl Shell {
             self.budget.sweep(Instant::now(), self.live().request);
             self.publish();
         }
-        status
     }
 
     /// Refuses new work and waits until what was taken is on the disk and answered, here and on the
@@ -514,6 +510,9 @@ fn name_of(log: &catena_log::LogIdentity) -> String {
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.
+        Notice::CatalogPoisoned(error) => {
+            tracing::error!("topics cannot be changed until the next start: {error}");
+        }
 fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
     let uid = u64::from_str_radix(name, 16).ok()?;
     (directory_name(uid) == name).then(|| catena_format::PartitionUid::new(uid))
