@@ -18,7 +18,7 @@ use catena_replication::{
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::{
-    node::{Caller, Directory, Node, Send, SessionId, Status},
+    node::{Caller, Directory, Node, Send, SessionId, Status, about_topics},
     push::Pushed,
 };
 
@@ -179,7 +179,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Leaves a request to the core that can answer it.
     pub(crate) fn forward(&mut self, to: u16, caller: Caller, head: &[u8], payload: &[u8]) {
-        self.stats.forwarded += 1;
+        self.stats.forwarded += u64::from(!about_topics(caller.api));
         if let Some(session) = self.sessions.get_mut(&caller.session) {
             session.abroad.insert(to);
         }

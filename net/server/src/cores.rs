@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use catena_node::Parcel;
@@ -18,8 +19,8 @@ use crate::{live::Current, metrics::Metrics, remover::Remover};
 pub(crate) enum Cargo {
     /// From node to node.
     Parcel(Parcel),
-    /// A connection whose client asked for that core.
-    Connection(OwnedFd),
+    /// A connection whose client asked for that core, and when its handshake must have ended.
+    Connection(OwnedFd, Instant),
 }
 
 /// What all cores share: counters and ways, no data.
@@ -30,9 +31,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The settings in force that may change.
     pub(crate) live: Arc<Current>,
-    /// Connections open, over all cores.
     /// Removes the files of deleted topics.
     pub(crate) remover: Remover,
+    /// Connections open, over all cores.
     pub(crate) connections: AtomicUsize,
     /// Where clients connect, from the moment the first core listens.
     pub(crate) address: SocketAddr,
@@ -56,15 +57,15 @@ impl Shared {
         stop: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
         live: Arc<Current>,
-    ) -> (Arc<Self>, Vec<flume::Receiver<(u16, Cargo)>>) {
         remover: Remover,
+    ) -> (Arc<Self>, Vec<flume::Receiver<(u16, Cargo)>>) {
         let (ways, arrivals) = (0..cores).map(|_| flume::unbounded()).unzip();
         let shared = Self {
             stop,
             metrics,
             live,
-            connections: AtomicUsize::new(0),
             remover,
+            connections: AtomicUsize::new(0),
             address,
             listening: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),

@@ -46,7 +46,7 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Adds a partition's.
+    /// Adds how a partition stands.
     pub(crate) fn add(&mut self, replica: &Replica<DmaMemory>) {
         let phase = match replica.phase() {
             Phase::Open => 0,
@@ -68,7 +68,7 @@ impl Numbers {
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
-            ("catena_requests_forwarded_total", "Left to another core.", node.forwarded),
+            ("catena_requests_forwarded_total", "Of data, left to another core.", node.forwarded),
             ("catena_connections_total", "Connections accepted.", node.sessions),
             ("catena_stalls_total", "Times that a task held its core too long.", self.stalls),
             ("catena_slow_consumers_total", "Connections cut unread.", self.slow_consumers),
@@ -110,9 +110,13 @@ impl Numbers {
     }
 }
 
-/// All cores' numbers as Prometheus text, one series a core.
-fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Error> {
+/// All cores' numbers as Prometheus text, one series a core; `node`: what people call it.
+fn text(cores: &[Numbers], node: &str, lines_dropped: u64) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
+    let help = "The version that runs, and the name of the node.";
+    let build = IntGaugeVec::new(Opts::new("catena_build_info", help), &["version", "node"])?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), node]).set(1);
+    registry.register(Box::new(build))?;
     let counters: Vec<_> = cores.iter().map(Numbers::counters).collect();
     for at in 0..counters.first().map_or(0, |numbers| numbers.len()) {
         let (name, help, _) = counters[0][at];
@@ -188,13 +192,15 @@ fn histogram(core: &str, name: &str, stage: &Stage) -> Metric {
 pub(crate) struct Metrics {
     cores: Mutex<Vec<Numbers>>,
     running: Vec<Arc<Running>>,
+    /// What people call the node.
+    node: String,
     logs: Weak<Logs>,
 }
 
 impl Metrics {
-    pub(crate) fn new(cores: usize, logs: Weak<Logs>) -> Self {
+    pub(crate) fn new(cores: usize, node: String, logs: Weak<Logs>) -> Self {
         let running = (0..cores).map(|_| Arc::default()).collect();
-        Self { cores: Mutex::new(vec![Numbers::default(); cores]), running, logs }
+        Self { cores: Mutex::new(vec![Numbers::default(); cores]), running, node, logs }
     }
 
     /// The task that runs on a core.
@@ -219,7 +225,8 @@ impl Metrics {
 impl Snapshot for Metrics {
     fn metrics(&self) -> String {
         let dropped = self.logs.upgrade().map_or(0, |logs| logs.dropped_lines());
-        text(&self.last(), dropped as u64).unwrap_or_else(|error| format!("# {error}\n"))
+        text(&self.last(), &self.node, dropped as u64)
+            .unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     fn live(&self) -> Result<(), String> {
@@ -239,6 +246,9 @@ impl Snapshot for Metrics {
         for (core, numbers) in self.last().iter().enumerate() {
             match numbers.status {
                 Some(Status::Serving) => {}
+                Some(Status::Poisoned(error)) => {
+                    return Err(format!("topics cannot be changed until the next start: {error}"));
+                }
                 Some(status) => return Err(format!("core {core} is not serving: {status:?}")),
                 None => return Err(format!("core {core} is starting")),
             }
@@ -246,21 +256,22 @@ impl Snapshot for Metrics {
         Ok(())
     }
 }
-                Some(Status::Poisoned(error)) => {
-                    return Err(format!("topics cannot be changed until the next start: {error}"));
-                }
 
 #[cfg(test)]
 mod tests {
+    use catena_log::io::IoError;
+
     use super::*;
 
     #[test]
     fn numbers_are_told_in_the_usual_format() {
         let node = NodeStats { requests: 7, ..NodeStats::default() };
-        let text = text(&[Numbers { node, ..Numbers::default() }, Numbers::default()], 3).unwrap();
+        let cores = [Numbers { node, ..Numbers::default() }, Numbers::default()];
+        let text = text(&cores, "n1", 3).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        let build = format!("catena_build_info{{node=\"n1\",version=\"{version}\"}} 1");
+        assert!(text.contains(&build), "{text}");
         let requests = "# TYPE catena_requests_total counter\n\
-    use catena_log::io::IoError;
-
                         catena_requests_total{core=\"0\"} 7\ncatena_requests_total{core=\"1\"} 0\n";
         assert!(text.contains(requests), "{text}");
         assert!(text.contains("catena_log_lines_dropped_total 3"));
@@ -271,15 +282,15 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_once_every_core_serves() {
-        let metrics = Metrics::new(2, Weak::new());
+        let metrics = Metrics::new(2, String::new(), Weak::new());
         assert!(metrics.live().is_ok() && metrics.ready().is_err());
         let (at, status) = (Some(Instant::now()), Some(Status::Serving));
         metrics.publish(0, Numbers { at, status, ..Numbers::default() });
         assert_eq!(metrics.ready(), Err("core 1 is starting".to_owned()));
         metrics.publish(1, Numbers { at, status, ..Numbers::default() });
         assert!(metrics.ready().is_ok());
-    }
-}
         let status = Some(Status::Poisoned(IoError::NoSpace));
         metrics.publish(0, Numbers { at, status, ..Numbers::default() });
         assert!(metrics.live().is_ok() && metrics.ready().unwrap_err().contains("topics"));
+    }
+}

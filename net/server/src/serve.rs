@@ -63,7 +63,7 @@ pub(crate) fn serve(
         memory_bytes: usize::try_from(config.memory_of_core())?,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
-    let metrics = Arc::new(Metrics::new(cores, Arc::downgrade(logs)));
+    let metrics = Arc::new(Metrics::new(cores, config.node.name.0.clone(), Arc::downgrade(logs)));
     abort_on_panic();
     executor(0, cores)
         .make()
@@ -135,14 +135,16 @@ async fn run(
     let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
     let milliseconds = began.elapsed().as_millis();
     tracing::info!(
-        "ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
-         node {node}, {cores} cores, {partitions} partitions, {leftovers} leftovers removed",
+        "{} is ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
+         node {node}, {cores} cores, {leftovers} leftovers removed, {partitions} partitions that \
+         serve as they open",
+        config.node.name.0,
         admin.address(),
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     shell.spawn(Task::Listener, shell.clone().listen(listener));
-    let status = shell.run().await;
+    shell.watch(Task::Clock, shell.run()).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     shell.watch(Task::Clock, shell.drain()).await;
     for thread in threads {
@@ -210,8 +212,8 @@ async fn serve_core(
     let listener = bind(shared.address)?;
     shell.spawn(Task::Listener, shell.clone().listen(listener));
     shared.listening.fetch_add(1, Ordering::Relaxed);
-    shell.run().await;
-    shell.drain().await;
+    shell.watch(Task::Clock, shell.run()).await;
+    shell.watch(Task::Clock, shell.drain()).await;
     Ok(())
 }
 

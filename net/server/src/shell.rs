@@ -246,9 +246,13 @@ impl Shell {
         // Every layer around it would move it, and keep room for it twice.
         let future = Box::pin(future);
         let shell = self.clone();
-        let stalls = move |_| shell.stalls.set(shell.stalls.get() + 1);
-        let running = self.shared().metrics.running(self.core());
-        glommio::spawn_local(async move { running.watch(task, future, stalls).await }).detach();
+        glommio::spawn_local(async move { shell.watch(task, future).await }).detach();
+    }
+
+    /// Does something that is no task of its own under a task's name.
+    pub(crate) async fn watch<T>(&self, task: Task, future: impl Future<Output = T>) -> T {
+        let stalls = |_| self.stalls.set(self.stalls.get() + 1);
+        self.shared().metrics.running(self.core()).watch(task, future, stalls).await
     }
 
     /// Takes what other cores send, for as long as the server runs.
@@ -259,7 +263,9 @@ impl Shell {
                 Cargo::Parcel(parcel) => {
                     self.input(|node, now| node.on_parcel(from, parcel, now));
                 }
-                Cargo::Connection(descriptor) => self.serve(attach_stream(descriptor), true),
+                Cargo::Connection(descriptor, deadline) => {
+                    self.serve(attach_stream(descriptor), deadline, true);
+                }
             }
             breathe(&mut turns).await;
         }
@@ -323,7 +329,7 @@ impl Shell {
             return;
         }
         let Some(place) = self.places.borrow_mut().remove(&directory) else { return };
-        let path = self.path(directory);
+        let (shell, path) = (self.clone(), self.path(directory));
         self.spawn(Task::Removal, async move {
             place.folder.close().await;
             shell.shared().remover.remove(path);
@@ -379,12 +385,13 @@ impl Shell {
     fn accept(self: &Rc<Self>, stream: TcpStream) {
         let open = self.shared().connections.fetch_add(1, Ordering::Relaxed);
         let limit = self.options.connections_max;
+        let deadline = Instant::now() + self.live().handshake;
         if open < limit {
-            self.serve(stream, false);
+            self.serve(stream, deadline, false);
         } else if open < limit + REFUSALS_MAX {
             let shell = self.clone();
             self.spawn(Task::Connection, async move {
-                connection::refuse(&shell, stream).await;
+                connection::refuse(&shell, stream, deadline).await;
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             });
         } else {
@@ -394,10 +401,11 @@ impl Shell {
 
     /// Serves a connection to its end, here or on the core that its client asks for; `arrived`: it
     /// is here because of that.
-    fn serve(self: &Rc<Self>, stream: TcpStream, arrived: bool) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, deadline: Instant, arrived: bool) {
         let shell = self.clone();
         self.spawn(Task::Connection, async move {
-            if connection::run(&shell, stream, arrived).await == connection::End::Here {
+            let run = connection::run(&shell, stream, deadline, arrived);
+            if run.await == connection::End::Here {
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             }
         });
@@ -502,6 +510,9 @@ fn tell(notice: &Notice) {
         }
         Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", name_of(log)),
         Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),
+        Notice::CatalogPoisoned(error) => {
+            tracing::error!("topics cannot be changed until the next start: {error}");
+        }
     }
 }
 
@@ -510,9 +521,6 @@ fn name_of(log: &catena_log::LogIdentity) -> String {
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.
-        Notice::CatalogPoisoned(error) => {
-            tracing::error!("topics cannot be changed until the next start: {error}");
-        }
 fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
     let uid = u64::from_str_radix(name, 16).ok()?;
     (directory_name(uid) == name).then(|| catena_format::PartitionUid::new(uid))

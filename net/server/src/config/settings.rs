@@ -131,7 +131,7 @@ settings! {
     }
     /// How long the node waits.
     timeouts as Timeouts {
-        /// From a connection's first byte to the end of its handshake, TLS included.
+        /// From a connection's beginning to the end of its handshake, preface and TLS included.
         handshake: Duration = "10s", from "100ms" to "10m", live "SIGHUP";
         /// The longest that any request waits, a long poll included; a shorter wish is granted.
         request: Duration = "30s", from "100ms" to "1h", live "SIGHUP";
