@@ -159,9 +159,9 @@ fn what_is_announced_costs_nothing() {
 
 #[test]
 fn who_holds_memory_that_others_wait_for_loses_it() {
-    // 4 MiB for ordinary messages, and room for two of the largest.
+    // 8 MiB for ordinary messages, and room for two of the largest.
     let settings = [
-        ("CATENA_LIMITS_MEMORY", "64MiB"),
+        ("CATENA_LIMITS_MEMORY", "128MiB"),
         ("CATENA_LIMITS_BATCH_BYTES", "16777216"),
         ("CATENA_TIMEOUTS_REQUEST", "5s"),
     ];
