@@ -54,8 +54,8 @@ pub(crate) enum Content {
     Request { caller: Caller, head: Vec<u8>, payload: Vec<u8> },
     /// Its answer, whole.
     Response { caller: Caller, bytes: Vec<u8> },
-    /// Batches for a subscription of a connection there; `ended`: it was the last of the one of this
-    /// name, and of this correlation id.
+    /// Batches for a subscription of a connection there; `ended`: it was the last of the one of
+    /// this name and this correlation id.
     Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<(u32, u32)> },
     /// The client's side of the connection has the bytes of a push.
     Pushed(Pushed),

@@ -20,8 +20,8 @@ use crate::{
     node::{Caller, Directory, Node, Reader, Send, SessionId},
 };
 
-/// What is read for one push, at most, when no single batch is larger; half of what a core may leave
-/// unread, where that is less.
+/// What is read for one push, at most, when no single batch is larger; half of what a core may
+/// leave unread, where that is less.
 const PUSH_BYTES_MAX: usize = 1 << 20;
 /// The same while clients leave much unread.
 const PUSH_BYTES_SCARCE: usize = 64 << 10;

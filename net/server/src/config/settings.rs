@@ -157,8 +157,8 @@ settings! {
         connections: u32 = "12000", from "1" to "1000000";
         /// Memory for batches on their way to the disk, kept for readers of the recent end, and
         /// read from the disk for clients, over all cores, each with an equal part: eight of the
-        /// largest batches, and 4 MiB, at least. A fetch brings an eighth of it at most. Beyond it a
-        /// quarter as much may be taken by requests that are arriving. Not in it: requests that
+        /// largest batches, and 4 MiB, at least. A fetch brings an eighth of it at most. Beyond it
+        /// a quarter as much may be taken by requests that are arriving. Not in it: requests that
         /// wait to be decided (`limits.in_flight_per_core`), indexes and tables of producers,
         /// TLS, sockets.
         memory: Bytes = "1GiB", from "64MiB" to "1024GiB";
