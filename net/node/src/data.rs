@@ -54,10 +54,6 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) -> Handled {
         let request = ProduceRequest::decode(head)?;
-        if self.status == Status::Draining {
-            self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-            return Ok(());
-        }
         let asked = Asked { topic: request.topic, partition: request.partition, head, payload };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
@@ -256,7 +252,8 @@ impl<M: Memory + Clone> Node<M> {
         let missing = (request.min_bytes.min(most) as usize).saturating_sub(batches.bytes);
         // A read that ended before the live end would not bring more later.
         let to_live_end = batches.next >= held.replica.high_watermark();
-        if missing == 0 || !to_live_end || waiter.deadline <= now.monotonic {
+        let over = waiter.deadline <= now.monotonic || self.status == Status::Draining;
+        if missing == 0 || !to_live_end || over {
             let from = waiter.request.offset;
             return self.answer_fetch(uid, waiter.caller, from, Ok(batches));
         }
@@ -290,12 +287,14 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// Answers the fetches of a partition whose time is up with nothing.
+    /// Answers the fetches of a partition whose time is up with what there is; of a node that ends,
+    /// all.
     pub(crate) fn end_waits(&mut self, uid: PartitionUid, now: Now) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         let waiters = std::mem::take(&mut held.waiters);
+        let ends = self.status == Status::Draining;
         let (over, rest): (Vec<_>, Vec<_>) =
-            waiters.into_iter().partition(|w| w.deadline <= now.monotonic);
+            waiters.into_iter().partition(|w| ends || w.deadline <= now.monotonic);
         held.waiters = rest;
         for waiter in over {
             self.read(uid, waiter, now);

@@ -8,7 +8,10 @@ use std::{
 };
 
 use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
-use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
+use catena_log::{
+    LogConfig, LogIdentity, Now,
+    io::{IoError, Memory},
+};
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
     control::{
@@ -27,7 +30,7 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Status},
+    node::{Awaited, Caller, Creating, Directory, Held, Node, Notice, Pending, Status},
 };
 
 type Handled = Result<(), WireError>;
@@ -153,9 +156,6 @@ impl<M: Memory + Clone> Node<M> {
         entry: &Entry,
         now: Now,
     ) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         let ticket = Ticket(self.number());
         match self.submit(proposal(ticket), entry, now) {
             Ok(()) => self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now),
@@ -308,9 +308,6 @@ impl<M: Memory + Clone> Node<M> {
     /// Gives a producer an id that nobody has: of a block that the catalog has given away, so that
     /// not every producer writes to it. What is left of a block at the end of a life is never used.
     fn fresh_producer(&mut self, caller: Caller, now: Now) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         if let Some(id) = self.producer_ids.next() {
             let producer = (ProducerId::new(id), ProducerEpoch::new(0));
             return self.answer_producer(caller, producer);
@@ -395,6 +392,22 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// The catalog takes nothing more, and nobody knows what becomes of the changes under way.
+    pub(crate) fn catalog_poisoned(&mut self, error: IoError) {
+        self.notices.push_back(Notice::CatalogPoisoned(error));
+        if self.status != Status::Draining {
+            self.status = Status::Poisoned(error);
+        }
+        self.proposals.clear();
+        self.id_waiters.clear();
+        self.ids_asked = 0;
+        let text = format!("a write failed ({error}); {}", Awaited::Change.in_doubt());
+        let changes = self.pending.iter().filter(|(_, p)| p.awaited == Awaited::Change);
+        for ticket in changes.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.unchanged(ticket, ErrorCode::StorageIo, &text);
+        }
+    }
+
     /// Answers that a change is made.
     fn changed(&mut self, ticket: Ticket) {
         if let Some(caller) = self.claim(ticket) {
@@ -445,6 +458,7 @@ impl<M: Memory + Clone> Node<M> {
             self.phases.remove(uid);
             self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
+            self.past.add(&held.replica);
             self.removals.push_back(*uid);
             for waiter in held.waiters {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");

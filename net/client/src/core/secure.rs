@@ -5,6 +5,7 @@ use std::{fmt, io::Read, io::Write, path::Path, sync::Arc};
 use rustls::{
     AlertDescription as Alert, CertificateError as Bad, ClientConfig, ClientConnection,
     RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
@@ -37,7 +38,7 @@ impl Trust {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_root_certificates(roots);
-        let config = match &options.identity {
+        let mut config = match &options.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let chain = certificates(cert, "cert")?;
@@ -47,6 +48,8 @@ impl Trust {
                 builder.with_client_auth_cert(chain, private).map_err(mismatch)?
             }
         };
+        // A session that is taken up again would not show whether its certificates still hold.
+        config.resumption = Resumption::disabled();
         let name = options.server_name.clone().map(server_name).transpose()?;
         Ok(Self { config: config.into(), name })
     }
