@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use catena_format::Millis;
+use catena_format::{Millis, Offset, PartitionIndex};
 
 use crate::{
     batch::Batch,
@@ -18,7 +18,7 @@ use crate::{
         Driven, Step,
         lane::Lane,
         partition::BatchId,
-        producer::{Producer, Refused},
+        producer::{Appended, Producer, Refused},
         reader::{Fetched, Reader},
     },
     error::Error,
@@ -74,13 +74,35 @@ impl SharedProducer {
         record: &NewRecord<'_>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Ticket, Error>> {
+        self.poll_take(context, |core, now| {
+            core.append(record, record.timestamp.unwrap_or_else(wall_clock), now)
+        })
+    }
+
+    /// Appends a batch with a condition, or has the waker called when there may be room.
+    pub(crate) fn poll_append_at(
+        &self,
+        partition: PartitionIndex,
+        expected: Offset,
+        records: &[NewRecord<'_>],
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Ticket, Error>> {
+        self.poll_take(context, |core, now| {
+            core.append_at(partition, expected, records, wall_clock(), now)
+        })
+    }
+
+    fn poll_take(
+        &self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&mut Producer, Instant) -> Result<Appended, Refused>,
+    ) -> Poll<Result<Ticket, Error>> {
         let appended = {
             let mut state = self.lock();
             if state.closed {
                 return Poll::Ready(Err(Error::Closed { unclear: false }));
             }
-            let timestamp = record.timestamp.unwrap_or_else(wall_clock);
-            match state.core.append(record, timestamp, Instant::now()) {
+            match take(&mut state.core, Instant::now()) {
                 Ok(appended) => {
                     let outcome = state.outcomes.entry(appended.batch).or_default().clone();
                     state.settle();

@@ -10,8 +10,12 @@
 //! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
 //! epoch rises and the rest is sent under new sequences.
 //!
+//! A batch with a condition is under way alone in its partition, see [`conditional`].
+//!
 //! A partition's batches go over one connection, that to the core which owns it. When another core
 //! does, the partition changes over once nothing of it is under way.
+
+mod conditional;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -193,17 +197,28 @@ impl Producer {
         timestamp: Millis,
         now: Instant,
     ) -> Result<Appended, Refused> {
+        let chosen = record.partition.map(PartitionIndex::get);
+        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
+        let bytes = record.bytes_max();
+        self.admit(index, bytes)?;
+        let open = &self.partitions[index as usize].open;
+        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
+        if !open.as_ref().is_none_or(fits) {
+            self.close(index);
+        }
+        Ok(self.push(index, record, timestamp, now))
+    }
+
+    /// Whether a partition takes so many bytes of records now.
+    fn admit(&self, index: u32, bytes: usize) -> Result<(), Refused> {
         if let Some(error) = &self.fatal {
             return Err(Refused::Error(error.clone()));
         }
-        let chosen = record.partition.map(PartitionIndex::get);
-        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
         if index >= self.target.partitions {
             let (code, partitions) = (ErrorCode::UnknownPartition, self.target.partitions);
             let message = format!("{index}, there are {partitions}");
             return Err(Refused::Error(Error::Server { code, message }));
         }
-        let bytes = record.bytes_max();
         if BATCH_HEADER_BYTES + bytes > self.target.batch_bytes_max {
             let refused = RecordError::TooLarge(BATCH_HEADER_BYTES + bytes);
             return Err(Refused::Error(refused.into()));
@@ -211,12 +226,7 @@ impl Producer {
         if self.buffered_bytes > 0 && self.buffered_bytes + bytes > self.options.buffer_bytes {
             return Err(Refused::Full);
         }
-        let open = &self.partitions[index as usize].open;
-        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
-        if !open.as_ref().is_none_or(fits) {
-            self.close(index);
-        }
-        Ok(self.push(index, record, timestamp, now))
+        Ok(())
     }
 
     fn push(
@@ -359,6 +369,9 @@ impl Producer {
                 let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
                 self.settle(index, at, Ok(receipt));
             }
+            Ok((produced, _)) if produced.error == ErrorCode::OffsetConditionFailed => {
+                self.on_condition_failed(index, at, produced.next_offset);
+            }
             Ok((produced, message)) => {
                 let wait = Duration::from_millis(u64::from(produced.retry_after_ms));
                 let error = Error::Server { code: produced.error, message };
@@ -383,6 +396,11 @@ impl Producer {
             // It is stored: no gap.
             (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
             (ErrorCode::ProducerFenced, _) => return self.fail(error),
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _)
+                if partition.closed[at].is_stray() =>
+            {
+                return self.on_strayed(index, at, error, now);
+            }
             (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {
                 partition.closed[at].tainted = false;
             }
@@ -615,7 +633,8 @@ impl Producer {
             || under_way >= limits.in_flight_max.max(1) as usize;
         let window = limits.dedup_window.max(1) as usize;
         let room = limits.in_flight_bytes_max as usize;
-        if full || partition.hold.is_some() || partition.in_flight() >= window {
+        let blocked = partition.hold.is_some() || partition.awaits_condition();
+        if full || blocked || partition.in_flight() >= window {
             return false;
         }
         let at = if self.raising {
@@ -631,7 +650,12 @@ impl Producer {
         let partition = &self.partitions[index as usize];
         let at = if due { partition.next_to_send() } else { at };
         let Some(at) = at else { return false };
-        let bytes = partition.closed[at].bytes.len();
+        let batch = &partition.closed[at];
+        // A condition waits until everything before it is answered.
+        if batch.expected.is_some() && at > 0 {
+            return false;
+        }
+        let bytes = batch.bytes.len();
         if under_way > 0 && under_way_bytes + bytes > room {
             return false;
         }
@@ -649,7 +673,7 @@ impl Producer {
             topic: self.target.topic,
             partition: PartitionIndex::new(index),
             durability: self.options.durability,
-            expect_next_offset: None,
+            expect_next_offset: batch.expected,
             deadline_ms: 0,
         };
         let line = self.lines.get_mut(&partition.lane).expect("its limits are known");
