@@ -19,7 +19,15 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The connection could not be made or broke: what was sent may have been done.
+    /// There is no connection: nothing was asked of the server.
+    #[error("no connection to {address}: {source}")]
+    Unreachable {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// A connection broke, or the answer took too long: what was asked may have been done.
     #[error("connection to {address}: {source}")]
     Connection {
         /// Where to.
@@ -112,6 +120,7 @@ impl Error {
                 ErrorCode::OffsetConditionFailed.class()
             }
             Self::Undelivered { unclear: false, .. }
+            | Self::Unreachable { .. }
             | Self::Tls { source: TlsError::Silent, .. } => Class::Retriable,
             Self::Option(_) | Self::Tls { .. } | Self::Closed { unclear: false } => Class::Definite,
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
@@ -123,6 +132,19 @@ impl Error {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         self.class() == Class::Retriable
+    }
+
+    /// The same where nothing was asked yet: there is no connection.
+    pub(crate) fn before_asking(self) -> Self {
+        match self {
+            Self::Connection { address, source } => Self::Unreachable { address, source },
+            error => error,
+        }
+    }
+
+    /// Whether another connection may do better, and nothing was asked on this one.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Tls { source: TlsError::Silent, .. })
     }
 
     pub(crate) fn check(code: ErrorCode, message: &str) -> Result<(), Self> {

@@ -74,7 +74,7 @@ impl Driver {
         name: &str,
         driven: Arc<dyn Driven>,
     ) -> Result<JoinHandle<()>, Error> {
-        let failed = |source| lost("a thread of its own", source);
+        let failed = |source| lost("a thread of its own", source).before_asking();
         let abandon = Abandon(driven);
         let run = move || {
             let abandon = abandon;

@@ -9,13 +9,13 @@ mod topics;
 
 use std::io::{self, Write};
 
-use catena_client::{Class, Client, Error, Options, TlsOptions};
+use catena_client::{Class, Client, Error, ErrorCode, Options, TlsOptions};
 use serde_json::Value;
 
 pub(crate) use self::{
     consume::{From, Until, consume},
     format::Format,
-    produce::produce,
+    produce::{NotStored, produce},
     topics::topic,
 };
 use crate::cli::{Exit, RemoteArgs};
@@ -62,9 +62,13 @@ pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     if error.is::<UsageError>() {
         return Exit::Usage;
     }
+    if let Some(error) = error.downcast_ref::<NotStored>() {
+        return if error.unclear { Exit::Indeterminate } else { Exit::Failure };
+    }
     match error.downcast_ref::<Error>() {
-        Some(Error::Connection { .. } | Error::Tls { .. }) => Exit::Unreachable,
+        Some(Error::Unreachable { .. } | Error::Tls { .. }) => Exit::Unreachable,
         Some(Error::Option(_)) => Exit::Usage,
+        Some(Error::Unreadable { code: ErrorCode::Damaged, .. }) => Exit::Damaged,
         Some(error) if error.class() == Class::Indeterminate => Exit::Indeterminate,
         _ => Exit::Failure,
     }
@@ -75,4 +79,21 @@ fn print_json(value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{value:#}")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use catena_client::format::{Offset, PartitionIndex};
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_partition_has_a_code_of_its_own() {
+        let unreadable = |code| {
+            let (partition, next, message) = (PartitionIndex::new(0), Offset::ZERO, String::new());
+            exit(&Error::Unreadable { code, partition, next, message }.into())
+        };
+        assert_eq!(unreadable(ErrorCode::Damaged), Exit::Damaged);
+        assert_eq!(unreadable(ErrorCode::OffsetOutOfRange), Exit::Failure);
+    }
 }
