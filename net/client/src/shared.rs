@@ -141,6 +141,11 @@ impl SharedProducer {
         Poll::Ready(state.failure.take().map_or(Ok(()), Err))
     }
 
+    /// The first failure since the last flush.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
+    }
+
     /// Nothing more is appended; what was is still sent.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();

@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
+    time::Instant,
 };
 
 use rustix::{
@@ -221,6 +222,30 @@ fn a_line_that_is_too_long_is_named_and_those_before_it_are_stored() {
     assert!(said.contains("standard input:1: "), "{said}");
     let (code, said) = failure(&server.run("produce a --batch-bytes 4KiB", ""));
     assert_eq!(code, Some(2), "{said}");
+}
+
+#[test]
+fn the_first_line_that_is_not_stored_ends_the_input_and_is_named() {
+    let server = Server::start();
+    server.output("topic create a", "");
+    let mut producer = server.command("produce a").spawn().unwrap();
+    let mut stdin = producer.stdin.take().unwrap();
+    stdin.write_all(b"stored\n").unwrap();
+    assert_eq!(server.output("consume a --until count --count 1", ""), "stored\n");
+    server.output("topic delete a", "");
+    server.output("topic create a", "");
+    // The input stays open, and has more: the command ends by itself.
+    let deadline = Instant::now() + common::PATIENCE;
+    while producer.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        let _ = stdin.write_all(b"not stored\n");
+    }
+    let (code, said) = failure(&producer.wait_with_output().unwrap());
+    assert!(said.contains("standard input:2: "), "{said}");
+    assert!(said.contains("(1 of "), "{said}");
+    // What was on its way is not waited for.
+    assert!(matches!(code, Some(1 | 4)), "{code:?} {said}");
+    assert_eq!(server.output("consume a --until end", ""), "");
 }
 
 #[test]
