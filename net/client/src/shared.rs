@@ -114,7 +114,12 @@ impl SharedProducer {
                     self.bell.ring();
                     return Poll::Pending;
                 }
-                Err(Refused::Error(error)) => return Poll::Ready(Err(error)),
+                Err(Refused::Error(error)) => {
+                    drop(state);
+                    // There may be something to ask the server.
+                    self.bell.ring();
+                    return Poll::Ready(Err(error));
+                }
             }
         };
         self.bell.ring();

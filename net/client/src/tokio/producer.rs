@@ -33,7 +33,8 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?, seed())?;
+        let (topic, producer) = (&client.topic(topic).await?, client.producer_id().await?);
+        let target = Target::of(topic, producer, options.refresh, seed())?;
         let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
@@ -44,7 +45,8 @@ impl Producer {
         Ok(Self { shared, task })
     }
 
-    /// Partitions of the topic.
+    /// Partitions of the topic. Those that are added are noticed after
+    /// [`ProducerOptions::refresh`] at the latest while it is connected.
     #[must_use]
     pub fn partitions(&self) -> u32 {
         self.shared.ask(Core::partitions)

@@ -1,6 +1,7 @@
 //! A producer and a consumer against a server that fails in every way that the protocol knows: a
 //! seed is a history. What was told is compared with what the server stored.
 
+mod added;
 mod conditional;
 mod server;
 
@@ -36,8 +37,7 @@ fn hello() -> Hello {
 fn producer(options: ProducerOptions) -> Producer {
     let target = Target {
         topic: TopicId::new(1),
-        places: Places::of(&topic(2), 1),
-        partitions: PARTITIONS,
+        places: Places::of(&topic(2, PARTITIONS), Some(options.refresh), 1),
         batch_bytes_max: 4096,
         producer: (ProducerId::new(1), ProducerEpoch::new(0)),
     };
@@ -294,7 +294,7 @@ fn a_consumer_reads_everything_once_and_in_order() {
             (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(seed % 20))).collect();
         let options = ConsumerOptions { buffer_bytes: 500, ..ConsumerOptions::default() };
         let patience = Duration::from_secs(1000);
-        let mut reader = Reader::new(&topic(2), options, hello(), patience, &starts, 1);
+        let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), patience, &starts, 1);
         let largest = world.server.logs.iter().flat_map(|log| &log.batches);
         let largest = largest.map(|(_, batch)| batch.len()).max().unwrap();
         let mut read = vec![Vec::new(); PARTITIONS as usize];
@@ -386,8 +386,10 @@ fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
     let mut world = World::new(1);
     world.server.calm = true;
     let starts = [(PartitionIndex::new(0), Offset::ZERO)];
-    let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
-    let mut reader = Reader::new(&topic(1), options, hello(), wait, &starts, 1);
+    let partitions = Some(vec![PartitionIndex::new(0)]);
+    let options = ConsumerOptions { partitions, ..ConsumerOptions::default() };
+    let wait = Duration::from_secs(1);
+    let mut reader = Reader::new(&topic(1, PARTITIONS), options, hello(), wait, &starts, 1);
     let subscribed = |world: &World| world.wires.values().any(|w| !w.subscriptions.is_empty());
     while !subscribed(&world) {
         world.turn(&mut reader);
@@ -424,7 +426,7 @@ fn each_partition_is_written_and_read_on_the_core_that_owns_it() {
     world.server.cores = 3;
     let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
     let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
-    let mut reader = Reader::new(&topic(2), options, hello(), wait, &starts, 1);
+    let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), wait, &starts, 1);
     while world.wires.len() < 2 {
         world.turn(&mut reader);
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use catena_format::{
     BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
-    PartitionUid, TopicId, batch::patch, records::Records,
+    PartitionUid, TopicId,
+    batch::patch,
+    records::{BatchBuilder, Producer as Stamp, Records},
 };
 use catena_wire::{
     Api, ApiRange, ConnectionLimits, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES,
@@ -37,6 +39,8 @@ pub(super) struct Log {
     /// Values, by offset.
     pub(super) values: Vec<String>,
     pub(super) batches: Vec<(u64, Vec<u8>)>,
+    /// The first offset that can be read.
+    pub(super) start: u64,
     /// The epoch and next sequence of the one producer, and where its batches are.
     pub(super) epoch: i16,
     pub(super) next_sequence: i32,
@@ -54,6 +58,8 @@ pub(super) struct Server {
     pub(super) full: Option<u16>,
     /// What comes is not read any more.
     pub(super) hangs: bool,
+    /// How often the topic was asked for.
+    pub(super) asked: u64,
 }
 
 /// A connection as the server has it, to the core of a lane.
@@ -85,7 +91,21 @@ impl Wire {
 impl Server {
     pub(super) fn new() -> Self {
         let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false }
+        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false, asked: 0 }
+    }
+
+    /// Stores so many batches of one record that somebody else produced.
+    pub(super) fn fill(&mut self, partition: u32, batches: u64) {
+        let log = &mut self.logs[partition as usize];
+        for offset in log.values.len() as u64..log.values.len() as u64 + batches {
+            let value = offset.to_string();
+            let mut builder = BatchBuilder::new();
+            builder.push(Millis::new(5), None, Some(value.as_bytes()), &[]);
+            let mut stored = builder.build(Stamp::NONE).unwrap();
+            patch(&mut stored, Offset::new(offset), Epoch::new(1));
+            log.batches.push((offset, stored));
+            log.values.push(value);
+        }
     }
 
     /// Takes bytes, and answers what is whole.
@@ -142,9 +162,11 @@ impl Server {
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
             Api::Metadata => {
+                self.asked += 1;
                 let (error, nodes) = (ErrorCode::None, Vec::new());
                 let busy = !self.calm && random.one_in(4);
-                let topics = if busy { Vec::new() } else { vec![topic(self.cores)] };
+                let topics =
+                    if busy { Vec::new() } else { vec![topic(self.cores, self.logs.len() as u32)] };
                 let answer =
                     MetadataResponse { error, version: 1, nodes, topics, message: "".into() };
                 encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
@@ -218,6 +240,14 @@ impl Server {
                 epoch: Epoch::new(1),
                 message: "".into(),
             };
+            if there.next < log.start {
+                push.error = ErrorCode::OffsetOutOfRange;
+                push.next_offset = Offset::new(log.start);
+                let out = &mut wire.to_client;
+                encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
+                ended.push(*name);
+                continue;
+            }
             while there.credit > 0 && there.next < end {
                 let behind = log.batches.partition_point(|(first, _)| *first <= there.next);
                 let batch = &log.batches[behind - 1].1;
@@ -347,7 +377,7 @@ fn greeting() -> HandshakeResponse<'static> {
     }
 }
 
-pub(super) fn topic(cores: u16) -> TopicMetadata<'static> {
+pub(super) fn topic(cores: u16, partitions: u32) -> TopicMetadata<'static> {
     let partition = |index: u32| PartitionMetadata {
         index: PartitionIndex::new(index),
         uid: PartitionUid::new(u64::from(index)),
@@ -362,6 +392,6 @@ pub(super) fn topic(cores: u16) -> TopicMetadata<'static> {
         id: TopicId::new(1),
         config_version: 1,
         batch_bytes_max: 4096,
-        partitions: (0..PARTITIONS).map(partition).collect(),
+        partitions: (0..partitions).map(partition).collect(),
     }
 }
