@@ -209,7 +209,7 @@ impl Driven for SharedProducer {
     fn on_abandoned(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.core.fail(Error::Closed { unclear: true });
+        state.core.fail(Error::Closed { unclear: true }, Instant::now());
         state.settle();
         state.waiting.drain(..).for_each(Waker::wake);
     }

@@ -377,24 +377,25 @@ impl Client {
             return Ok(());
         }
         let Kind::Producer { id, base, next, .. } = &mut self.kind else { return Ok(()) };
+        let unused = Sequence::new((*next - *base) as i32);
         *id = Some((response.id.get(), response.epoch.get()));
         *base = *next;
         self.stage = Stage::Running;
         if let Stage::Raising { id, epoch } = before {
-            self.haunt(id, epoch, now_ns);
+            self.haunt(id, epoch, unused, now_ns);
         }
         Ok(())
     }
 
-    /// Sends a batch of the epoch before, which nobody must take.
-    fn haunt(&mut self, id: i64, epoch: i16, now_ns: u64) {
+    /// Sends another batch of the epoch before, which nobody must take.
+    fn haunt(&mut self, id: i64, epoch: i16, sequence: Sequence, now_ns: u64) {
         let Kind::Producer { partition, .. } = &self.kind else { return };
         let request = self.produce_request(*partition);
         let mut builder = BatchBuilder::new();
         let time = Millis::new(1_000_000 + (now_ns / 1_000_000) as i64);
         builder.push(time, None, Some(b"ghost"), &[]);
         let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
-        let stamp = Producer { id, epoch, sequence: Sequence::new(0) };
+        let stamp = Producer { id, epoch, sequence };
         let bytes = builder.build(stamp).expect("a small batch");
         let correlation = self.call(Api::Produce, &request, &bytes);
         if let Kind::Producer { ghost, .. } = &mut self.kind {
