@@ -92,6 +92,17 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// A partition cannot be read from an offset on: for good, or, if that is retriable, for as long
+    /// as a request may take by now; then it is still tried.
+    #[error("partition {partition} from offset {offset} on: {source}")]
+    Partition {
+        /// The partition.
+        partition: PartitionIndex,
+        /// Where the application is in it.
+        offset: Offset,
+        /// Why.
+        source: Box<Self>,
+    },
     /// The producer or consumer is closed, or what drives it has ended; `unclear`: the record may
     /// be stored all the same.
     #[error("it is closed{}", if *unclear { "; the record may be stored or not" } else { "" })]
@@ -113,6 +124,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Server { code, .. } | Self::Unreadable { code, .. } => code.class(),
+            Self::Partition { source, .. } => source.class(),
             Self::Undelivered { unclear: true, .. }
             | Self::OffsetCondition { unclear: true, .. }
             | Self::Closed { unclear: true } => Class::Indeterminate,
@@ -132,6 +144,16 @@ impl Error {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         self.class() == Class::Retriable
+    }
+
+    /// The partition that it is about, where a consumer says so.
+    pub(crate) fn partition(&self) -> Option<PartitionIndex> {
+        match self {
+            Self::Partition { partition, .. } | Self::Unreadable { partition, .. } => {
+                Some(*partition)
+            }
+            _ => None,
+        }
     }
 
     /// The same where nothing was asked yet: there is no connection.

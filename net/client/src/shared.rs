@@ -269,11 +269,7 @@ impl SharedReader {
 
     /// Checks and decompresses, on the application's side and outside the lock.
     fn read(&self, fetched: &Fetched) -> Result<Batch, Error> {
-        let read = fetched.read();
-        if read.is_err() {
-            self.lock().core.on_unreadable(fetched);
-        }
-        read
+        fetched.read().map_err(|error| self.lock().core.on_unreadable(fetched, error))
     }
 
     /// The application is gone.

@@ -3,6 +3,7 @@
 
 mod added;
 mod conditional;
+mod reading;
 mod server;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use catena_format::{Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{Class, ErrorCode};
-use server::{PARTITIONS, POISON, Random, Server, Wire, topic};
+use server::{CREDIT_BYTES_MAX, PARTITIONS, POISON, Random, Server, Wire, topic};
 
 use super::{
     Step,

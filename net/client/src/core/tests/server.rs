@@ -56,6 +56,9 @@ struct Known {
     batches: BTreeMap<i32, u64>,
 }
 
+/// The most credit of a subscription that the server keeps account of.
+pub(super) const CREDIT_BYTES_MAX: u32 = 64 << 10;
+
 /// A server with a producer and some cores.
 pub(super) struct Server {
     pub(super) logs: Vec<Log>,
@@ -67,6 +70,10 @@ pub(super) struct Server {
     pub(super) full: Option<u16>,
     /// What comes is not read any more.
     pub(super) hangs: bool,
+    /// Why nothing can be read.
+    pub(super) unreadable: Option<ErrorCode>,
+    /// How often it was asked for a sign of life.
+    pub(super) pings: u64,
     /// How often the topic was asked for.
     pub(super) asked: u64,
     /// The epochs of producers that were raised, and how often one was; the next producer's id.
@@ -111,6 +118,8 @@ impl Server {
             forwarded: 0,
             full: None,
             hangs: false,
+            unreadable: None,
+            pings: 0,
             asked: 0,
             raised: BTreeMap::new(),
             raises: 0,
@@ -221,6 +230,7 @@ impl Server {
                 encode_message(Api::Unsubscribe, correlation, &answer, 0, out).unwrap();
             }
             Api::Ping => {
+                self.pings += 1;
                 let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
                 encode_message(Api::Ping, correlation, &answer, 0, out).unwrap();
             }
@@ -243,8 +253,10 @@ impl Server {
         self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
         let refused = !self.calm && random.one_in(10);
         let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
+        let log = &self.logs[request.partition.get() as usize];
         let answer = SubscribeResponse {
             subscription: request.subscription,
+            high_watermark: Offset::new(log.values.len() as u64),
             ..SubscribeResponse::refused(error, "")
         };
         encode_message(Api::Subscribe, correlation, &answer, 0, &mut wire.to_client).unwrap();
@@ -252,7 +264,7 @@ impl Server {
             return;
         }
         let (partition, next) = (request.partition, request.offset.get());
-        let credit = i64::from(request.credit_bytes);
+        let credit = i64::from(request.credit_bytes.min(CREDIT_BYTES_MAX));
         let there = Subscription { correlation, partition, next, credit };
         let before = wire.subscriptions.insert(request.subscription, there);
         assert!(before.is_none(), "the name {} is in use", request.subscription);
@@ -273,6 +285,13 @@ impl Server {
                 epoch: Epoch::new(1),
                 message: "".into(),
             };
+            if let Some(error) = self.unreadable {
+                push.error = error;
+                let out = &mut wire.to_client;
+                encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
+                ended.push(*name);
+                continue;
+            }
             if there.next < log.start {
                 push.error = ErrorCode::OffsetOutOfRange;
                 push.next_offset = Offset::new(log.start);
@@ -438,7 +457,7 @@ fn greeting() -> HandshakeResponse<'static> {
             in_flight_bytes_max: 1 << 20,
             in_flight_max: 100,
             dedup_window: 8,
-            credit_bytes_max: 1 << 20,
+            credit_bytes_max: CREDIT_BYTES_MAX,
         },
         cluster: ClusterId::new(1),
         node: NodeId::new(1),
