@@ -13,6 +13,7 @@ use crate::{
     core::{link::Hello, secure::Trust},
     error::Error,
     tls::TlsOptions,
+    url::server,
 };
 
 /// How often producers and consumers ask whether there are more partitions.
@@ -33,7 +34,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// [`Options::from_str`]: std::str::FromStr::from_str
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn.
+    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn. The
+    /// port is 9200 when left out.
     pub server: String,
     /// What the client calls itself, at most 65,535 bytes.
     pub client_id: String,
@@ -172,6 +174,25 @@ impl Options {
         Self { server: server.into(), ..Self::default() }
     }
 
+    /// As command lines say it: a connection string, see [`Options::from_str`], or else servers and
+    /// the TLS with them.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names what is not right; a connection string says itself whether it is TLS.
+    ///
+    /// [`Options::from_str`]: std::str::FromStr::from_str
+    pub fn of(server: &str, tls: Option<TlsOptions>) -> Result<Self, Error> {
+        if !server.contains("://") {
+            let options = Self { tls, ..Self::new(server) };
+            return options.servers().map(|_| options);
+        }
+        if tls.is_some() {
+            let text = "TLS options go with a plain host and port: a connection string has `ca`";
+            return Err(Error::Option(text.to_owned()));
+        }
+        server.parse()
+    }
+
     /// The same under another name.
     #[must_use]
     pub fn with_client_id(self, client_id: impl Into<String>) -> Self {
@@ -193,10 +214,10 @@ impl Options {
     /// The servers, in the order given.
     ///
     /// # Errors
-    /// [`Error::Option`] when there is none.
+    /// [`Error::Option`] when there is none, or one cannot be.
     pub(crate) fn servers(&self) -> Result<Vec<String>, Error> {
         let names = self.server.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let servers: Vec<String> = names.map(str::to_owned).collect();
+        let servers: Vec<String> = names.map(server).collect::<Result<_, _>>()?;
         if servers.is_empty() {
             return Err(Error::Option("no server is named".to_owned()));
         }

@@ -11,6 +11,7 @@ use std::{
     time::Instant,
 };
 
+use catena_client::{Client, NewRecord, Options, ProducerOptions, format::Millis};
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, Signal, kill_process},
@@ -288,6 +289,30 @@ fn what_is_read_ends_where_it_should() {
     let (code, said) = failure(&server.run("-o json consume a --format %v", ""));
     assert_eq!(code, Some(2), "{said}");
     assert_eq!(failure(&server.run("consume a --partition 1", "")).0, Some(2));
+}
+
+#[test]
+fn behind_the_first_record_of_a_time_all_are_read_whatever_theirs() {
+    let server = Server::start();
+    server.output("topic create a", "");
+    let mut client = Client::new(Options::new(&server.address));
+    let producer = client.producer("a", ProducerOptions::default()).unwrap();
+    for (value, time) in [("early", 10), ("first", 30), ("late", 20), ("last", 40)] {
+        let record = NewRecord::value(value.as_bytes()).with_timestamp(Millis::new(time));
+        producer.append(&record).unwrap().wait().unwrap();
+    }
+    assert_eq!(server.output("consume a --from timestamp:30", ""), "first\nlate\nlast\n");
+}
+
+#[test]
+fn a_topic_with_more_partitions_than_a_connection_subscribes_to_is_read_to_its_end() {
+    let server = Server::start_with(&["--set", "limits.subscriptions_per_connection=512"]);
+    server.output("topic create a --partitions 1100", "");
+    for partition in [0, 600, 1099] {
+        server.output(&format!("produce a --partition {partition}"), format!("{partition}\n"));
+    }
+    let text = server.output("consume a", "");
+    assert_eq!(text, "0\n600\n1099\n");
 }
 
 #[test]
