@@ -29,6 +29,11 @@ use crate::{
 /// Tells whoever drives a state machine that there is something to do.
 pub(crate) trait Bell: Send + Sync {
     fn ring(&self);
+
+    /// Has it done at once and by the caller, where that is possible without waiting.
+    fn drive(&self, _driven: &dyn Driven) {
+        self.ring();
+    }
 }
 
 /// A producer, for its application and its driver.
@@ -97,8 +102,10 @@ impl SharedProducer {
         context: &mut Context<'_>,
         take: impl FnOnce(&mut Producer, Instant) -> Result<Appended, Refused>,
     ) -> Poll<Result<Ticket, Error>> {
-        let appended = {
+        let (appended, lone) = {
             let mut state = self.lock();
+            // What is appended while something is under way goes out together.
+            let lone = state.core.in_flight() == 0;
             if state.closed {
                 return Poll::Ready(Err(Error::Closed { unclear: false }));
             }
@@ -106,7 +113,7 @@ impl SharedProducer {
                 Ok(appended) => {
                     let outcome = state.outcomes.entry(appended.batch).or_default().clone();
                     state.settle();
-                    Ticket::new(outcome, appended.index)
+                    (Ticket::new(outcome, appended.index), lone)
                 }
                 Err(Refused::Full) => {
                     remember(&mut state.waiting, context.waker());
@@ -122,7 +129,11 @@ impl SharedProducer {
                 }
             }
         };
-        self.bell.ring();
+        if lone {
+            self.bell.drive(self)
+        } else {
+            self.bell.ring()
+        }
         Poll::Ready(Ok(appended))
     }
 

@@ -71,6 +71,7 @@ impl Producer {
     }
 
     /// Takes a record in, and gives a ticket for its receipt. While the buffer is full it waits.
+    /// When nothing is under way it is sent on this thread, which does not wait for the socket.
     /// Records of one partition are stored in the order in which they were appended.
     ///
     /// # Errors
