@@ -16,6 +16,9 @@ use crate::{
     url::server,
 };
 
+/// No time is longer: it could not be added to the time of day.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// How often producers and consumers ask whether there are more partitions.
 const REFRESH: Duration = Duration::from_secs(60);
 
@@ -211,6 +214,11 @@ impl Options {
         Self { tls: Some(tls), ..self }
     }
 
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        Self { request_timeout: self.request_timeout.min(FOREVER), ..self }
+    }
+
     /// The servers, in the order given.
     ///
     /// # Errors
@@ -287,6 +295,12 @@ pub(crate) fn seed() -> u64 {
 }
 
 impl ProducerOptions {
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        let linger = self.linger.min(FOREVER);
+        Self { linger, delivery_timeout: self.delivery_timeout.min(FOREVER), ..self }
+    }
+
     /// # Errors
     /// [`Error::Option`] names what cannot be.
     pub(crate) fn check(&self) -> Result<(), Error> {

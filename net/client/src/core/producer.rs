@@ -146,7 +146,7 @@ impl Producer {
         seed: u64,
     ) -> Self {
         let mut producer = Self {
-            options,
+            options: options.bounded(),
             request_timeout,
             hello,
             seed,

@@ -42,7 +42,7 @@ impl Client {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let (connections, owners) = (BTreeMap::new(), Owners::default());
-        Self { options, hello: None, connections, owners, turn: 0 }
+        Self { options: options.bounded(), hello: None, connections, owners, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -113,7 +113,7 @@ impl Client {
     }
 
     async fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
-        let wait = self.options.request_timeout + wait;
+        let wait = self.options.request_timeout.saturating_add(wait);
         // What cannot be asked twice is not asked where the server is gone.
         let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
         let core = self.owners.core(call.place);

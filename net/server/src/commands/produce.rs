@@ -150,8 +150,7 @@ fn send_lines(
             continue;
         }
         if let Some(rate) = args.rate {
-            let due = Duration::try_from_secs_f64(pending.sent as f64 / rate);
-            thread::sleep(due.unwrap_or(Duration::MAX).saturating_sub(began.elapsed()));
+            thread::sleep(due(pending.sent, rate).saturating_sub(began.elapsed()));
         }
         let appended = producer.append(&record(input.line(), args, &headers));
         pending.push(input.place().clone(), appended.with_context(|| input.place().clone())?);
@@ -159,6 +158,11 @@ fn send_lines(
         progress.set(input.bytes(), pending.sent);
     }
     Ok(())
+}
+
+/// When the line behind so many is due, at so many a second.
+fn due(lines: u64, rate: f64) -> Duration {
+    Duration::try_from_secs_f64(lines as f64 / rate).unwrap_or(Duration::MAX)
 }
 
 fn record<'a>(line: &'a [u8], args: &ProduceArgs, headers: &'a [Header<'a>]) -> NewRecord<'a> {
@@ -186,6 +190,13 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> (Option<&'a [u8]>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_due_however_slow_the_rate() {
+        assert_eq!(due(3, 2.0), Duration::from_millis(1500));
+        assert_eq!(due(0, 1e-30), Duration::ZERO);
+        assert_eq!(due(1, 1e-30), Duration::MAX);
+    }
 
     #[test]
     fn a_line_is_split_at_the_first_separator() {

@@ -364,6 +364,23 @@ fn a_full_buffer_refuses_until_something_is_settled() {
 }
 
 #[test]
+fn times_that_nobody_lives_to_see_are_times_like_others() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let ever = Duration::MAX;
+    let options = ProducerOptions { linger: ever, delivery_timeout: ever, ..Default::default() };
+    let mut producer = producer(ProducerOptions { refresh: ever, ..options });
+    producer.append(&NewRecord::value(b"1"), Millis::new(0), world.now).unwrap();
+    for _ in 0..100 {
+        world.turn(&mut producer);
+    }
+    producer.flush();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+}
+
+#[test]
 fn behind_the_last_epoch_a_producer_has_another_id() {
     let mut world = World::new(1);
     world.server.calm = true;
