@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use catena_client::{
-    Durability, Error as ClientError, Options, TlsOptions, format::limits::BATCH_BYTES_MAX,
-};
+use catena_client::{Durability, Options, TlsOptions, format::limits::BATCH_BYTES_MAX};
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -55,17 +53,10 @@ impl RemoteArgs {
     /// # Errors
     /// When the connection string is not right, or says what flags say, too.
     pub(crate) fn options(&self) -> Result<Options, Error> {
-        if !self.server.contains("://") {
-            let identity = self.tls_cert.clone().zip(self.tls_key.clone());
-            let server_name = self.tls_server_name.clone();
-            let tls = self.tls_ca.clone().map(|ca| TlsOptions { ca, identity, server_name });
-            return Ok(Options { tls, ..Options::new(&self.server) });
-        }
-        if self.tls_ca.is_some() {
-            let text = "--tls-ca goes with a plain host and port: a connection string has `ca`";
-            return Err(Error::Client(ClientError::Option(text.to_owned())));
-        }
-        Ok(self.server.parse()?)
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        let server_name = self.tls_server_name.clone();
+        let tls = self.tls_ca.clone().map(|ca| TlsOptions { ca, identity, server_name });
+        Ok(Options::of(&self.server, tls)?)
     }
 }
 

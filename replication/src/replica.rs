@@ -276,22 +276,22 @@ impl<M: Memory + Clone> Replica<M> {
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
-        if let Some(&current) = request.raised.get(&header.producer_id)
-            && header.producer_epoch < current
-        {
-            return Err(Refusal::Fenced { current });
-        }
-        match log.fold().check(&header, now.wall) {
-            Verdict::New => {}
-            Verdict::Duplicate { base, next } => {
+        let raised = request.raised.get(&header.producer_id);
+        let fenced = raised.filter(|current| header.producer_epoch < **current);
+        let verdict = log.fold().check(&header, now.wall);
+        match (verdict, fenced) {
+            (Verdict::New, None) => {}
+            // What is stored is told also to whom an epoch was raised: so he learns what is not.
+            (Verdict::Duplicate { base, next }, _) => {
                 return self.repeated(request, base, next, Kind::Duplicate, now);
             }
             // Nobody knows which of the producer's batches it is: it may be one on its way.
-            Verdict::DuplicateOffsetUnknown if self.high_watermark < log.log_end() => {
+            (Verdict::DuplicateOffsetUnknown, _) if self.high_watermark < log.log_end() => {
                 let end = log.log_end();
                 return self.repeated(request, end, end, Kind::Unknown, now);
             }
-            refused => return Err(refusal(refused)),
+            (Verdict::DuplicateOffsetUnknown, _) | (_, None) => return Err(refusal(verdict)),
+            (_, Some(&current)) => return Err(Refusal::Fenced { current }),
         }
         let log_end = log.log_end();
         if request.expect_next_offset.is_some_and(|expected| expected != log_end) {

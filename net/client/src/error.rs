@@ -19,7 +19,15 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The connection could not be made or broke: what was sent may have been done.
+    /// There is no connection: nothing was asked of the server.
+    #[error("no connection to {address}: {source}")]
+    Unreachable {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// A connection broke, or the answer took too long: what was asked may have been done.
     #[error("connection to {address}: {source}")]
     Connection {
         /// Where to.
@@ -84,6 +92,17 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
+    /// A partition cannot be read from an offset on: for good, or, if that is retriable, for as long
+    /// as a request may take by now; then it is still tried.
+    #[error("partition {partition} from offset {offset} on: {source}")]
+    Partition {
+        /// The partition.
+        partition: PartitionIndex,
+        /// Where the application is in it.
+        offset: Offset,
+        /// Why.
+        source: Box<Self>,
+    },
     /// The producer or consumer is closed, or what drives it has ended; `unclear`: the record may
     /// be stored all the same.
     #[error("it is closed{}", if *unclear { "; the record may be stored or not" } else { "" })]
@@ -105,6 +124,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Server { code, .. } | Self::Unreadable { code, .. } => code.class(),
+            Self::Partition { source, .. } => source.class(),
             Self::Undelivered { unclear: true, .. }
             | Self::OffsetCondition { unclear: true, .. }
             | Self::Closed { unclear: true } => Class::Indeterminate,
@@ -112,6 +132,7 @@ impl Error {
                 ErrorCode::OffsetConditionFailed.class()
             }
             Self::Undelivered { unclear: false, .. }
+            | Self::Unreachable { .. }
             | Self::Tls { source: TlsError::Silent, .. } => Class::Retriable,
             Self::Option(_) | Self::Tls { .. } | Self::Closed { unclear: false } => Class::Definite,
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
@@ -123,6 +144,29 @@ impl Error {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         self.class() == Class::Retriable
+    }
+
+    /// The partition that it is about, where a consumer says so.
+    pub(crate) fn partition(&self) -> Option<PartitionIndex> {
+        match self {
+            Self::Partition { partition, .. } | Self::Unreadable { partition, .. } => {
+                Some(*partition)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same where nothing was asked yet: there is no connection.
+    pub(crate) fn before_asking(self) -> Self {
+        match self {
+            Self::Connection { address, source } => Self::Unreachable { address, source },
+            error => error,
+        }
+    }
+
+    /// Whether another connection may do better, and nothing was asked on this one.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Tls { source: TlsError::Silent, .. })
     }
 
     pub(crate) fn check(code: ErrorCode, message: &str) -> Result<(), Self> {

@@ -13,7 +13,11 @@ use crate::{
     core::{link::Hello, secure::Trust},
     error::Error,
     tls::TlsOptions,
+    url::server,
 };
+
+/// No time is longer: it could not be added to the time of day.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How often producers and consumers ask whether there are more partitions.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -33,7 +37,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// [`Options::from_str`]: std::str::FromStr::from_str
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn.
+    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn. The
+    /// port is 9200 when left out.
     pub server: String,
     /// What the client calls itself, at most 65,535 bytes.
     pub client_id: String,
@@ -172,6 +177,25 @@ impl Options {
         Self { server: server.into(), ..Self::default() }
     }
 
+    /// As command lines say it: a connection string, see [`Options::from_str`], or else servers and
+    /// the TLS with them.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names what is not right; a connection string says itself whether it is TLS.
+    ///
+    /// [`Options::from_str`]: std::str::FromStr::from_str
+    pub fn of(server: &str, tls: Option<TlsOptions>) -> Result<Self, Error> {
+        if !server.contains("://") {
+            let options = Self { tls, ..Self::new(server) };
+            return options.servers().map(|_| options);
+        }
+        if tls.is_some() {
+            let text = "TLS options go with a plain host and port: a connection string has `ca`";
+            return Err(Error::Option(text.to_owned()));
+        }
+        server.parse()
+    }
+
     /// The same under another name.
     #[must_use]
     pub fn with_client_id(self, client_id: impl Into<String>) -> Self {
@@ -190,13 +214,18 @@ impl Options {
         Self { tls: Some(tls), ..self }
     }
 
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        Self { request_timeout: self.request_timeout.min(FOREVER), ..self }
+    }
+
     /// The servers, in the order given.
     ///
     /// # Errors
-    /// [`Error::Option`] when there is none.
+    /// [`Error::Option`] when there is none, or one cannot be.
     pub(crate) fn servers(&self) -> Result<Vec<String>, Error> {
         let names = self.server.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let servers: Vec<String> = names.map(str::to_owned).collect();
+        let servers: Vec<String> = names.map(server).collect::<Result<_, _>>()?;
         if servers.is_empty() {
             return Err(Error::Option("no server is named".to_owned()));
         }
@@ -266,6 +295,12 @@ pub(crate) fn seed() -> u64 {
 }
 
 impl ProducerOptions {
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        let linger = self.linger.min(FOREVER);
+        Self { linger, delivery_timeout: self.delivery_timeout.min(FOREVER), ..self }
+    }
+
     /// # Errors
     /// [`Error::Option`] names what cannot be.
     pub(crate) fn check(&self) -> Result<(), Error> {

@@ -157,6 +157,11 @@ impl SharedProducer {
         Poll::Ready(state.failure.take().map_or(Ok(()), Err))
     }
 
+    /// The first failure since the last flush.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
+    }
+
     /// Nothing more is appended; what was is still sent.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();
@@ -215,7 +220,7 @@ impl Driven for SharedProducer {
     fn on_abandoned(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.core.fail(Error::Closed { unclear: true });
+        state.core.fail(Error::Closed { unclear: true }, Instant::now());
         state.settle();
         state.waiting.drain(..).for_each(Waker::wake);
     }
@@ -275,11 +280,7 @@ impl SharedReader {
 
     /// Checks and decompresses, on the application's side and outside the lock.
     fn read(&self, fetched: &Fetched) -> Result<Batch, Error> {
-        let read = fetched.read();
-        if read.is_err() {
-            self.lock().core.on_unreadable(fetched);
-        }
-        read
+        fetched.read().map_err(|error| self.lock().core.on_unreadable(fetched, error))
     }
 
     /// The application is gone.

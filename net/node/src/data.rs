@@ -572,6 +572,23 @@ pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
         ReadError::Damaged { .. } => ErrorCode::Damaged,
         ReadError::Io(IoError::NoDescriptors) => ErrorCode::DescriptorBudget,
         ReadError::Io(_) => ErrorCode::ReadFailed,
+        // Until there is another build on it.
+        ReadError::Version(_) => ErrorCode::PartitionFailed,
         _ => ErrorCode::Starting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catena_wire::Class;
+
+    use super::*;
+
+    #[test]
+    fn what_another_attempt_does_not_change_is_definite() {
+        let class = |error| read_code(&error).class();
+        assert_eq!(class(ReadError::Version(9)), Class::Definite);
+        assert_eq!(class(ReadError::Io(IoError::NoDescriptors)), Class::Retriable);
+        assert_eq!(class(ReadError::Closed), Class::Retriable);
     }
 }

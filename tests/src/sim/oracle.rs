@@ -323,6 +323,7 @@ impl Oracle {
         self.settle_open(first);
         let books = self.books.entry(part).or_default();
         for (offset, name) in names {
+            books.kept(*offset)?;
             books.place(*name, *offset)?;
         }
         self.checked += names.len() as u64;

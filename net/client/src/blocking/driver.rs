@@ -109,7 +109,7 @@ impl Driver {
         name: &str,
         driven: Arc<dyn Driven>,
     ) -> Result<JoinHandle<()>, Error> {
-        let failed = |source| lost("a thread of its own", source);
+        let failed = |source| lost("a thread of its own", source).before_asking();
         let abandon = Abandon(self, driven);
         let run = move || {
             let Abandon(driver, driven) = &abandon;

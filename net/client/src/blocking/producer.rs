@@ -63,6 +63,13 @@ impl Producer {
         self.shared.ask(Core::in_flight)
     }
 
+    /// The first failure since the last flush, whether or not somebody keeps the ticket: what the
+    /// next flush says, as far as it is known.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.failure()
+    }
+
     /// Takes a record in, and gives a ticket for its receipt. While the buffer is full it waits.
     /// When nothing is under way it is sent on this thread, which does not wait for the socket.
     /// Records of one partition are stored in the order in which they were appended.

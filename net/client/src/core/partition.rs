@@ -40,10 +40,17 @@ pub(crate) struct Batch {
     pub(crate) sequence: Option<Sequence>,
     /// Set while it is under way.
     pub(crate) correlation: Option<u32>,
-    /// Nobody knows whether it is stored: a connection broke, or the server could not say.
+    /// A copy of it may be stored, now or later: a connection broke, or the server could not say.
     pub(crate) tainted: bool,
     /// What was last said of it.
     pub(crate) last: Option<Error>,
+}
+
+impl Batch {
+    /// Whether it may be stored, as far as is known.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.tainted || self.correlation.is_some()
+    }
 }
 
 /// After a refusal nothing more is sent to a partition until all that is under way is answered and

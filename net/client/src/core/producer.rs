@@ -8,7 +8,7 @@
 //! What was sent is sent again under the same sequence until it is answered, in the partition's
 //! order, so that the server knows repetitions. A batch that fails for good leaves a gap in the
 //! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
-//! epoch rises and the rest is sent under new sequences.
+//! epoch rises and the rest is sent under new sequences. See [`fence`] for how that becomes known.
 //!
 //! A batch with a condition is under way alone in its partition, see [`conditional`].
 //!
@@ -16,6 +16,7 @@
 //! does, the partition changes over once nothing of it is under way.
 
 mod conditional;
+mod fence;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,6 +32,7 @@ use catena_wire::{
     Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse, TopicMetadata,
 };
 
+use self::fence::Fence;
 use super::{
     Step,
     lane::{Lane, Places},
@@ -128,6 +130,7 @@ pub(crate) struct Producer {
     settled: VecDeque<Settled>,
     retries: u64,
     raising: bool,
+    fence: Fence,
     closing: bool,
     /// Why the last connection ended.
     trouble: Option<Error>,
@@ -143,7 +146,7 @@ impl Producer {
         seed: u64,
     ) -> Self {
         let mut producer = Self {
-            options,
+            options: options.bounded(),
             request_timeout,
             hello,
             seed,
@@ -159,6 +162,7 @@ impl Producer {
             settled: VecDeque::new(),
             retries: 0,
             raising: false,
+            fence: Fence::new(seed),
             closing: false,
             trouble: None,
             fatal: None,
@@ -313,7 +317,7 @@ impl Producer {
     pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
         if let Err(error) = line.session.on_connected(address, now) {
-            self.fail(error);
+            self.fail(error, now);
         }
     }
 
@@ -341,6 +345,7 @@ impl Producer {
     fn unanswered(&mut self, lane: Lane, error: &Error) {
         self.trouble = Some(error.clone());
         self.target.places.on_lost(lane);
+        self.fence.on_lost(lane);
         let Some(line) = self.lines.get_mut(&lane) else { return };
         line.waiting.clear();
         self.in_flight -= line.in_flight;
@@ -364,6 +369,11 @@ impl Producer {
         let (correlation, answer) = (response.correlation, response.answer);
         if self.target.places.on_answer(lane, correlation, &answer, now) {
             return self.grow();
+        }
+        match self.fence.on_answer(lane, correlation, &answer, now) {
+            None => {}
+            Some(Ok(())) => return,
+            Some(Err(error)) => return self.fail(error, now),
         }
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let Some(index) = line.waiting.remove(&correlation) else { return };
@@ -407,18 +417,21 @@ impl Producer {
         match (code, error.class()) {
             // It is stored: no gap.
             (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
-            (ErrorCode::ProducerFenced, _) => return self.fail(error),
+            // Neither stored nor ever to be, under this sequence.
+            (ErrorCode::ProducerFenced, _) if self.fence.is_ours() => {
+                partition.closed[at].tainted = false;
+            }
+            (ErrorCode::ProducerFenced, _) => return self.fail(error, now),
             (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _)
                 if partition.closed[at].is_stray() =>
             {
                 return self.on_strayed(index, at, error, now);
             }
-            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {
-                partition.closed[at].tainted = false;
-            }
-            (_, Class::Definite) if forgotten => {
-                partition.closed[at].tainted = false;
-                self.raising = true;
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {}
+            (_, Class::Definite) if forgotten => self.raising = true,
+            // Of a copy that was sent before this is not known.
+            (_, Class::Definite) if partition.closed[at].tainted => {
+                return self.on_strayed(index, at, error, now);
             }
             (_, Class::Definite) => {
                 self.raising = true;
@@ -444,13 +457,20 @@ impl Producer {
     }
 
     /// Nothing can be stored any more: all that waits gets the error, and so does what comes.
-    pub(crate) fn fail(&mut self, error: Error) {
+    /// What may be stored is told so.
+    pub(crate) fn fail(&mut self, error: Error, now: Instant) {
+        let told = |batch: &Batch| {
+            if !batch.is_unclear() || error.class() == Class::Indeterminate {
+                return error.clone();
+            }
+            let after = now.saturating_duration_since(batch.since);
+            Error::Undelivered { after, unclear: true, last: Box::new(error.clone()) }
+        };
         for index in std::mem::take(&mut self.active) {
             let partition = &mut self.partitions[index as usize];
-            let closed = partition.closed.drain(..).map(|batch| batch.id);
-            let open = partition.open.take().map(|open| open.id);
-            let all = closed.chain(open).map(|id| (id, Err(error.clone())));
-            self.settled.extend(all);
+            let closed = partition.closed.drain(..).map(|batch| (batch.id, Err(told(&batch))));
+            let open = partition.open.take().map(|open| (open.id, Err(error.clone())));
+            self.settled.extend(closed.chain(open));
         }
         for line in self.lines.values_mut() {
             line.waiting.clear();
@@ -482,7 +502,7 @@ impl Producer {
             line.stalled_at(timeout).is_some_and(|at| now >= at) || line.session.is_late(now)
         };
         let late = self.lines.iter().filter(|(_, line)| late(line)).map(|(lane, _)| *lane);
-        for lane in late.collect::<Vec<_>>() {
+        for lane in late.chain(self.fence.late(timeout, now)).collect::<BTreeSet<_>>() {
             if let Some(line) = self.lines.get_mut(&lane) {
                 line.session.fail(now);
             }
@@ -527,6 +547,7 @@ impl Producer {
         let lane = unused?;
         self.lines.remove(&lane);
         self.target.places.on_closed(lane);
+        self.fence.on_lost(lane);
         Some(Step::Close(lane))
     }
 
@@ -546,9 +567,9 @@ impl Producer {
                 wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
             [line.stalled_at(self.request_timeout), line.session.timeout(wanted)]
         });
-        let places = [self.target.places.timeout()];
+        let asked = [self.target.places.timeout(), self.fence.timeout(self.request_timeout)];
         // What is due already waits for something else to happen.
-        partitions.chain(lines).chain(places).flatten().filter(|at| *at > now).min()
+        partitions.chain(lines).chain(asked).flatten().filter(|at| *at > now).min()
     }
 
     /// Gives up what was not stored in time.
@@ -591,22 +612,25 @@ impl Producer {
         }
     }
 
+    /// Whether there are batches of the producer's epoch of which a condition holds.
+    fn has_sent(&self, condition: impl Fn(&Batch) -> bool) -> bool {
+        let sent = |batch: &Batch| batch.sequence.is_some() && condition(batch);
+        let mut active = self.active.iter().map(|index| &self.partitions[*index as usize]);
+        active.any(|partition| partition.closed.iter().any(sent))
+    }
+
     /// Raises the epoch when a gap was left and every sequence that was given is known to be free.
     fn raise(&mut self) {
-        let taken = |batch: &Batch| {
-            batch.sequence.is_some() && (batch.correlation.is_some() || batch.tainted)
-        };
-        let mut active = self.active.iter().map(|index| &self.partitions[*index as usize]);
-        if !self.raising || active.any(|partition| partition.closed.iter().any(taken)) {
+        if !self.raising || self.has_sent(Batch::is_unclear) {
             return;
         }
-        self.raising = false;
         let (id, epoch) = self.target.producer;
-        let Some(next) = epoch.get().checked_add(1) else {
-            let message = "the producer's epochs are used up: make a new one".to_owned();
-            return self.fail(Error::Server { code: ErrorCode::ProducerFenced, message });
-        };
-        self.target.producer = (id, ProducerEpoch::new(next));
+        let own = epoch.get().checked_add(1).map(|next| (id, ProducerEpoch::new(next)));
+        // Behind the last epoch the server gives an id.
+        let Some(next) = self.fence.next().or(own) else { return };
+        self.raising = false;
+        self.fence.reset();
+        self.target.producer = next;
         for partition in &mut self.partitions {
             partition.next_sequence = Sequence::new(0);
             partition.hold = None;
@@ -618,9 +642,14 @@ impl Producer {
 
     /// Sends what may be sent.
     fn fill(&mut self, now: Instant) {
+        let (_, epoch) = self.target.producer;
+        let last = epoch.get() == i16::MAX;
+        let fences = self.raising && (last || self.has_sent(|batch| batch.tainted));
         for (lane, line) in &mut self.lines {
-            if let Some(link) = line.session.link() {
-                self.target.places.ask(*lane, link, now);
+            let Some(link) = line.session.link() else { continue };
+            self.target.places.ask(*lane, link, now);
+            if fences && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
+                return self.fail(error, now);
             }
         }
         let turn = self.turn;
@@ -653,7 +682,9 @@ impl Producer {
             return false;
         }
         let at = if self.raising {
-            let unclear = |batch: &Batch| batch.tainted && batch.correlation.is_none();
+            // What became of it is not certain before the epoch has ended.
+            let ended = self.fence.next().is_some();
+            let unclear = |batch: &Batch| ended && batch.tainted && batch.correlation.is_none();
             partition.closed.iter().position(unclear)
         } else {
             partition.next_to_send()
@@ -743,6 +774,5 @@ fn answered(answer: Result<Answer, Error>) -> Result<(ProduceResponse<'static>, 
 /// What a batch that was given up is told.
 fn undelivered(batch: &Batch, trouble: Option<&Error>, after: Duration) -> Error {
     let last = batch.last.clone().or_else(|| trouble.cloned()).unwrap_or_else(session::late);
-    let unclear = batch.tainted || batch.correlation.is_some();
-    Error::Undelivered { after, unclear, last: Box::new(last) }
+    Error::Undelivered { after, unclear: batch.is_unclear(), last: Box::new(last) }
 }

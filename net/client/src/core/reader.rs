@@ -75,6 +75,8 @@ struct Cursor {
     position: Offset,
     high_watermark: Offset,
     state: State,
+    /// Since when there is something to read and no subscription brings it.
+    failing: Option<Instant>,
     /// Bytes that wait to be taken.
     held: usize,
     /// Bytes that were taken and not credited yet; below zero: that were credited beyond the share.
@@ -94,6 +96,8 @@ struct Line {
     names: BTreeMap<u32, u32>,
     /// When the server last said something.
     heard: Instant,
+    /// When something was last sent to it.
+    spoke: Instant,
     /// When it was asked for a sign of life.
     pinged: Option<Instant>,
 }
@@ -193,9 +197,13 @@ impl Reader {
     }
 
     fn forget(&mut self, partition: PartitionIndex) {
-        self.ready.retain(|ready| ready.as_ref().map_or(true, |f| f.partition != partition));
+        let of = |ready: &Result<Fetched, Error>| match ready {
+            Ok(fetched) => Some(fetched.partition),
+            Err(error) => error.partition(),
+        };
+        self.ready.retain(|ready| of(ready) != Some(partition));
         if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
-            cursor.held = 0;
+            (cursor.held, cursor.failing) = (0, None);
         }
     }
 
@@ -226,14 +234,16 @@ impl Reader {
         (cursor.state, cursor.owed) = (state, 0);
     }
 
-    /// A batch that was taken cannot be read: the partition stops there until somebody seeks.
-    pub(crate) fn on_unreadable(&mut self, fetched: &Fetched) {
+    /// A batch that was taken cannot be read: the partition stops there until somebody seeks. Tells
+    /// what the application is told.
+    pub(crate) fn on_unreadable(&mut self, fetched: &Fetched, error: Error) -> Error {
         let (partition, at) = (fetched.partition, fetched.offset().unwrap_or(fetched.from));
         self.forget(partition);
         self.unsubscribe(partition.get(), State::Failed);
         if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
             (cursor.next, cursor.position) = (at, at);
         }
+        Error::Partition { partition, offset: at, source: Box::new(error) }
     }
 
     /// Whether something waits to be taken.
@@ -275,7 +285,7 @@ impl Reader {
 
     pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
-        (line.heard, line.pinged) = (now, None);
+        (line.heard, line.spoke, line.pinged) = (now, now, None);
         if let Err(error) = line.session.on_connected(address, now) {
             line.session.fail(now);
             self.ready.push_back(Err(error));
@@ -368,10 +378,31 @@ impl Reader {
         if matches!(error, Error::Server { code: ErrorCode::WrongCore, .. }) {
             self.places.doubt();
         }
-        if state == State::Failed {
-            self.ready.push_back(Err(error));
+        let since = *cursor.failing.get_or_insert(now);
+        let long = now.saturating_duration_since(since) >= self.request_timeout;
+        if long {
+            cursor.failing = Some(now);
+        }
+        if state == State::Failed || long {
+            self.tell(index, error);
         }
         self.rest(index, state);
+    }
+
+    /// Says once why a partition is not read, and until that is taken no more.
+    fn tell(&mut self, index: u32, error: Error) {
+        let Some(cursor) = self.cursors.get(&index) else { return };
+        let partition = PartitionIndex::new(index);
+        let told = |ready: &Result<Fetched, Error>| {
+            ready.as_ref().is_err_and(|error| error.partition() == Some(partition))
+        };
+        if !self.ready.iter().any(told) {
+            let (offset, source) = (cursor.next, Box::new(error));
+            self.ready.push_back(Err(match *source {
+                error @ Error::Unreadable { .. } => error,
+                _ => Error::Partition { partition, offset, source },
+            }));
+        }
     }
 
     fn take(&mut self, index: u32, said: Said) -> Result<(), Error> {
@@ -381,11 +412,15 @@ impl Reader {
             Said::Push(push, answer) => (push, answer),
             Said::Begun(high_watermark) => {
                 cursor.high_watermark = high_watermark;
+                if cursor.next >= high_watermark {
+                    cursor.failing = None;
+                }
                 return Ok(());
             }
         };
         readable(push.error, push.next_offset, &push.message, partition)?;
         cursor.high_watermark = push.high_watermark;
+        cursor.failing = None;
         cursor.backoff.reset();
         cursor.added = false;
         let from = cursor.next;
@@ -413,7 +448,8 @@ impl Reader {
         }
     }
 
-    /// Asks connections that are silent for a sign of life, and ends those that give none.
+    /// Asks connections that are silent for a sign of life, and ends those that give none. One that
+    /// only listens gives a sign of life itself: the server ends what it hears nothing from.
     fn look_after(&mut self, now: Instant) {
         let mut late = Vec::new();
         for (lane, line) in &mut self.lines {
@@ -425,8 +461,8 @@ impl Reader {
             }
             let Some(link) = line.session.link() else { continue };
             self.places.ask(*lane, link, now);
-            let silent = !line.names.is_empty() && now >= line.heard + self.request_timeout;
-            if silent && line.pinged.is_none() {
+            let silent = now >= line.heard.min(line.spoke) + self.request_timeout;
+            if silent && !line.names.is_empty() && line.pinged.is_none() {
                 // The answer is only listened for.
                 let _ = link.request(Api::Ping, &PingRequest {}, &[]);
                 line.pinged = Some(now);
@@ -464,7 +500,7 @@ impl Reader {
                 }
             }
         }
-        let share = share(&self.options, self.cursors.len());
+        let share = share(&self.options, self.cursors.len()).min(self.share);
         let beyond = signed(self.share - share);
         for cursor in self.cursors.values_mut() {
             if matches!(cursor.state, State::Subscribed(_)) {
@@ -485,6 +521,9 @@ impl Reader {
             });
             let due = matches!(cursor.state, State::Idle(until) if until.is_none_or(|t| now >= t));
             let Some(link) = line.session.link().filter(|_| due) else { continue };
+            // More credit the server does not keep account of.
+            let credit_max = link.greeting().map_or(u32::MAX, |g| g.limits.credit_bytes_max);
+            self.share = self.share.min(credit_max.max(1) as usize);
             let name = self.next_name;
             let credit = self.share.saturating_sub(cursor.held);
             let request = SubscribeRequest {
@@ -506,7 +545,7 @@ impl Reader {
                     }
                 }
                 Err(error) => {
-                    self.ready.push_back(Err(error));
+                    self.tell(index, error);
                     self.rest(index, State::Failed);
                 }
             }
@@ -536,6 +575,7 @@ impl Reader {
         for (lane, line) in &mut self.lines {
             let wanted = wanted(&self.cursors, *lane);
             if let Some(step) = line.session.step(now, wanted) {
+                line.spoke = now;
                 return Some(step);
             }
             if !wanted && !self.places.uses(*lane) {
@@ -554,7 +594,8 @@ impl Reader {
             _ => None,
         });
         let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let silent = line.pinged.unwrap_or(line.heard) + self.request_timeout;
+            let quiet = line.pinged.unwrap_or(line.heard.min(line.spoke));
+            let silent = quiet + self.request_timeout;
             let silent = (!line.names.is_empty()).then_some(silent);
             [silent, line.session.timeout(wanted(&self.cursors, *lane))]
         });
@@ -571,6 +612,7 @@ impl Cursor {
             position: offset,
             high_watermark: Offset::ZERO,
             state: State::Idle(None),
+            failing: None,
             held: 0,
             owed: 0,
             added: false,
@@ -582,7 +624,7 @@ impl Cursor {
 impl Line {
     fn new(session: Session, now: Instant) -> Self {
         let (waiting, names) = (BTreeMap::new(), BTreeMap::new());
-        Self { session, waiting, names, heard: now, pinged: None }
+        Self { session, waiting, names, heard: now, spoke: now, pinged: None }
     }
 }
 

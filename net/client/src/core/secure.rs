@@ -1,6 +1,11 @@
 //! TLS 1.3 without a socket: ciphertext in, plaintext out, and the other way round.
 
-use std::{fmt, io::Read, io::Write, path::Path, sync::Arc};
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    path::Path,
+    sync::Arc,
+};
 
 use rustls::{
     AlertDescription as Alert, CertificateError as Bad, ClientConfig, ClientConnection,
@@ -108,10 +113,12 @@ impl Secure {
     ///
     /// # Errors
     /// [`Error::Tls`]: the connection cannot go on. What is left to seal tells the server why.
+    /// [`Error::Connection`]: the server has ended it.
     pub(crate) fn open(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         while !bytes.is_empty() {
             let taken = self.connection.read_tls(&mut bytes);
             let state = match taken {
+                Ok(0) => return Err(self.ended()),
                 Ok(_) => self.connection.process_new_packets().map_err(|e| self.failed(e))?,
                 Err(error) => return Err(self.error(TlsError::Failed(error.to_string()))),
             };
@@ -121,6 +128,10 @@ impl Secure {
             plain.resize(length, 0);
             let read = self.connection.reader().read_exact(&mut plain[from..]);
             read.map_err(|error| self.error(TlsError::Failed(error.to_string())))?;
+            // Bytes behind its last word are not taken.
+            if state.peer_has_closed() {
+                return Err(self.ended());
+            }
         }
         Ok(())
     }
@@ -146,6 +157,11 @@ impl Secure {
             }
             _ => error,
         }
+    }
+
+    fn ended(&self) -> Error {
+        let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+        Error::Connection { address: self.address.clone(), source: Arc::new(source) }
     }
 
     fn error(&self, source: TlsError) -> Error {

@@ -292,24 +292,24 @@ impl Producer {
         self.id = Some((response.id.get(), response.epoch.get()));
         oracle.identity(line.number, Some(response.id.get()));
         // What is left from an id that was given up begins the new one's sequences.
-        self.sequence = 0;
+        let unused = std::mem::take(&mut self.sequence);
         for at in 0..self.unacked.len() {
             let batch = self.unacked[at].batch;
             self.unacked[at].bytes = self.stamp(&batch);
         }
         line.stage = Stage::Running;
         if let Stage::Raising { id, epoch } = before {
-            self.haunt(line, id, epoch, oracle);
+            self.haunt(line, id, epoch, unused.cast_signed(), oracle);
         }
         Ok(())
     }
 
-    /// Sends a batch of the epoch before, which nobody must take.
-    fn haunt(&mut self, line: &mut Line, id: i64, epoch: i16, oracle: &Oracle) {
+    /// Sends another batch of the epoch before, which nobody must take.
+    fn haunt(&mut self, line: &mut Line, id: i64, epoch: i16, sequence: i32, oracle: &Oracle) {
         let mut builder = BatchBuilder::new();
         builder.push(Millis::new(steady_ms(oracle.now_ns)), None, Some(b"ghost"), &[]);
         let (id, epoch) = (ProducerId::new(id), ProducerEpoch::new(epoch));
-        let stamp = Stamp { id, epoch, sequence: Sequence::new(0) };
+        let stamp = Stamp { id, epoch, sequence: Sequence::new(sequence) };
         let bytes = builder.build(stamp).expect("a small batch");
         let request = ProduceRequest {
             topic: line.topic,

@@ -17,6 +17,8 @@ pub(super) struct Books {
     pub(super) times: BTreeMap<u64, i64>,
     /// When the batch that begins at an offset was appended, as the node said.
     append_times: BTreeMap<u64, i64>,
+    /// Append times went back there, as they may where nothing before is kept.
+    begun_anew: u64,
     /// What the node says to have, in memory at least: it stays once the disk has it.
     tentative: BTreeMap<u64, (Name, i64)>,
     /// What an earlier life said to have: there it stands, or nowhere.
@@ -64,17 +66,28 @@ impl Books {
         Ok(())
     }
 
-    /// The batch there was appended then: no batch before it was later.
+    /// The batch there was appended then: no batch before it was later, of those that are kept.
     pub(super) fn appended(&mut self, offset: u64, ms: i64) -> Result<(), String> {
         let before = self.append_times.range(..offset).next_back();
         let behind = self.append_times.range(offset + 1..).next();
-        if before.is_some_and(|(_, at)| *at > ms) || behind.is_some_and(|(_, at)| *at < ms) {
-            return Err(format!(
-                "{offset} was appended at {ms}: {before:?} before, {behind:?} behind"
-            ));
+        if behind.is_some_and(|(_, at)| *at < ms) {
+            return Err(format!("{offset} was appended at {ms}, and {behind:?} behind it"));
+        }
+        if before.is_some_and(|(_, at)| *at > ms) {
+            self.append_times = self.append_times.split_off(&offset);
+            self.begun_anew = offset;
         }
         self.append_times.insert(offset, ms);
         Ok(())
+    }
+
+    /// Somebody read what stands there.
+    pub(super) fn kept(&self, offset: u64) -> Result<(), String> {
+        if offset >= self.begun_anew {
+            return Ok(());
+        }
+        let anew = self.begun_anew;
+        Err(format!("{offset} is kept, and what stands at {anew} was appended earlier"))
     }
 
     /// A record is to stand there once the disk has it.

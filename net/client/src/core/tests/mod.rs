@@ -3,6 +3,7 @@
 
 mod added;
 mod conditional;
+mod reading;
 mod server;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use catena_format::{Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{Class, ErrorCode};
-use server::{PARTITIONS, POISON, Random, Server, Wire, topic};
+use server::{CREDIT_BYTES_MAX, PARTITIONS, POISON, Random, Server, Wire, topic};
 
 use super::{
     Step,
@@ -35,11 +36,15 @@ fn hello() -> Hello {
 }
 
 fn producer(options: ProducerOptions) -> Producer {
+    producer_of(options, 0)
+}
+
+fn producer_of(options: ProducerOptions, epoch: i16) -> Producer {
     let target = Target {
         topic: TopicId::new(1),
         places: Places::of(&topic(2, PARTITIONS), Some(options.refresh), 1),
         batch_bytes_max: 4096,
-        producer: (ProducerId::new(1), ProducerEpoch::new(0)),
+        producer: (ProducerId::new(1), ProducerEpoch::new(epoch)),
     };
     Producer::new(target, options, hello(), Duration::from_secs(1), 3)
 }
@@ -128,6 +133,13 @@ impl World {
                 late.push((wire, bytes[arrive..].to_vec()));
             }
             client.lost(lane, self.now);
+        }
+    }
+
+    /// All that was on its way on connections that broke arrives.
+    fn settle(&mut self) {
+        for (mut wire, bytes) in self.late.take().into_iter().flatten() {
+            self.server.on_bytes(&mut wire, &bytes, &mut self.random);
         }
     }
 
@@ -264,9 +276,10 @@ fn what_is_acknowledged_is_stored_once_and_in_order() {
 
 #[test]
 fn what_takes_too_long_is_given_up_and_the_rest_still_stored() {
-    let mut given_up = 0;
-    for seed in 0..200 {
+    let (mut given_up, mut raises) = (0, 0);
+    for seed in 0..800 {
         let mut world = World::new(seed);
+        world.late = (seed % 4 > 0).then(Vec::new);
         let options = ProducerOptions {
             batch_bytes: 200,
             delivery_timeout: Duration::from_millis(40),
@@ -274,11 +287,14 @@ fn what_takes_too_long_is_given_up_and_the_rest_still_stored() {
         };
         let mut producer = producer(options);
         let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+        world.settle();
         check(seed, &world.server, &appended, &outcomes);
+        raises += world.server.raises;
         let late = |outcome: &&Result<_, Error>| matches!(outcome, Err(Error::Undelivered { .. }));
         given_up += outcomes.values().filter(late).count();
     }
-    assert!(given_up > 200, "{given_up} batches were given up");
+    assert!(given_up > 800, "{given_up} batches were given up");
+    assert!(raises > 100, "{raises} times older epochs were fenced");
 }
 
 #[test]
@@ -345,6 +361,65 @@ fn a_full_buffer_refuses_until_something_is_settled() {
     let huge = vec![0; 5000];
     let refused = producer.append(&NewRecord::value(&huge), Millis::new(0), world.now);
     assert!(matches!(refused, Err(Refused::Error(Error::Record(_)))));
+}
+
+#[test]
+fn times_that_nobody_lives_to_see_are_times_like_others() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let ever = Duration::MAX;
+    let options = ProducerOptions { linger: ever, delivery_timeout: ever, ..Default::default() };
+    let mut producer = producer(ProducerOptions { refresh: ever, ..options });
+    producer.append(&NewRecord::value(b"1"), Millis::new(0), world.now).unwrap();
+    for _ in 0..100 {
+        world.turn(&mut producer);
+    }
+    producer.flush();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+}
+
+#[test]
+fn behind_the_last_epoch_a_producer_has_another_id() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let mut producer = producer_of(ProducerOptions::default(), i16::MAX);
+    let mut append = |value: &str| {
+        let record = NewRecord::value(value.as_bytes()).with_partition(PartitionIndex::new(0));
+        producer.append(&record, Millis::new(0), world.now).unwrap();
+        loop {
+            world.turn(&mut producer);
+            if let Some((_, outcome)) = producer.poll_settled() {
+                break outcome;
+            }
+        }
+    };
+    assert!(append("1").is_ok());
+    assert_eq!(append(POISON).unwrap_err().class(), Class::Definite);
+    assert!(append("2").is_ok());
+    assert_eq!(world.server.logs[0].values, ["1", "2"]);
+    assert_eq!(world.server.raises, 1);
+}
+
+#[test]
+fn a_producer_that_is_shut_out_says_of_what_was_under_way_that_it_may_be_stored() {
+    let mut world = World::new(1);
+    (world.server.calm, world.server.cores) = (true, 1);
+    world.server.shut_out(1, 1);
+    let mut producer = producer(ProducerOptions::default());
+    for partition in 0..2 {
+        let record = NewRecord::value(b"1").with_partition(PartitionIndex::new(partition));
+        producer.append(&record, Millis::new(0), world.now).unwrap();
+    }
+    let mut classes = Vec::new();
+    while classes.len() < 2 {
+        world.turn(&mut producer);
+        let settled = std::iter::from_fn(|| producer.poll_settled());
+        classes.extend(settled.map(|(_, outcome)| outcome.unwrap_err().class()));
+    }
+    classes.sort_unstable_by_key(|class| *class as u8);
+    assert_eq!(classes, [Class::Definite, Class::Indeterminate]);
 }
 
 #[test]

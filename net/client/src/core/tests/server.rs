@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use catena_format::{
     BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
-    PartitionUid, TopicId,
+    PartitionUid, ProducerEpoch, ProducerId, TopicId,
     batch::patch,
     records::{BatchBuilder, Producer as Stamp, Records},
 };
 use catena_wire::{
     Api, ApiRange, ConnectionLimits, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES,
     FrameHeader, FrameLimits, HandshakeResponse, Message, MetadataResponse, PartitionMetadata,
-    ProduceRequest, ProduceResponse, Push, ReceiptFlags, Refusal, StatusResponse, SubscribeRequest,
-    SubscribeResponse, TopicMetadata, UnsubscribeRequest, encode_message, encode_refusal,
+    ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags,
+    Refusal, StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata,
+    UnsubscribeRequest, encode_message, encode_refusal,
 };
 
 pub(super) const PARTITIONS: u32 = 3;
@@ -41,13 +42,24 @@ pub(super) struct Log {
     pub(super) batches: Vec<(u64, Vec<u8>)>,
     /// The first offset that can be read.
     pub(super) start: u64,
-    /// The epoch and next sequence of the one producer, and where its batches are.
+    /// The newest epoch of any producer.
     pub(super) epoch: i16,
-    pub(super) next_sequence: i32,
-    pub(super) known: BTreeMap<(i16, i32), u64>,
+    producers: BTreeMap<i64, Known>,
 }
 
-/// A server with one producer and some cores.
+/// What a log holds of a producer's epoch.
+#[derive(Default)]
+struct Known {
+    epoch: i16,
+    next_sequence: i32,
+    /// Offsets by sequences.
+    batches: BTreeMap<i32, u64>,
+}
+
+/// The most credit of a subscription that the server keeps account of.
+pub(super) const CREDIT_BYTES_MAX: u32 = 64 << 10;
+
+/// A server with a producer and some cores.
 pub(super) struct Server {
     pub(super) logs: Vec<Log>,
     pub(super) cores: u16,
@@ -58,8 +70,16 @@ pub(super) struct Server {
     pub(super) full: Option<u16>,
     /// What comes is not read any more.
     pub(super) hangs: bool,
+    /// Why nothing can be read.
+    pub(super) unreadable: Option<ErrorCode>,
+    /// How often it was asked for a sign of life.
+    pub(super) pings: u64,
     /// How often the topic was asked for.
     pub(super) asked: u64,
+    /// The epochs of producers that were raised, and how often one was; the next producer's id.
+    raised: BTreeMap<i64, i16>,
+    pub(super) raises: u64,
+    next_id: i64,
 }
 
 /// A connection as the server has it, to the core of a lane.
@@ -91,7 +111,20 @@ impl Wire {
 impl Server {
     pub(super) fn new() -> Self {
         let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false, asked: 0 }
+        Self {
+            logs,
+            cores: 2,
+            calm: false,
+            forwarded: 0,
+            full: None,
+            hangs: false,
+            unreadable: None,
+            pings: 0,
+            asked: 0,
+            raised: BTreeMap::new(),
+            raises: 0,
+            next_id: 2,
+        }
     }
 
     /// Stores so many batches of one record that somebody else produced.
@@ -106,6 +139,11 @@ impl Server {
             log.batches.push((offset, stored));
             log.values.push(value);
         }
+    }
+
+    /// Takes nothing of a producer before an epoch.
+    pub(super) fn shut_out(&mut self, id: i64, epoch: i16) {
+        self.raised.insert(id, epoch);
     }
 
     /// Takes bytes, and answers what is whole.
@@ -161,6 +199,10 @@ impl Server {
                 let answer = self.produce(&request, payload, random);
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
+            Api::ProducerId => {
+                let answer = self.producer(&ProducerIdRequest::decode(head).unwrap(), random);
+                encode_message(Api::ProducerId, correlation, &answer, 0, out).unwrap();
+            }
             Api::Metadata => {
                 self.asked += 1;
                 let (error, nodes) = (ErrorCode::None, Vec::new());
@@ -188,6 +230,7 @@ impl Server {
                 encode_message(Api::Unsubscribe, correlation, &answer, 0, out).unwrap();
             }
             Api::Ping => {
+                self.pings += 1;
                 let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
                 encode_message(Api::Ping, correlation, &answer, 0, out).unwrap();
             }
@@ -210,8 +253,10 @@ impl Server {
         self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
         let refused = !self.calm && random.one_in(10);
         let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
+        let log = &self.logs[request.partition.get() as usize];
         let answer = SubscribeResponse {
             subscription: request.subscription,
+            high_watermark: Offset::new(log.values.len() as u64),
             ..SubscribeResponse::refused(error, "")
         };
         encode_message(Api::Subscribe, correlation, &answer, 0, &mut wire.to_client).unwrap();
@@ -219,7 +264,7 @@ impl Server {
             return;
         }
         let (partition, next) = (request.partition, request.offset.get());
-        let credit = i64::from(request.credit_bytes);
+        let credit = i64::from(request.credit_bytes.min(CREDIT_BYTES_MAX));
         let there = Subscription { correlation, partition, next, credit };
         let before = wire.subscriptions.insert(request.subscription, there);
         assert!(before.is_none(), "the name {} is in use", request.subscription);
@@ -240,6 +285,13 @@ impl Server {
                 epoch: Epoch::new(1),
                 message: "".into(),
             };
+            if let Some(error) = self.unreadable {
+                push.error = error;
+                let out = &mut wire.to_client;
+                encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
+                ended.push(*name);
+                continue;
+            }
             if there.next < log.start {
                 push.error = ErrorCode::OffsetOutOfRange;
                 push.next_offset = Offset::new(log.start);
@@ -285,16 +337,18 @@ impl Server {
         let log = &mut self.logs[request.partition.get() as usize];
         let end = log.values.len() as u64;
         let (epoch, sequence) = (header.producer_epoch.get(), header.base_sequence.get());
-        let expected = if epoch > log.epoch { 0 } else { log.next_sequence };
-        if epoch < log.epoch {
-            return ProduceResponse::refused(ErrorCode::ProducerFenced, "");
-        }
         let receipt = |first, duplicate| receipt(request.partition, first, header.count, duplicate);
-        if let Some(first) = log.known.get(&(epoch, sequence)) {
+        let id = header.producer_id.get();
+        let known = log.producers.entry(id).or_default();
+        let same = epoch == known.epoch;
+        if let Some(first) = known.batches.get(&sequence).filter(|_| same) {
             return receipt(*first, true);
         }
-        if sequence != expected {
-            let code = if log.next_sequence == 0 && log.epoch == 0 {
+        if epoch < known.epoch || self.raised.get(&id).is_some_and(|raised| epoch < *raised) {
+            return ProduceResponse::refused(ErrorCode::ProducerFenced, "");
+        }
+        if sequence != if same { known.next_sequence } else { 0 } {
+            let code = if known.batches.is_empty() {
                 ErrorCode::UnknownProducer
             } else {
                 ErrorCode::OutOfOrderSequence
@@ -312,9 +366,12 @@ impl Server {
         }
         let first = end;
         log.values.extend(values);
-        log.epoch = epoch;
-        log.next_sequence = header.base_sequence.wrapping_add(header.count).get();
-        log.known.insert((epoch, sequence), first);
+        if !same {
+            *known = Known { epoch, ..Known::default() };
+        }
+        known.next_sequence = header.base_sequence.wrapping_add(header.count).get();
+        known.batches.insert(sequence, first);
+        log.epoch = log.epoch.max(epoch);
         let mut stored = payload.to_vec();
         patch(&mut stored, Offset::new(first), Epoch::new(1));
         log.batches.push((first, stored));
@@ -322,6 +379,42 @@ impl Server {
             return ProduceResponse::refused(ErrorCode::Timeout, "");
         }
         receipt(first, false)
+    }
+}
+
+impl Server {
+    /// A producer's next epoch, or a producer's id.
+    fn producer(
+        &mut self,
+        request: &ProducerIdRequest,
+        random: &mut Random,
+    ) -> ProducerIdResponse<'static> {
+        let refused = |error| ProducerIdResponse {
+            error,
+            id: ProducerId::NONE,
+            epoch: ProducerEpoch::new(-1),
+            message: "".into(),
+        };
+        if !self.calm && random.one_in(4) {
+            return refused(ErrorCode::Starting);
+        }
+        let (id, epoch) = (request.id.get(), request.epoch.get());
+        if self.raised.get(&id).is_some_and(|raised| epoch < *raised) {
+            return refused(ErrorCode::ProducerFenced);
+        }
+        let next = epoch.checked_add(1).filter(|_| id >= 0);
+        if id >= 0 {
+            self.raised.insert(id, next.unwrap_or(i16::MAX));
+            self.raises += 1;
+        }
+        if !self.calm && random.one_in(4) {
+            return refused(ErrorCode::Timeout);
+        }
+        let fresh = self.next_id;
+        self.next_id += i64::from(next.is_none());
+        let id = ProducerId::new(if next.is_some() { id } else { fresh });
+        let epoch = ProducerEpoch::new(next.unwrap_or(0));
+        ProducerIdResponse { error: ErrorCode::None, id, epoch, message: "".into() }
     }
 }
 
@@ -364,7 +457,7 @@ fn greeting() -> HandshakeResponse<'static> {
             in_flight_bytes_max: 1 << 20,
             in_flight_max: 100,
             dedup_window: 8,
-            credit_bytes_max: 1 << 20,
+            credit_bytes_max: CREDIT_BYTES_MAX,
         },
         cluster: ClusterId::new(1),
         node: NodeId::new(1),
