@@ -92,8 +92,8 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// A partition cannot be read from an offset on: for good, or, if that is retriable, for as long
-    /// as a request may take by now; then it is still tried.
+    /// A partition cannot be read from an offset on: for good, or, if that is retriable, for as
+    /// long as a request may take by now; then it is still tried.
     #[error("partition {partition} from offset {offset} on: {source}")]
     Partition {
         /// The partition.

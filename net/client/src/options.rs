@@ -181,7 +181,8 @@ impl Options {
     /// the TLS with them.
     ///
     /// # Errors
-    /// [`Error::Option`] names what is not right; a connection string says itself whether it is TLS.
+    /// [`Error::Option`] names what is not right; a connection string itself says whether it is
+    /// TLS.
     ///
     /// [`Options::from_str`]: std::str::FromStr::from_str
     pub fn of(server: &str, tls: Option<TlsOptions>) -> Result<Self, Error> {

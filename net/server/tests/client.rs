@@ -257,6 +257,20 @@ fn a_consumer_says_where_nothing_can_be_read_and_goes_on_after_a_seek() {
 }
 
 #[test]
+fn what_a_dropped_consumer_did_not_take_another_reads() {
+    let world = World::new(1);
+    let mut client = world.client();
+    let producer = client.producer("t", ProducerOptions::default()).unwrap();
+    for value in ["1", "2", "3"] {
+        producer.append(&NewRecord::value(value.as_bytes())).unwrap().wait().unwrap();
+    }
+    let mut consumer = client.consumer("t", ConsumerOptions::default()).unwrap();
+    assert_eq!(texts(&consumer.next().unwrap().unwrap()), ["1"]);
+    drop(consumer);
+    assert_eq!(world.values(3), ["1", "2", "3"], "the server keeps no trace");
+}
+
+#[test]
 fn whoever_is_ready_to_wait_for_ever_is_served() {
     let world = World::new(1);
     let options = Options::new(&world.address).with_request_timeout(Duration::MAX);

@@ -1,5 +1,5 @@
-//! What a client and a script may conclude when a connection is lost: nothing was asked, or what was
-//! asked may have been done. A server of the test's own loses it where that matters.
+//! What a client and a script may conclude when a connection is lost: nothing was asked, or what
+//! was asked may have been done. A server of the test's own loses it where that matters.
 
 mod common;
 

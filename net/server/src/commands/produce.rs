@@ -25,8 +25,8 @@ const PENDING_MAX: usize = 1 << 20;
 /// Sends each line as a record; says how many, once all are acknowledged.
 ///
 /// # Errors
-/// When the input cannot be read to its end, or a line is not stored: no further ones are sent then.
-/// Of an input that cannot be read, the lines before are sent.
+/// When the input cannot be read to its end, or a line is not stored: no further ones are sent
+/// then. Of an input that cannot be read, the lines before are sent.
 pub(crate) fn produce(
     client: &mut Client,
     args: &ProduceArgs,
@@ -131,7 +131,8 @@ impl Pending {
     }
 }
 
-/// Appends all lines, until one is not stored. Whether the last ones are, closing the producer tells.
+/// Appends all lines, until one is not stored. Whether the last ones are, closing the producer
+/// tells.
 fn send_lines(
     producer: &Producer,
     args: &ProduceArgs,

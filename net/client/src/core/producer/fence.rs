@@ -2,9 +2,9 @@
 //!
 //! Before a batch gets another sequence it must be certain that no copy of it is stored under the
 //! old one, and none will be: one may lie unread at the server's end of a connection that was lost.
-//! No answer to a repetition tells that. So the server is asked to take nothing new of the old epoch
-//! on any core, and then for each such batch once more, under its old sequence: what is stored is
-//! acknowledged, what is not is fenced, for good.
+//! No answer to a repetition tells that. So the server is asked to take nothing new of the old
+//! epoch on any core, and then for each such batch once more, under its old sequence: what is
+//! stored is acknowledged, what is not is fenced, for good.
 
 use std::time::{Duration, Instant};
 

@@ -214,8 +214,7 @@ impl Server {
                 encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
             }
             Api::Subscribe => {
-                let request = SubscribeRequest::decode(head).unwrap();
-                self.subscribe(wire, correlation, &request, random);
+                self.subscribe(wire, correlation, &SubscribeRequest::decode(head).unwrap(), random);
             }
             Api::Credit => {
                 let request = CreditRequest::decode(head).unwrap();
@@ -226,13 +225,11 @@ impl Server {
             Api::Unsubscribe => {
                 let request = UnsubscribeRequest::decode(head).unwrap();
                 wire.subscriptions.remove(&request.subscription);
-                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
-                encode_message(Api::Unsubscribe, correlation, &answer, 0, out).unwrap();
+                encode_message(Api::Unsubscribe, correlation, &done(), 0, out).unwrap();
             }
             Api::Ping => {
                 self.pings += 1;
-                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
-                encode_message(Api::Ping, correlation, &answer, 0, out).unwrap();
+                encode_message(Api::Ping, correlation, &done(), 0, out).unwrap();
             }
             other => panic!("nobody asks for {other:?}"),
         }
@@ -416,6 +413,10 @@ impl Server {
         let epoch = ProducerEpoch::new(next.unwrap_or(0));
         ProducerIdResponse { error: ErrorCode::None, id, epoch, message: "".into() }
     }
+}
+
+fn done() -> StatusResponse<'static> {
+    StatusResponse { error: ErrorCode::None, message: "".into() }
 }
 
 fn receipt(
