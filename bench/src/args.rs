@@ -181,6 +181,9 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) partitions: u32,
+    /// A setting of the topic, as of `catena topic create`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) config: Vec<(String, String)>,
     /// The most batches that a producer has in flight.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -211,6 +214,11 @@ pub(crate) struct LoadArgs {
 fn durability() -> impl TypedValueParser<Value = Durability> {
     let levels = Durability::ALL.map(Durability::name);
     PossibleValuesParser::new(levels).try_map(|level| level.parse::<Durability>())
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is written KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn bytes(text: &str) -> Result<usize, String> {
