@@ -112,6 +112,10 @@ pub enum Refusal {
     /// restart, or not.
     #[error("a write failed ({0}); the batch may or may not be stored")]
     InDoubt(IoError),
+    /// The batch was taken in before and is on its way to the disk, and so many repetitions wait
+    /// for that already that no more may.
+    #[error("the batch is on its way to the disk already, and too many repetitions wait for it")]
+    TooManyRepetitions,
     /// The log is being opened, or could not be.
     #[error("the partition is not open")]
     NotOpen,
@@ -124,6 +128,9 @@ pub enum ProduceError {
     /// A write or flush failed: the batch may be in the log after a restart, or not.
     #[error("a write failed ({0}); the batch may or may not be stored")]
     Indeterminate(IoError),
+    /// The batch is in the log, and durable, too long ago to know at which offset.
+    #[error("the batch was stored before; its offset is no longer known")]
+    DuplicateOffsetUnknown,
 }
 
 /// A late answer.
@@ -140,6 +147,8 @@ pub struct Reply {
 pub enum Event<S> {
     /// The log is open.
     Opened(RecoveryReport),
+    /// It cannot be opened for want of something, and is tried again until it can; told once.
+    Postponed(OpenError),
     /// It cannot be opened.
     Failed(OpenError),
     /// A produce is answered.
@@ -177,16 +186,35 @@ pub enum Phase {
 enum State<M: Memory> {
     Opening(Opening<M, Dedup>),
     Open(Log<M, Dedup>),
+    /// Opening begins anew at this time.
+    Postponed(Duration),
     Failed(OpenError),
 }
+
+/// After which what could not be opened for want of something is tried again.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of its
+/// own.
+const PARKED_REPETITIONS_MAX: usize = 4096;
 
 struct Parked {
     ticket: Ticket,
     base: Offset,
     append_time: Millis,
     durability: Durability,
-    duplicate: bool,
+    kind: Kind,
     since: Duration,
+}
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    /// A repetition of a batch.
+    Duplicate,
+    /// A repetition of one that is at the log's end at the latest.
+    Unknown,
 }
 
 /// One partition's replica.
@@ -194,8 +222,14 @@ pub struct Replica<M: Memory> {
     identity: LogIdentity,
     config: ReplicaConfig,
     epoch: Epoch,
+    create: bool,
+    memory: M,
     state: State<M>,
+    /// It is known that opening takes more than one attempt.
+    postponed: bool,
     parked: BTreeMap<(Offset, Ticket), Parked>,
+    /// Repetitions among them.
+    repetitions: usize,
     high_watermark: Offset,
     events: VecDeque<Event<M::Share>>,
     commits: Stage,
@@ -210,13 +244,16 @@ impl<M: Memory + Clone> Replica<M> {
         create: bool,
         memory: M,
     ) -> Self {
-        let opening = Opening::new(identity, config.log, create, memory, Dedup::default());
         Self {
             identity,
             config,
             epoch,
-            state: State::Opening(opening),
+            create,
+            state: opening(identity, config, create, memory.clone()),
+            memory,
+            postponed: false,
             parked: BTreeMap::new(),
+            repetitions: 0,
             high_watermark: Offset::ZERO,
             events: VecDeque::new(),
             commits: Stage::default(),
@@ -247,10 +284,12 @@ impl<M: Memory + Clone> Replica<M> {
         match log.fold().check(&header, now.wall) {
             Verdict::New => {}
             Verdict::Duplicate { base, next } => {
-                return match log.poisoned().filter(|_| next > self.high_watermark) {
-                    Some(error) => Err(Refusal::InDoubt(error)),
-                    None => Ok(self.duplicate(request, base, next, now)),
-                };
+                return self.repeated(request, base, next, Kind::Duplicate, now);
+            }
+            // Nobody knows which of the producer's batches it is: it may be one on its way.
+            Verdict::DuplicateOffsetUnknown if self.high_watermark < log.log_end() => {
+                let end = log.log_end();
+                return self.repeated(request, end, end, Kind::Unknown, now);
             }
             refused => return Err(refusal(refused)),
         }
@@ -260,35 +299,49 @@ impl<M: Memory + Clone> Replica<M> {
         }
         let crc = frame::payload_crc(request.batch);
         let appended = log.append(request.batch, &header, crc, self.epoch, now)?;
-        Ok(self.park(request, appended, false, now))
+        Ok(self.park(request, appended, Kind::New, now))
     }
 
     /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
-    fn duplicate(
+    fn repeated(
         &mut self,
         request: &ProduceRequest<'_>,
         base: Offset,
         next: Offset,
+        kind: Kind,
         now: Now,
-    ) -> Option<Receipt> {
-        self.park(request, Appended { base, next, append_time: Millis::new(-1) }, true, now)
+    ) -> Result<Option<Receipt>, Refusal> {
+        let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
+        let under_way = next > self.high_watermark;
+        match log.poisoned().filter(|_| under_way) {
+            Some(error) => Err(Refusal::InDoubt(error)),
+            None if under_way && self.repetitions == PARKED_REPETITIONS_MAX => {
+                Err(Refusal::TooManyRepetitions)
+            }
+            None => {
+                let appended = Appended { base, next, append_time: Millis::new(-1) };
+                Ok(self.park(request, appended, kind, now))
+            }
+        }
     }
 
     fn park(
         &mut self,
         request: &ProduceRequest<'_>,
         appended: Appended,
-        duplicate: bool,
+        kind: Kind,
         now: Now,
     ) -> Option<Receipt> {
         let Appended { base, next, append_time } = appended;
         let (ticket, durability, since) = (request.ticket, request.durability, now.monotonic);
-        let parked = Parked { ticket, base, append_time, durability, duplicate, since };
+        let parked = Parked { ticket, base, append_time, durability, kind, since };
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
         let memory = matches!(durability, Durability::None | Durability::ChainMemory);
+        let memory = memory && kind != Kind::Unknown;
         if memory || next <= self.high_watermark {
             return Some(self.receipt(&parked, next));
         }
+        self.repetitions += usize::from(kind != Kind::New);
         self.parked.insert((next, request.ticket), parked);
         None
     }
@@ -303,7 +356,7 @@ impl<M: Memory + Clone> Replica<M> {
             append_time: parked.append_time,
             level,
             copies: u8::from(on_disk),
-            duplicate: parked.duplicate,
+            duplicate: parked.kind == Kind::Duplicate,
         }
     }
 
@@ -351,7 +404,7 @@ impl<M: Memory + Clone> Replica<M> {
         match &mut self.state {
             State::Opening(opening) => opening.poll_op(),
             State::Open(log) => log.poll_op(),
-            State::Failed(_) => None,
+            State::Postponed(_) | State::Failed(_) => None,
         }
     }
 
@@ -360,10 +413,18 @@ impl<M: Memory + Clone> Replica<M> {
         match &mut self.state {
             State::Opening(opening) => match opening.on_done(done, now) {
                 Ok(None) => {}
-                Ok(Some(log)) => {
+                Ok(Some(mut log)) => {
+                    // It may have been changed since the opening began.
+                    log.set_config(self.config.log);
                     self.high_watermark = log.durable_end();
                     self.events.push_back(Event::Opened(log.recovery().clone()));
                     self.state = State::Open(log);
+                }
+                Err(error) if error.is_want() => {
+                    self.state = State::Postponed(now.monotonic + OPEN_AGAIN_AFTER);
+                    if !std::mem::replace(&mut self.postponed, true) {
+                        self.events.push_back(Event::Postponed(error));
+                    }
                 }
                 Err(error) => {
                     self.events.push_back(Event::Failed(error));
@@ -374,14 +435,19 @@ impl<M: Memory + Clone> Replica<M> {
                 log.on_done(done, now);
                 self.commit(now);
             }
-            State::Failed(_) => {}
+            State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
-        if let State::Open(log) = &mut self.state {
-            log.on_tick(now);
+        match &mut self.state {
+            State::Open(log) => log.on_tick(now),
+            State::Postponed(at) if *at <= now.monotonic => {
+                let memory = self.memory.clone();
+                self.state = opening(self.identity, self.config, self.create, memory);
+            }
+            State::Opening(_) | State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
@@ -389,7 +455,8 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn next_tick(&self) -> Option<std::time::Duration> {
         match &self.state {
             State::Open(log) => Some(log.next_tick()),
-            _ => None,
+            State::Postponed(at) => Some(*at),
+            State::Opening(_) | State::Failed(_) => None,
         }
     }
 
@@ -416,13 +483,17 @@ impl<M: Memory + Clone> Replica<M> {
         while let Some(((next, ticket), parked)) = self.parked.pop_first() {
             let result = if next <= self.high_watermark {
                 self.commits.note(now.monotonic.saturating_sub(parked.since));
-                Ok(self.receipt(&parked, next))
+                match parked.kind {
+                    Kind::Unknown => Err(ProduceError::DuplicateOffsetUnknown),
+                    Kind::New | Kind::Duplicate => Ok(self.receipt(&parked, next)),
+                }
             } else if let Some(error) = poisoned {
                 Err(ProduceError::Indeterminate(error))
             } else {
                 self.parked.insert((next, ticket), parked);
                 return;
             };
+            self.repetitions -= usize::from(parked.kind != Kind::New);
             self.events.push_back(Event::Reply(Reply { ticket: parked.ticket, result }));
         }
     }
@@ -435,7 +506,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// How far the replica has come.
     pub fn phase(&self) -> Phase {
         match &self.state {
-            State::Opening(_) => Phase::Opening,
+            State::Opening(_) | State::Postponed(_) => Phase::Opening,
             State::Open(_) => Phase::Open,
             State::Failed(error) => Phase::Failed(*error),
         }
@@ -498,9 +569,18 @@ impl<M: Memory + Clone> Replica<M> {
         match &self.state {
             State::Opening(_) => false,
             State::Open(log) => log.is_idle() || log.poisoned().is_some(),
-            State::Failed(_) => true,
+            State::Postponed(_) | State::Failed(_) => true,
         }
     }
+}
+
+fn opening<M: Memory + Clone>(
+    identity: LogIdentity,
+    config: ReplicaConfig,
+    create: bool,
+    memory: M,
+) -> State<M> {
+    State::Opening(Opening::new(identity, config.log, create, memory, Dedup::default()))
 }
 
 fn refusal(verdict: Verdict) -> Refusal {

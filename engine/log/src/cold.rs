@@ -151,6 +151,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Ok(share) => share,
             Err(error) => return self.end_read(id, file, Err(ReadError::Io(error))),
         };
+        cold.raise_start(self.log_start);
         let segment = self.segment_or_dropped(file).expect("a segment that is read stays");
         let next = match &mut segment.index {
             SegmentIndex::Resident(index) => cold.on_window(&share, index),

@@ -7,6 +7,11 @@ use catena_format::FrameHeader;
 /// follows. The log applies each batch at append and again at recovery, and keeps snapshots beside
 /// its index.
 pub trait Fold {
+    /// Whether the log is of no use without the state: one whose old batches are gone, and every
+    /// snapshot with them, is not opened then. Otherwise the state is as new, and the log reports
+    /// so once.
+    const INDISPENSABLE: bool = false;
+
     /// Takes in the next batch, patched with its offset and epoch.
     fn apply(&mut self, frame: &FrameHeader, batch: &[u8]);
 

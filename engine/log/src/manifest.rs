@@ -17,7 +17,8 @@ use crate::{
 
 /// No segment ends behind this.
 pub(crate) const FILE_END_MAX: u64 = 1 << 40;
-/// As many manifests, files, batches or records no log has had.
+/// As many manifests, files, batches or records no log has had. The name of a file that nobody made
+/// raises the number of the next one to [`FileNumber::MAX`] at most, which is far below.
 pub(crate) const COUNTED_MAX: u64 = 1 << 62;
 
 /// Which log this is; written into its manifest and segments and checked when they are read.

@@ -64,6 +64,14 @@ pub enum OpenError {
     Memory(#[from] crate::io::MemoryExhausted),
 }
 
+impl OpenError {
+    /// Something was wanting, and may be there later: nothing says that the log is not whole.
+    #[must_use]
+    pub fn is_want(&self) -> bool {
+        matches!(self, Self::Memory(_) | Self::Io(IoError::NoDescriptors | IoError::NoSpace))
+    }
+}
+
 /// What recovery found, for the operator.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RecoveryReport {
@@ -172,8 +180,8 @@ pub struct Opening<M: Memory, F> {
 type Flow<F> = Result<Option<Opened<F>>, OpenError>;
 
 impl<M: Memory + Clone, F: Fold> Opening<M, F> {
-    /// Begins to open a log, or to create one (files that an interrupted creation left are
-    /// removed).
+    /// Begins to open a log, or to create one. One that was created before is opened all the same:
+    /// nothing is ever created over something.
     pub fn new(identity: LogIdentity, config: LogConfig, create: bool, memory: M, fold: F) -> Self {
         let mut opening = Self {
             identity,
@@ -246,16 +254,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             }
             State::WritingManifest(slot) => self.manifest_written(slot, done.result),
             State::Removing(rest) => self.remove(rest),
-            State::Syncing => {
-                if let Err(error) = done.result {
-                    // A log whose manifest may vanish does not exist yet.
-                    if self.create {
-                        return Err(error.into());
-                    }
-                    self.poisoned = Some(error);
-                }
-                Ok(Some(self.finish()))
-            }
+            State::Syncing => match done.result {
+                Ok(_) => Ok(Some(self.finish())),
+                Err(error) => self.not_written(error),
+            },
             State::Finished => unreachable!("no operation is asked for once all is done"),
         }
     }
@@ -297,11 +299,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.state = State::SettlingManifests(rest);
             return Ok(None);
         }
-        if self.create {
-            // What an interrupted creation left is settled too: its late writes must not come over
-            // those of this one.
-            return self.write_manifest(Slot::First);
-        }
+        // What an interrupted creation left is settled too: its late writes must not come over those
+        // of this one.
         self.read_manifests([Slot::First, Slot::Second].into())
     }
 
@@ -357,19 +356,29 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             damaged => {
                 let error = [damaged, self.copies[1 - newest].take()].into_iter().flatten();
                 let error = error.filter_map(Result::err).max_by_key(rank);
-                let nothing = error.is_none() && self.files.is_empty();
-                return Err(match error {
-                    _ if nothing => OpenError::Missing,
-                    error => OpenError::Manifest(error.unwrap_or(ImageError::Damaged)),
-                });
+                return self.no_manifest(error);
             }
         }
+        // It was created before, whatever its owner knows, and may hold something.
+        self.create = false;
         self.report.manifest_repaired |= first != second;
         let unsealed = self.manifest.segments.iter().filter(|s| !s.sealed);
         let files = unsealed.flat_map(|s| [FileName::Segment(s.file), FileName::Index(s.file)]);
         let mut steps: VecDeque<Settle> = files.flat_map(both).collect();
         steps.push_back(Settle::Directory);
         self.settle_segments(steps)
+    }
+
+    /// A log is created where there is none: no manifest, or what an interrupted creation left of
+    /// it, and nothing that a manifest would name.
+    fn no_manifest(&mut self, error: Option<ImageError>) -> Flow<F> {
+        let torn = matches!(error, None | Some(ImageError::Damaged));
+        let held = self.files.keys().any(|file| !matches!(file, FileName::Manifest(_)));
+        match error {
+            _ if self.create && torn && !held => self.write_manifest(Slot::First),
+            None if self.files.is_empty() => Err(OpenError::Missing),
+            error => Err(OpenError::Manifest(error.unwrap_or(ImageError::Damaged))),
+        }
     }
 
     fn settle_segments(&mut self, mut rest: VecDeque<Settle>) -> Flow<F> {
@@ -411,7 +420,20 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.state = State::ReadingFold;
             return Ok(None);
         }
-        self.report.fold_lost = self.manifest.fold_file != FileNumber::new(0);
+        if self.manifest.fold_file == FileNumber::new(0) {
+            return self.begin_scan(0, None);
+        }
+        self.lose_fold()
+    }
+
+    /// Goes on without what the dropped segments brought, if that is of any use. Nothing was written
+    /// yet: an index of now would say at the next start that all is well.
+    fn lose_fold(&mut self) -> Flow<F> {
+        if F::INDISPENSABLE {
+            let start = self.manifest.segments.first().map_or(self.manifest.log_end, |s| s.base);
+            return Err(OpenError::Damaged(start));
+        }
+        self.report.fold_lost = true;
         self.begin_scan(0, None)
     }
 
@@ -422,7 +444,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         if !image.is_some_and(|image| fold.restore(&image.fold)) {
             fold.reset();
-            self.report.fold_lost = true;
+            return self.lose_fold();
         }
         self.begin_scan(0, None)
     }
@@ -553,18 +575,21 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         slot: Slot,
         result: Result<Outcome<M::Share>, IoError>,
     ) -> Flow<F> {
-        if let Err(error) = result {
-            if self.create {
-                return Err(error.into());
-            }
-            // What is there can be read; nothing may be added.
-            self.poisoned = Some(error);
-            return Ok(Some(self.finish()));
+        match (result, slot) {
+            (Ok(_), Slot::First) => self.write_manifest(Slot::Second),
+            (Ok(_), Slot::Second) => self.clean(),
+            (Err(error), _) => self.not_written(error),
         }
-        match slot {
-            Slot::First => self.write_manifest(Slot::Second),
-            Slot::Second => self.clean(),
+    }
+
+    /// What is there can be read; nothing may be added. But a log whose manifest may vanish does not
+    /// exist yet, and descriptors will be free again.
+    fn not_written(&mut self, error: IoError) -> Flow<F> {
+        if self.create || error == IoError::NoDescriptors {
+            return Err(error.into());
         }
+        self.poisoned = Some(error);
+        Ok(Some(self.finish()))
     }
 
     fn clean(&mut self) -> Flow<F> {

@@ -192,6 +192,13 @@ impl<M: Memory> Cold<M> {
         self.asked
     }
 
+    /// The log begins there by now: what ends before it is no time's first batch any more.
+    pub(crate) fn raise_start(&mut self, start: Offset) {
+        if let Goal::Time { from, .. } = &mut self.goal {
+            *from = start.max(*from);
+        }
+    }
+
     /// Looks through a window that was read; notes frames in the index on the way.
     pub(crate) fn on_window(&mut self, share: &M::Share, index: &mut Index) -> Next<M::Share> {
         let (at, asked) = self.asked;

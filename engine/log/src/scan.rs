@@ -22,12 +22,11 @@ use crate::{
     walk::{Step, Walker, Window},
 };
 
-/// A frame behind a gap, until it is known whether it holds.
-struct Undecided<S> {
+/// A frame, and where it stands.
+struct Found {
     segment: usize,
     position: Position,
     header: FrameHeader,
-    batch: S,
 }
 
 /// What is rebuilt of one segment.
@@ -55,7 +54,9 @@ pub(crate) struct Scan<M: Memory> {
     known_durable: Offset,
     max_timestamp: Millis,
     last_append_time: Millis,
-    undecided: VecDeque<Undecided<M::Share>>,
+    /// Frames behind a gap, until it is known whether they hold. Their batches are copies: a share
+    /// of what was read would keep other logs, and this one, from reading on.
+    undecided: VecDeque<(Found, Box<[u8]>)>,
     damaged: DamagedRanges,
     report: RecoveryReport,
     absent: bool,
@@ -126,9 +127,10 @@ impl<M: Memory> Scan<M> {
     fn begin_segment(&mut self, image: Option<IndexImage>) {
         let entry = self.segments[self.first + self.builds.len()];
         self.window = None;
-        // What is missing below was damaged, or trimmed, and that was known.
-        let missing = self.damaged.end_of(self.expected).max(Some(self.log_start));
-        if self.undecided.is_empty() && missing >= Some(entry.base) {
+        // What is missing below was trimmed, or damaged behind that, and that was known.
+        let trimmed = self.expected.max(self.log_start);
+        let missing = self.damaged.end_of(trimmed).unwrap_or(trimmed);
+        if self.undecided.is_empty() && missing >= entry.base {
             self.expected = self.expected.max(entry.base);
         }
         let (index, progress, accepted) = match image {
@@ -193,7 +195,7 @@ impl<M: Memory> Scan<M> {
                 Step::Frame { position, header } => {
                     let start = position.get() - at.get() + 64;
                     let start = usize::try_from(start).expect("a window is small");
-                    let batch = M::slice(&share, start..start + header.payload_length as usize);
+                    let batch = &share.as_ref()[start..start + header.payload_length as usize];
                     self.frame(position, header, batch, fold);
                 }
                 Step::BadPayload { header, .. } => self.know(header.durable_end, fold),
@@ -302,19 +304,18 @@ impl<M: Memory> Scan<M> {
         &mut self,
         position: Position,
         header: FrameHeader,
-        batch: M::Share,
+        batch: &[u8],
         fold: &mut F,
     ) {
         if header.next_offset() > end_max(&self.segments, self.current()) {
             return;
         }
         if !header.mark {
-            let segment = self.current();
-            let frame = Undecided { segment, position, header, batch };
+            let found = Found { segment: self.current(), position, header };
             if self.undecided.is_empty() && header.base_offset == self.expected {
-                self.accept(&frame, fold);
+                self.accept(&found, batch, fold);
             } else if header.base_offset >= self.expected {
-                self.undecided.push_back(frame);
+                self.undecided.push_back((found, batch.into()));
             }
         }
         self.know(header.durable_end, fold);
@@ -323,28 +324,28 @@ impl<M: Memory> Scan<M> {
     /// Learns that everything below `durable_end` was durable, and decides what that decides.
     fn know<F: Fold>(&mut self, durable_end: Offset, fold: &mut F) {
         self.known_durable = self.known_durable.max(durable_end);
-        while let Some(next) = self.undecided.front() {
+        while let Some((next, _)) = self.undecided.front() {
             let base = next.header.base_offset;
             if base != self.expected && base >= self.known_durable {
                 return;
             }
-            let frame = self.undecided.pop_front().expect("there is a first frame");
+            let (found, batch) = self.undecided.pop_front().expect("there is a first frame");
             if base >= self.expected {
-                self.accept(&frame, fold);
+                self.accept(&found, &batch, fold);
             }
         }
     }
 
-    fn accept<F: Fold>(&mut self, frame: &Undecided<M::Share>, fold: &mut F) {
-        let header = &frame.header;
+    fn accept<F: Fold>(&mut self, found: &Found, batch: &[u8], fold: &mut F) {
+        let header = &found.header;
         self.damage(self.expected, header.base_offset);
-        let build = &mut self.builds[frame.segment - self.first];
-        build.index.note(self.stride, header.base_offset, frame.position, self.max_timestamp);
+        let build = &mut self.builds[found.segment - self.first];
+        build.index.note(self.stride, header.base_offset, found.position, self.max_timestamp);
         build.accepted = true;
         self.expected = header.next_offset();
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         self.last_append_time = self.last_append_time.max(header.append_time);
-        let end = frame.position.plus(header.frame_bytes() as u64);
+        let end = found.position.plus(header.frame_bytes() as u64);
         build.progress = Progress {
             end: self.expected,
             end_position: end.align_up(BLOCK_BYTES as u64),
@@ -354,7 +355,7 @@ impl<M: Memory> Scan<M> {
             records: build.progress.records + u64::from(header.count),
         };
         self.report.batches += 1;
-        fold.apply(header, frame.batch.as_ref());
+        fold.apply(header, batch);
     }
 
     fn damage(&mut self, from: Offset, to: Offset) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use catena_format::{FileNumber, Millis, Offset, Position};
 use catena_log::{
     LogConfig, Now, OpenError, Opening,
-    io::{Done, FileName, Heap, IoError, Op, OpId, Slot},
+    io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
 };
 use world::{TestLog, World, identity, small};
 
@@ -223,8 +223,9 @@ fn a_segment_stays_until_its_index_is_written() {
     assert_eq!(world.log.fold().len(), world.model.len());
 }
 
-#[test]
-fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
+/// A log whose last two records of five are gone, trimmed to `start`, with one record behind them
+/// and nothing yet that says that it is durable. No index is written.
+fn behind_damage(start: Offset) -> World {
     let mut world = World::new(small());
     for time in 0..5 {
         world.append(1, 1000, time);
@@ -237,22 +238,74 @@ fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
     // The last two records are gone, the mark behind them stays.
     let segment = FileName::Segment(FileNumber::new(1));
     world.disk.files.get_mut(&segment).unwrap()[4 * 4096..6 * 4096].fill(0);
-    let index = |op: &Op<Bytes>| {
-        let index = matches!(op, Op::Write { file: FileName::Index(_), .. });
-        index.then_some(IoError::NoDescriptors)
-    };
-    world.log = open_with(&mut world, index).unwrap();
+    world.log = open_with(&mut world, no_index).unwrap();
     assert!(world.log.recovery().resumed_at_mark);
-    world.log.trim(Offset::new(5)).unwrap();
-    run_with(&mut world, index);
-    // One record behind it, and nothing yet that says it is durable.
+    world.log.trim(start).unwrap();
+    run_with(&mut world, no_index);
     world.epoch = world.epoch.next();
     world.append(1, 10, 99);
-    run_with(&mut world, index);
+    run_with(&mut world, no_index);
     assert_eq!(world.log.durable_end(), Offset::new(6));
-    for _ in 0..2 {
-        world.log = open_with(&mut world, index).unwrap();
-        assert_eq!((world.log.log_start(), world.log.log_end()), (Offset::new(5), Offset::new(6)));
-        assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
+    world
+}
+
+fn no_index(op: &Op<Bytes>) -> Option<IoError> {
+    let index = matches!(op, Op::Write { file: FileName::Index(_), .. });
+    index.then_some(IoError::NoDescriptors)
+}
+
+#[test]
+fn what_follows_trimmed_damage_is_kept_where_no_index_can_be_written() {
+    // The log starts behind the damage, or in it and what lies before is damaged by now, too.
+    for (start, lost) in [(5, false), (4, true), (5, true)] {
+        let mut world = behind_damage(Offset::new(start));
+        if lost {
+            let segment = FileName::Segment(FileNumber::new(1));
+            world.disk.files.get_mut(&segment).unwrap().fill(0);
+        }
+        for _ in 0..2 {
+            world.log = open_with(&mut world, no_index).unwrap();
+            let log = &world.log;
+            assert_eq!((log.log_start(), log.log_end()), (Offset::new(start), Offset::new(6)));
+            assert_eq!(world.read(Offset::new(5), 1).unwrap().len(), 1);
+        }
     }
+}
+
+#[test]
+fn recovery_keeps_nothing_of_what_it_has_read_while_it_reads_on() {
+    let config = LogConfig { segment_bytes: 64 << 20, ..small() };
+    let mut world = World::new(config);
+    world.append(1, 10, 0);
+    world.run();
+    // Many groups together at the disk, of which the first is lost.
+    let lost = world.log.log_end();
+    for time in 0..8 {
+        world.append(1, 900 << 10, time);
+    }
+    world.run();
+    let segment = world.disk.files.keys().find(|file| matches!(file, FileName::Segment(_)));
+    let segment = *segment.unwrap();
+    let bytes = world.disk.files.get_mut(&segment).unwrap();
+    bytes[12 << 10..400 << 10].fill(0);
+    let now = Now { wall: Millis::new(0), monotonic: Duration::ZERO };
+    let mut opening = Opening::new(identity(), config, false, Heap, Vec::new());
+    let mut read: Vec<Bytes> = Vec::new();
+    let log = loop {
+        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
+        // A read may wait until all that was read before is free.
+        let of_segment = matches!(&op, Op::Read { file: FileName::Segment(_), .. });
+        assert!(!of_segment || read.iter().all(Bytes::is_unique));
+        let result = world.disk.perform(op);
+        if let Ok(Outcome::Read(bytes)) = &result
+            && of_segment
+        {
+            read.push(bytes.clone());
+        }
+        if let Some(log) = opening.on_done(Done { id, result }, now).unwrap() {
+            break log;
+        }
+    };
+    assert!(read.len() > 6 && log.recovery().batches_cut == 7, "{:?}", log.recovery());
+    assert_eq!(log.log_end(), lost);
 }

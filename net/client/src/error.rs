@@ -54,6 +54,23 @@ pub enum Error {
         /// What was last in the way.
         last: Box<Self>,
     },
+    /// Records were to be stored at a certain offset only, and the partition's next offset is
+    /// another: they are not stored.
+    #[error(
+        "partition {partition}: the next offset is {next} and not {expected}{}",
+        if *unclear { "; by now the records may be stored" } else { "" }
+    )]
+    OffsetCondition {
+        /// The partition.
+        partition: PartitionIndex,
+        /// The offset that the first record was to get.
+        expected: Offset,
+        /// The next offset when the server looked.
+        next: Offset,
+        /// Whether they may be stored all the same: a connection was lost with a copy of them, and
+        /// `next` is less than `expected`, so that the copy may find the condition true.
+        unclear: bool,
+    },
     /// Nothing can be read at an offset of a partition; reading can go on at another.
     #[error("partition {partition}: {} {message}(go on at {next})", code.describe())]
     Unreadable {
@@ -88,8 +105,11 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Server { code, .. } | Self::Unreadable { code, .. } => code.class(),
-            Self::Undelivered { unclear: true, .. } | Self::Closed { unclear: true } => {
-                Class::Indeterminate
+            Self::Undelivered { unclear: true, .. }
+            | Self::OffsetCondition { unclear: true, .. }
+            | Self::Closed { unclear: true } => Class::Indeterminate,
+            Self::OffsetCondition { unclear: false, .. } => {
+                ErrorCode::OffsetConditionFailed.class()
             }
             Self::Undelivered { unclear: false, .. }
             | Self::Tls { source: TlsError::Silent, .. } => Class::Retriable,

@@ -15,6 +15,9 @@ use crate::{
     tls::TlsOptions,
 };
 
+/// How often producers and consumers ask whether there are more partitions.
+const REFRESH: Duration = Duration::from_secs(60);
+
 /// How a client behaves: from a connection string, see [`Options::from_str`], or step by step.
 ///
 /// ```
@@ -70,6 +73,10 @@ pub struct ProducerOptions {
     pub compression: Compression,
     /// How long a batch is retried before it is given up as [`Error::Undelivered`].
     pub delivery_timeout: Duration,
+    /// How long until the server is asked again whether the topic has got more partitions; each
+    /// time up to half of it less, at random. 50 ms at least. An append to a partition that is not
+    /// known is refused, and the server asked at once.
+    pub refresh: Duration,
 }
 
 impl Default for ProducerOptions {
@@ -82,6 +89,7 @@ impl Default for ProducerOptions {
             durability: Durability::ChainDisk,
             compression: Compression::None,
             delivery_timeout: Duration::from_secs(120),
+            refresh: REFRESH,
         }
     }
 }
@@ -102,9 +110,9 @@ pub struct TopicChange<'a> {
     pub set: Vec<Setting<'a>>,
     /// Keys of settings to take back.
     pub remove: Vec<String>,
-    /// How many partitions from now on: at least as many as there are. Records with a key go to
-    /// another partition then than those of the same key before, and producers and consumers that
-    /// run do not take note of the new partitions.
+    /// How many partitions from now on: at least as many as there are. Records with a key may go to
+    /// another partition then than those of the same key before, from when their producer notices:
+    /// see [`ProducerOptions::refresh`].
     pub partitions: Option<u32>,
     /// Its name from now on.
     pub new_name: Option<String>,
@@ -129,7 +137,8 @@ pub enum Start {
 /// How a consumer behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConsumerOptions {
-    /// The partitions; `None`: all of the topic.
+    /// The partitions; `None`: all of the topic. Those that are added while it runs are noticed
+    /// after `refresh` at the latest, and are read from their beginning, wherever the others began.
     pub partitions: Option<Vec<PartitionIndex>>,
     /// Where it begins.
     pub start: Start,
@@ -138,6 +147,10 @@ pub struct ConsumerOptions {
     pub buffer_bytes: usize,
     /// The most bytes that a batch may become when it is decompressed.
     pub decompressed_bytes_max: usize,
+    /// How long until the server is asked again whether the topic has got more partitions; each
+    /// time up to half of it less, at random. 50 ms at least. A consumer of chosen partitions does
+    /// not ask.
+    pub refresh: Duration,
 }
 
 impl Default for ConsumerOptions {
@@ -147,6 +160,7 @@ impl Default for ConsumerOptions {
             start: Start::Beginning,
             buffer_bytes: 8 << 20,
             decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
+            refresh: REFRESH,
         }
     }
 }

@@ -137,7 +137,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             Content::Ready(topic) => drop(self.creating.remove(&topic)),
             Content::Altered(topic) => self.configure(&topic),
-            Content::Deleted(topic) => self.release(topic),
+            Content::Deleted(topic) => self.release(topic, now),
             Content::Serve(incarnation) => {
                 self.incarnation = incarnation;
                 if self.status == Status::Starting {
@@ -222,6 +222,7 @@ impl<M: Memory + Clone> Node<M> {
             self.drop_subscription(name);
         }
         self.unsent.forget(session);
+        self.fetching.remove(&session);
     }
 
     /// Which core takes each partition of a topic: one after the other, so that partitions of a

@@ -1,6 +1,6 @@
 //! Produce, fetch, list offsets, trim.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
@@ -8,7 +8,8 @@ use catena_log::{
     io::{IoError, Memory},
 };
 use catena_replication::{
-    Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
+    Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket,
+    validate::InvalidBatch,
 };
 use catena_wire::{
     ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
@@ -21,6 +22,19 @@ use crate::{
 };
 
 type Handled = Result<(), WireError>;
+
+/// A session whose fetches read so much from the disk begins no further one: others have their turn,
+/// and little is read for nothing when it goes.
+const FETCHING_BYTES_MAX: u64 = 32 << 20;
+
+/// Fetches of a session that read from the disk.
+#[derive(Default)]
+pub(crate) struct Fetching {
+    /// What they may bring.
+    bytes: u64,
+    /// Those that begin later.
+    waiting: VecDeque<(PartitionUid, Waiter)>,
+}
 
 /// A request about a partition, as it came.
 #[derive(Clone, Copy)]
@@ -111,6 +125,9 @@ impl<M: Memory + Clone> Node<M> {
                     self.notices.push_back(Notice::Opened(*held.replica.identity(), report));
                     self.partition_opened(uid, now);
                 }
+                Event::Postponed(error) => {
+                    self.notices.push_back(Notice::Postponed(*held.replica.identity(), error));
+                }
                 Event::Failed(error) => {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);
@@ -137,7 +154,13 @@ impl<M: Memory + Clone> Node<M> {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
-            Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
+            Err(error) => {
+                let code = match error {
+                    ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
+                    _ => ErrorCode::StorageIo,
+                };
+                self.refuse(caller, code, &error.to_string());
+            }
         }
     }
 
@@ -162,14 +185,56 @@ impl<M: Memory + Clone> Node<M> {
         if from >= high_watermark && within {
             return self.fetched(uid, waiter, Batches::empty(from), now);
         }
-        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
+        let fetching = self.fetching.get_mut(&waiter.caller.session);
+        if let Some(fetching) = fetching.filter(|f| f.bytes >= FETCHING_BYTES_MAX) {
+            return fetching.waiting.push_back((uid, waiter));
+        }
+        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
         self.dirty.insert(Directory::Partition(uid));
-        match held.replica.read(from, max) {
+        match held.replica.read(from, max as usize) {
             Ok(ReadOutcome::Ready(batches)) => self.fetched(uid, waiter, batches, now),
             Ok(ReadOutcome::Pending(id)) => {
+                self.fetching.entry(waiter.caller.session).or_default().bytes += u64::from(max);
                 held.readers.insert(id, Reader::Fetch(waiter));
             }
             Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
+        }
+    }
+
+    /// A fetch's read from the disk is over; those that waited for it begin.
+    fn fetch_ended(&mut self, waiter: &Waiter, now: Now) {
+        let session = waiter.caller.session;
+        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
+        // The session may be gone.
+        let Some(fetching) = self.fetching.get_mut(&session) else { return };
+        fetching.bytes -= u64::from(max);
+        while let Some(fetching) = self.fetching.get_mut(&session)
+            && fetching.bytes < FETCHING_BYTES_MAX
+        {
+            let Some((uid, next)) = fetching.waiting.pop_front() else {
+                if fetching.bytes == 0 {
+                    self.fetching.remove(&session);
+                }
+                return;
+            };
+            if self.held.contains_key(&uid) {
+                self.read(uid, next, now);
+            } else {
+                self.refuse(next.caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            }
+        }
+    }
+
+    /// The partition of a reader is gone.
+    pub(crate) fn end_reader(&mut self, reader: Reader, now: Now) {
+        if let Reader::Fetch(waiter) = &reader {
+            self.fetch_ended(waiter, now);
+        }
+        if let Reader::Fetch(Waiter { caller, .. })
+        | Reader::List(caller)
+        | Reader::Seek(caller, _) = reader
+        {
+            self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
         }
     }
 
@@ -244,7 +309,11 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
-        match (held.readers.remove(&id), answer) {
+        let reader = held.readers.remove(&id);
+        if let Some(Reader::Fetch(waiter)) = &reader {
+            self.fetch_ended(waiter, now);
+        }
+        match (reader, answer) {
             (Some(Reader::Fetch(mut waiter)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
                 if batches.is_empty() && batches.next > waiter.request.offset {
@@ -458,6 +527,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::Invalid(invalid) => invalid_code(invalid),
         Refusal::Append(error) => append_code(error),
         Refusal::InDoubt(_) => ErrorCode::StorageIo,
+        Refusal::TooManyRepetitions => ErrorCode::Timeout,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,

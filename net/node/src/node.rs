@@ -22,6 +22,7 @@ use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
+    data::Fetching,
     limits::Limits,
     push::{Name, Pushed, Subscription, Unsent},
     totals::Totals,
@@ -216,6 +217,8 @@ pub(crate) struct Creating {
 pub enum Notice {
     /// It is open: what recovery found.
     Opened(LogIdentity, RecoveryReport),
+    /// It cannot be opened for want of something, and is tried again until it can.
+    Postponed(LogIdentity, OpenError),
     /// It cannot be opened.
     Failed(LogIdentity, OpenError),
     /// A write or a flush failed: it takes nothing more until the next start.
@@ -249,6 +252,7 @@ pub struct Node<M: Memory> {
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) unsent: Unsent,
+    pub(crate) fetching: BTreeMap<SessionId, Fetching>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -330,6 +334,7 @@ impl<M: Memory + Clone> Node<M> {
             raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             unsent: Unsent::default(),
+            fetching: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),
@@ -494,7 +499,7 @@ impl<M: Memory + Clone> Node<M> {
                 if let Some(orderer) = &mut self.orderer {
                     orderer.on_done(done, now);
                 }
-                self.orderer_events();
+                self.orderer_events(now);
             }
             Directory::Partition(uid) => {
                 // A deleted partition's operations end after it.
@@ -507,12 +512,12 @@ impl<M: Memory + Clone> Node<M> {
         self.dirty.insert(directory);
     }
 
-    fn orderer_events(&mut self) {
+    fn orderer_events(&mut self, now: Now) {
         while let Some(event) = self.orderer.as_mut().and_then(Orderer::poll_event) {
             match event {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
-                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied),
+                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),
                 OrdererEvent::Poisoned(error) => self.catalog_poisoned(error),
             }
         }

@@ -205,3 +205,38 @@ fn what_partitions_have_done_counts_when_they_are_gone() {
     assert_eq!(world.node.replicas().count(), 0);
     assert_eq!(world.node.totals(), before);
 }
+
+#[test]
+fn repetitions_that_wait_for_the_disk_are_bounded() {
+    let mut world = world();
+    let topic = world.topic("t", 1);
+    world.judge = Box::new(|_, op| if to_segment(op) { Verdict::Hold } else { Verdict::Perform });
+    let batch = batch(producer(0), b"one");
+    let first = world.produce(topic, 0, &batch);
+    // Each has had its time when the next one comes.
+    let waiting: Vec<u32> = (0..4096).map(|_| world.produce(topic, 0, &batch)).collect();
+    world.pass(Limits::default().wait_max);
+    assert_eq!(errors(&mut world, &waiting), [ErrorCode::Timeout; 4096]);
+    let beyond = world.produce(topic, 0, &batch);
+    assert_eq!(errors(&mut world, &[first, beyond]), [ErrorCode::Timeout; 2]);
+    world.resume();
+    let later = world.produce(topic, 0, &batch);
+    assert_eq!(errors(&mut world, &[later]), [ErrorCode::None]);
+}
+
+#[test]
+fn a_repetition_of_one_of_many_is_known_to_be_stored_once_all_are() {
+    let mut world = world();
+    let topic = world.topic("t", 1);
+    world.judge = Box::new(|_, op| if to_segment(op) { Verdict::Hold } else { Verdict::Perform });
+    for sequence in 0..600 {
+        world.produce(topic, 0, &batch(producer(sequence), b"one"));
+    }
+    let first = batch(producer(0), b"one");
+    let early = world.produce(topic, 0, &first);
+    assert!(world.answer(early).is_none(), "it may be among those on their way");
+    world.resume();
+    let late = world.produce(topic, 0, &first);
+    let found = errors(&mut world, &[early, late]);
+    assert_eq!(found, [ErrorCode::DuplicateOffsetUnknown; 2]);
+}

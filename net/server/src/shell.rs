@@ -475,7 +475,7 @@ impl Shell {
         let root = self.options.root.join("p");
         create_directory(&root)?;
         let (known, next) = self.look(|node| (node.known(), node.next_uid()));
-        let mut removed = 0;
+        let mut leftovers = Vec::new();
         for entry in std::fs::read_dir(&root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
@@ -489,11 +489,12 @@ impl Shell {
                 );
             }
             if !known.contains(&uid) {
-                remove_log(&path)?;
-                removed += 1;
+                leftovers.push(path);
             }
         }
-        Ok(removed)
+        // None goes before all are looked at: what does not fit may be the catalog.
+        leftovers.iter().try_for_each(|path| remove_log(path))?;
+        Ok(leftovers.len())
     }
 }
 
@@ -507,6 +508,9 @@ fn tell(notice: &Notice) {
             } else if report.manifest_repaired || report.batches > 0 {
                 tracing::debug!("{log}: {report}");
             }
+        }
+        Notice::Postponed(log, error) => {
+            tracing::warn!("{} cannot be opened yet and is tried again: {error}", name_of(log));
         }
         Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", name_of(log)),
         Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),

@@ -240,12 +240,20 @@ impl SnapshotV2 {
             && uids.len() == partitions().count()
             && uids.len() <= PARTITIONS_MAX
             && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
+            && self.topics.iter().all(TopicV2::is_configured)
             && uids.last().is_none_or(|last| *last < self.next_uid)
             && partitions().all(|p| p.epoch < Epoch::MAX.get())
             && self.producers.is_sorted_by(|a, b| a.0 < b.0)
             && self.producers.len() <= RAISED_PRODUCERS_MAX
             && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
             && counted.all(|counter| counter < COUNTED_MAX)
+    }
+}
+
+impl TopicV2 {
+    fn is_configured(&self) -> bool {
+        let config: BTreeMap<_, _> = self.config.iter().cloned().collect();
+        config.len() == self.config.len() && TopicConfig::parse(&config).is_ok()
     }
 }
 
@@ -574,6 +582,9 @@ fn archive(version: u8, bytes: &[u8]) -> Option<AlignedVec<16>> {
 }
 
 impl Fold for Catalog {
+    /// Topics would be missing, and with them the reason to keep their files.
+    const INDISPENSABLE: bool = true;
+
     fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
         if self.unreadable.is_none() && self.apply_batch(batch).is_none() {
             self.unreadable = Some(frame.base_offset);

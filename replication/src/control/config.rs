@@ -129,6 +129,8 @@ impl TopicSetting {
     fn value(&self, given: Option<&String>) -> Result<i64, ConfigError> {
         let Some(given) = given else { return Ok(self.default) };
         let number = given.parse::<i64>().ok().filter(|n| (self.min..=self.max).contains(n));
+        // As numbers are written, so that none takes more room than it needs.
+        let number = number.filter(|number| number.to_string() == *given);
         number.ok_or_else(|| ConfigError::Value {
             key: self.key,
             value: given.clone(),
@@ -154,6 +156,8 @@ mod tests {
         assert_eq!(parse("retention.ms", "-1").unwrap().retention_age, None);
         assert!(matches!(parse("segment.bytes", "7"), Err(ConfigError::Value { .. })));
         assert!(matches!(parse("segment.bytes", "x"), Err(ConfigError::Value { .. })));
+        assert!(matches!(parse("retention.ms", "+5"), Err(ConfigError::Value { .. })));
+        assert!(matches!(parse("retention.ms", "0005"), Err(ConfigError::Value { .. })));
         assert_eq!(parse("segmnt", "7"), Err(ConfigError::Unknown("segmnt".to_owned())));
     }
 }

@@ -142,9 +142,8 @@ impl<M: Memory + Clone> Orderer<M> {
         }
         // Without an entry the rest means something else: topics would be missing, and with them
         // the reason to keep their files.
-        let damaged = log.damaged().first().map(|range| range.start);
-        if let Some(from) = damaged.or(log.recovery().fold_lost.then_some(log.log_start())) {
-            return self.fail(OpenError::Damaged(from));
+        if let Some(damaged) = log.damaged().first() {
+            return self.fail(OpenError::Damaged(damaged.start));
         }
         self.state = State::Open(log);
         let started = Entry::NodeStarted { node: self.node.get() };

@@ -186,7 +186,12 @@ fn read_all(log: &mut TestLog, disk: &mut Disk) {
         let next = match read {
             Ok(batches) => batches.next,
             Err(ReadError::Damaged { next_readable }) => next_readable,
-            Err(ReadError::Io(_) | ReadError::OutOfRange { .. } | ReadError::Closed) => return,
+            Err(
+                ReadError::Io(_)
+                | ReadError::Version(_)
+                | ReadError::OutOfRange { .. }
+                | ReadError::Closed,
+            ) => return,
             Err(other) => panic!("{other}"),
         };
         assert!(next > at, "a read at {at} goes on at {next}, the log ends at {end}");

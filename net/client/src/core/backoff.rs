@@ -23,13 +23,18 @@ impl Backoff {
 
     /// The next pause.
     pub(crate) fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(PAUSE_MAX);
+        self.shorten(whole)
+    }
+
+    /// Up to half of it less, at random.
+    pub(crate) fn shorten(&mut self, whole: Duration) -> Duration {
         // Marsaglia's xorshift64.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let whole = self.next;
-        self.next = (whole * 2).min(PAUSE_MAX);
-        whole - whole * u32::from((self.random & 0xff) as u8) / 512
+        whole - whole / 512 * u32::from((self.random & 0xff) as u8)
     }
 
     /// It went well: the next pause is short again.

@@ -10,8 +10,12 @@
 //! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
 //! epoch rises and the rest is sent under new sequences.
 //!
+//! A batch with a condition is under way alone in its partition, see [`conditional`].
+//!
 //! A partition's batches go over one connection, that to the core which owns it. When another core
 //! does, the partition changes over once nothing of it is under way.
+
+mod conditional;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -66,24 +70,24 @@ pub(crate) enum Refused {
 pub(crate) struct Target {
     pub(crate) topic: TopicId,
     pub(crate) places: Places,
-    pub(crate) partitions: u32,
     pub(crate) batch_bytes_max: usize,
     pub(crate) producer: (ProducerId, ProducerEpoch),
 }
 
 impl Target {
-    /// As the server describes it.
+    /// As the server describes it; whether there are more partitions is asked every `refresh`.
     pub(crate) fn of(
         topic: &TopicMetadata<'_>,
         producer: (ProducerId, ProducerEpoch),
+        refresh: Duration,
         seed: u64,
     ) -> Result<Self, Error> {
-        let partitions = u32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0);
-        let none = || Error::Protocol("a topic without partitions".to_owned());
+        if topic.partitions.is_empty() {
+            return Err(Error::Protocol("a topic without partitions".to_owned()));
+        }
         Ok(Self {
             topic: topic.id,
-            places: Places::of(topic, seed),
-            partitions: partitions.ok_or_else(none)?,
+            places: Places::of(topic, Some(refresh), seed),
             batch_bytes_max: (topic.batch_bytes_max as usize).min(BATCH_BYTES_MAX),
             producer,
         })
@@ -138,16 +142,14 @@ impl Producer {
         request_timeout: Duration,
         seed: u64,
     ) -> Self {
-        let partition =
-            |index| Partition::new(target.places.lane(index), seed.wrapping_add(u64::from(index)));
-        Self {
+        let mut producer = Self {
             options,
             request_timeout,
             hello,
             seed,
             lines: BTreeMap::new(),
-            partitioner: Partitioner::new(target.partitions, seed),
-            partitions: (0..target.partitions).map(partition).collect(),
+            partitioner: Partitioner::new(target.places.partitions(), seed),
+            partitions: Vec::new(),
             target,
             active: BTreeSet::new(),
             turn: 0,
@@ -160,12 +162,24 @@ impl Producer {
             closing: false,
             trouble: None,
             fatal: None,
-        }
+        };
+        producer.grow();
+        producer
     }
 
-    /// Partitions of the topic.
+    /// Takes the partitions in that there are by now.
+    fn grow(&mut self) {
+        let partitions = self.target.places.partitions();
+        for index in self.partitions.len() as u32..partitions {
+            let seed = self.seed.wrapping_add(u64::from(index));
+            self.partitions.push(Partition::new(self.target.places.lane(index), seed));
+        }
+        self.partitioner.grow(partitions);
+    }
+
+    /// Partitions of the topic, as far as they are known.
     pub(crate) fn partitions(&self) -> u32 {
-        self.target.partitions
+        self.partitions.len() as u32
     }
 
     /// How often batches were sent again.
@@ -193,17 +207,30 @@ impl Producer {
         timestamp: Millis,
         now: Instant,
     ) -> Result<Appended, Refused> {
+        let chosen = record.partition.map(PartitionIndex::get);
+        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
+        let bytes = record.bytes_max();
+        self.admit(index, bytes, now)?;
+        let open = &self.partitions[index as usize].open;
+        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
+        if !open.as_ref().is_none_or(fits) {
+            self.close(index);
+        }
+        Ok(self.push(index, record, timestamp, now))
+    }
+
+    /// Whether a partition takes so many bytes of records now.
+    fn admit(&mut self, index: u32, bytes: usize, now: Instant) -> Result<(), Refused> {
         if let Some(error) = &self.fatal {
             return Err(Refused::Error(error.clone()));
         }
-        let chosen = record.partition.map(PartitionIndex::get);
-        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
-        if index >= self.target.partitions {
-            let (code, partitions) = (ErrorCode::UnknownPartition, self.target.partitions);
+        if index >= self.partitions() {
+            // It may have been added.
+            self.target.places.wish(now);
+            let (code, partitions) = (ErrorCode::UnknownPartition, self.partitions());
             let message = format!("{index}, there are {partitions}");
             return Err(Refused::Error(Error::Server { code, message }));
         }
-        let bytes = record.bytes_max();
         if BATCH_HEADER_BYTES + bytes > self.target.batch_bytes_max {
             let refused = RecordError::TooLarge(BATCH_HEADER_BYTES + bytes);
             return Err(Refused::Error(refused.into()));
@@ -211,12 +238,7 @@ impl Producer {
         if self.buffered_bytes > 0 && self.buffered_bytes + bytes > self.options.buffer_bytes {
             return Err(Refused::Full);
         }
-        let open = &self.partitions[index as usize].open;
-        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
-        if !open.as_ref().is_none_or(fits) {
-            self.close(index);
-        }
-        Ok(self.push(index, record, timestamp, now))
+        Ok(())
     }
 
     fn push(
@@ -341,7 +363,7 @@ impl Producer {
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let (correlation, answer) = (response.correlation, response.answer);
         if self.target.places.on_answer(lane, correlation, &answer, now) {
-            return;
+            return self.grow();
         }
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let Some(index) = line.waiting.remove(&correlation) else { return };
@@ -358,6 +380,9 @@ impl Producer {
                 partition.backoff.reset();
                 let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
                 self.settle(index, at, Ok(receipt));
+            }
+            Ok((produced, _)) if produced.error == ErrorCode::OffsetConditionFailed => {
+                self.on_condition_failed(index, at, produced.next_offset);
             }
             Ok((produced, message)) => {
                 let wait = Duration::from_millis(u64::from(produced.retry_after_ms));
@@ -383,6 +408,11 @@ impl Producer {
             // It is stored: no gap.
             (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
             (ErrorCode::ProducerFenced, _) => return self.fail(error),
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _)
+                if partition.closed[at].is_stray() =>
+            {
+                return self.on_strayed(index, at, error, now);
+            }
             (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {
                 partition.closed[at].tainted = false;
             }
@@ -468,14 +498,15 @@ impl Producer {
             if partition.lane != home && partition.in_flight() == 0 {
                 partition.lane = home;
             }
-            let (hello, seed) = (&self.hello, self.seed.wrapping_add(u64::from(partition.lane.0)));
-            self.lines.entry(partition.lane).or_insert_with(|| {
-                Line::new(Session::new(
-                    partition.lane,
-                    hello.clone(),
-                    self.request_timeout,
-                    seed.rotate_left(32),
-                ))
+        }
+        let first = self.target.places.lane(0);
+        let asking = self.target.places.wants(first).then_some(first);
+        let used = self.active.iter().map(|index| self.partitions[*index as usize].lane);
+        for lane in used.chain(asking) {
+            self.lines.entry(lane).or_insert_with(|| {
+                let (hello, wait) = (self.hello.clone(), self.request_timeout);
+                let seed = self.seed.wrapping_add(u64::from(lane.0)).rotate_left(32);
+                Line::new(Session::new(lane, hello, wait, seed))
             });
         }
     }
@@ -484,7 +515,8 @@ impl Producer {
     fn connections(&mut self, now: Instant) -> Option<Step> {
         let mut unused = None;
         for (lane, line) in &mut self.lines {
-            let wanted = wanted(&self.active, &self.partitions, *lane);
+            let wanted =
+                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
             if let Some(step) = line.session.step(now, wanted) {
                 return Some(step);
             }
@@ -510,7 +542,8 @@ impl Producer {
             [lingered, held, expired]
         });
         let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let wanted = wanted(&self.active, &self.partitions, *lane);
+            let wanted =
+                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
             [line.stalled_at(self.request_timeout), line.session.timeout(wanted)]
         });
         let places = [self.target.places.timeout()];
@@ -615,7 +648,8 @@ impl Producer {
             || under_way >= limits.in_flight_max.max(1) as usize;
         let window = limits.dedup_window.max(1) as usize;
         let room = limits.in_flight_bytes_max as usize;
-        if full || partition.hold.is_some() || partition.in_flight() >= window {
+        let blocked = partition.hold.is_some() || partition.awaits_condition();
+        if full || blocked || partition.in_flight() >= window {
             return false;
         }
         let at = if self.raising {
@@ -631,7 +665,12 @@ impl Producer {
         let partition = &self.partitions[index as usize];
         let at = if due { partition.next_to_send() } else { at };
         let Some(at) = at else { return false };
-        let bytes = partition.closed[at].bytes.len();
+        let batch = &partition.closed[at];
+        // A condition waits until everything before it is answered.
+        if batch.expected.is_some() && at > 0 {
+            return false;
+        }
+        let bytes = batch.bytes.len();
         if under_way > 0 && under_way_bytes + bytes > room {
             return false;
         }
@@ -649,7 +688,7 @@ impl Producer {
             topic: self.target.topic,
             partition: PartitionIndex::new(index),
             durability: self.options.durability,
-            expect_next_offset: None,
+            expect_next_offset: batch.expected,
             deadline_ms: 0,
         };
         let line = self.lines.get_mut(&partition.lane).expect("its limits are known");

@@ -77,8 +77,10 @@ struct Cursor {
     state: State,
     /// Bytes that wait to be taken.
     held: usize,
-    /// Bytes that were taken and not credited yet.
-    owed: usize,
+    /// Bytes that were taken and not credited yet; below zero: that were credited beyond the share.
+    owed: i64,
+    /// Added while others were read, and nothing came of it yet.
+    added: bool,
     backoff: Backoff,
 }
 
@@ -128,25 +130,17 @@ impl Reader {
         starts: &[(PartitionIndex, Offset)],
         seed: u64,
     ) -> Self {
-        let places = Places::of(topic, seed);
+        // Who chose partitions wants no others.
+        let refresh = options.partitions.is_none().then_some(options.refresh);
+        let places = Places::of(topic, refresh, seed);
         let cursor = |(partition, offset): &(PartitionIndex, Offset)| {
             let index = partition.get();
-            let cursor = Cursor {
-                lane: places.lane(index),
-                next: *offset,
-                position: *offset,
-                high_watermark: Offset::ZERO,
-                state: State::Idle(None),
-                held: 0,
-                owed: 0,
-                backoff: Backoff::new(seed.wrapping_add(u64::from(index))),
-            };
-            (index, cursor)
+            (index, Cursor::new(places.lane(index), *offset, seed.wrapping_add(u64::from(index))))
         };
         let cursors: BTreeMap<u32, Cursor> = starts.iter().map(cursor).collect();
         Self {
             topic: topic.id,
-            share: (options.buffer_bytes / cursors.len().max(1)).max(1),
+            share: share(&options, cursors.len()),
             options,
             request_timeout,
             hello,
@@ -193,7 +187,7 @@ impl Reader {
         self.forget(partition);
         self.unsubscribe(index, State::Idle(None));
         if let Some(cursor) = self.cursors.get_mut(&index) {
-            (cursor.next, cursor.position) = (offset, offset);
+            (cursor.next, cursor.position, cursor.added) = (offset, offset, false);
         }
         Ok(())
     }
@@ -260,9 +254,11 @@ impl Reader {
             && let Some(cursor) = self.cursors.get_mut(&fetched.partition.get())
         {
             cursor.held -= fetched.bytes.len();
-            cursor.owed += fetched.bytes.len();
+            cursor.owed += signed(fetched.bytes.len());
             // Half of the credit is left, so that the server does not wait.
-            if cursor.owed * 2 >= self.share && matches!(cursor.state, State::Subscribed(_)) {
+            if cursor.owed.saturating_mul(2) >= signed(self.share)
+                && matches!(cursor.state, State::Subscribed(_))
+            {
                 self.owing.insert(fetched.partition.get());
             }
             if let Ok(end) = end_of(&fetched.bytes) {
@@ -326,7 +322,8 @@ impl Reader {
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let Response { api, correlation, answer } = response;
         if self.places.on_answer(lane, correlation, &answer, now) {
-            return self.change_lanes();
+            self.change_lanes();
+            return self.grow();
         }
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let (name, taken) = if api == Api::Push as u8 {
@@ -354,6 +351,13 @@ impl Reader {
         let Some(index) = line.and_then(|line| line.names.remove(&name)) else { return };
         let Some(cursor) = self.cursors.get_mut(&index) else { return };
         let state = match &error {
+            // It begins where its beginning is by now.
+            Error::Unreadable { code: ErrorCode::OffsetOutOfRange, next, .. }
+                if cursor.added && *next > cursor.next =>
+            {
+                (cursor.next, cursor.position) = (*next, *next);
+                State::Idle(None)
+            }
             // The connection has as many as it may: that stays so.
             Error::Server { code: ErrorCode::SubscriptionBudget, .. } => State::Failed,
             Error::Server { code, .. } if code.class() != Class::Definite => {
@@ -383,6 +387,7 @@ impl Reader {
         readable(push.error, push.next_offset, &push.message, partition)?;
         cursor.high_watermark = push.high_watermark;
         cursor.backoff.reset();
+        cursor.added = false;
         let from = cursor.next;
         for bytes in split(answer.payload.into()) {
             let bytes = bytes?;
@@ -446,6 +451,29 @@ impl Reader {
         }
     }
 
+    /// Reads the partitions that were added from their beginning, if all are read. The shares of
+    /// the others become smaller: what was credited beyond that is not credited again.
+    fn grow(&mut self) {
+        if self.options.partitions.is_none() {
+            for index in 0..self.places.partitions() {
+                if !self.cursors.contains_key(&index) {
+                    let seed = self.seed.wrapping_add(u64::from(index));
+                    let cursor = Cursor::new(self.places.lane(index), Offset::ZERO, seed);
+                    self.cursors.insert(index, Cursor { added: true, ..cursor });
+                    self.idle.insert(index);
+                }
+            }
+        }
+        let share = share(&self.options, self.cursors.len());
+        let beyond = signed(self.share - share);
+        for cursor in self.cursors.values_mut() {
+            if matches!(cursor.state, State::Subscribed(_)) {
+                cursor.owed -= beyond;
+            }
+        }
+        self.share = share;
+    }
+
     /// Subscribes to the partitions that can be.
     fn subscribe(&mut self, now: Instant) {
         for index in self.idle.iter().copied().collect::<Vec<_>>() {
@@ -471,7 +499,11 @@ impl Reader {
                     self.next_name = name.wrapping_add(1);
                     line.waiting.insert(correlation, name);
                     line.names.insert(name, index);
+                    let beyond = signed(cursor.held) - signed(self.share);
                     self.rest(index, State::Subscribed(name));
+                    if let Some(cursor) = self.cursors.get_mut(&index) {
+                        cursor.owed = (-beyond).min(0);
+                    }
                 }
                 Err(error) => {
                     self.ready.push_back(Err(error));
@@ -488,6 +520,9 @@ impl Reader {
             let State::Subscribed(subscription) = cursor.state else { continue };
             let Some(line) = self.lines.get_mut(&cursor.lane) else { continue };
             let Some(link) = line.session.link() else { continue };
+            if cursor.owed <= 0 {
+                continue;
+            }
             let bytes = u32::try_from(cursor.owed).unwrap_or(u32::MAX);
             // Where it cannot be sent, the subscription has ended.
             let _ = link.request(Api::Credit, &CreditRequest { subscription, bytes }, &[]);
@@ -528,11 +563,37 @@ impl Reader {
     }
 }
 
+impl Cursor {
+    fn new(lane: Lane, offset: Offset, seed: u64) -> Self {
+        Self {
+            lane,
+            next: offset,
+            position: offset,
+            high_watermark: Offset::ZERO,
+            state: State::Idle(None),
+            held: 0,
+            owed: 0,
+            added: false,
+            backoff: Backoff::new(seed),
+        }
+    }
+}
+
 impl Line {
     fn new(session: Session, now: Instant) -> Self {
         let (waiting, names) = (BTreeMap::new(), BTreeMap::new());
         Self { session, waiting, names, heard: now, pinged: None }
     }
+}
+
+/// A partition's part of the buffer.
+fn share(options: &ConsumerOptions, partitions: usize) -> usize {
+    (options.buffer_bytes / partitions.max(1)).max(1)
+}
+
+/// Bytes in memory as a number that may fall below zero.
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Whether a partition is read on a lane.

@@ -177,12 +177,32 @@ impl World {
 
     /// Ends a node of one core and starts it again on its files.
     pub(crate) fn restart(&mut self, limits: Limits) {
+        self.restart_with(limits, Box::new(|_, _| Verdict::Perform));
+    }
+
+    /// The same, with hands that may fail.
+    pub(crate) fn restart_with(&mut self, limits: Limits, judge: Judge) {
+        self.renew(limits, judge);
+        self.begin();
+    }
+
+    /// The same as [`World::restart`], whether or not it comes to serve.
+    pub(crate) fn restart_as_is(&mut self, limits: Limits) {
+        self.renew(limits, Box::new(|_, _| Verdict::Perform));
+        self.settle();
+    }
+
+    fn renew(&mut self, limits: Limits, judge: Judge) {
         let post = Post::First { create: false, cores: 1 };
         self.node = node(limits, post, self.memory.clone());
-        self.judge = Box::new(|_, _| Verdict::Perform);
+        self.judge = judge;
         self.held.clear();
         self.answers.clear();
-        self.begin();
+    }
+
+    /// Removes files of a log.
+    pub(crate) fn lose(&mut self, directory: Directory, which: impl Fn(FileName) -> bool) {
+        self.files.retain(|(of, file), _| *of != directory || !which(*file));
     }
 
     fn begin(&mut self) {
@@ -287,6 +307,11 @@ impl World {
     pub(crate) fn bytes(&self, directory: Directory) -> usize {
         let of = self.files.iter().filter(|((of, _), _)| *of == directory);
         of.map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Operations that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Goes on with what was held, on a disk that is well again.
