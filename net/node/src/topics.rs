@@ -398,7 +398,8 @@ impl<M: Memory + Clone> Node<M> {
         if self.status != Status::Draining {
             self.status = Status::Poisoned(error);
         }
-        self.proposals.clear();
+        // The others may become durable all the same.
+        self.proposals.retain(|_, proposal| !matches!(proposal, Proposal::ProducerIds));
         self.id_waiters.clear();
         self.ids_asked = 0;
         let text = format!("a write failed ({error}); {}", Awaited::Change.in_doubt());

@@ -143,15 +143,15 @@ fn files_of_a_deleted_topic_hold_up_no_other() {
         let uid = topic.partitions[0].uid.get();
         directory.path().join("data/p").join(format!("{uid:016x}"))
     };
-    let large = path(&large);
-    (0..FILES).for_each(|file| drop(std::fs::File::create(large.join(file.to_string())).unwrap()));
-    client.delete_topic("large").unwrap();
     let first = path(&small).join(format!("{:016x}.seg", 1));
     let mut stream = connect(&server.address, None);
     greet(&mut stream).unwrap();
-    let deadline = std::time::Instant::now() + common::PATIENCE;
     load(&mut stream, small.id, 1);
-    assert!(first.exists());
+    common::wait_until("a segment is written", || first.exists());
+    let large = path(&large);
+    (0..FILES).for_each(|file| drop(std::fs::File::create(large.join(file.to_string())).unwrap()));
+    client.delete_topic("large").unwrap();
+    let deadline = std::time::Instant::now() + common::PATIENCE;
     while first.exists() {
         assert!(std::time::Instant::now() < deadline, "no segment is dropped");
         load(&mut stream, small.id, 1);
