@@ -112,6 +112,10 @@ pub(crate) struct Cold<M: Memory> {
     timestamps: Option<Millis>,
 }
 
+/// Names a part of a segment's file, and the end of what was durable in it before it is read: what
+/// another read finds there may be older.
+pub(crate) type WindowKey = (FileNumber, Position, usize, Offset);
+
 /// How a read goes on.
 pub(crate) enum Next<S> {
     /// Read this part of the segment's file.
@@ -290,6 +294,12 @@ impl<M: Memory> Cold<M> {
 
     pub(crate) fn below(&self) -> Offset {
         self.below
+    }
+
+    /// What it reads now.
+    pub(crate) fn window_key(&self) -> WindowKey {
+        let (position, length) = self.asked;
+        (self.file, position, length, self.below.min(self.segment_end))
     }
 
     /// Where to go on when the segment holds nothing that was asked for.
