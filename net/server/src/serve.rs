@@ -58,8 +58,10 @@ pub(crate) fn serve(
     reload_on_hangup(sources, gathered, Arc::downgrade(logs), live.clone())?;
     let wished = usize::try_from(config.limits.descriptors)?;
     let cores = usize::try_from(config.node.cores.count().get())?;
+    let files = wished.min(descriptors_for_files(descriptors));
+    leave_descriptors(&mut config, descriptors.saturating_sub(files));
     let hands = HandsOptions {
-        descriptors: (wished.min(descriptors_for_files(descriptors)) / cores).max(16),
+        descriptors: (files / cores).max(16),
         memory_bytes: usize::try_from(config.memory_of_core())?,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
@@ -285,9 +287,26 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
     }
 }
 
+/// Descriptors for what is neither a file of a log nor a connection that is served: rings, listeners,
+/// connections that are refused, directories that are synced.
+const DESCRIPTORS_BESIDE: usize = 256;
+
 /// How many of a process's descriptors segments may take; connections have the rest.
 pub(crate) fn descriptors_for_files(descriptors: usize) -> usize {
     (descriptors / 2).saturating_sub(64).max(16)
+}
+
+/// Takes no more connections than leave the files of logs their descriptors, and some for the rest.
+fn leave_descriptors(config: &mut Config, left: usize) {
+    let most = u32::try_from(left.saturating_sub(DESCRIPTORS_BESIDE).max(1)).unwrap_or(u32::MAX);
+    let wished = config.limits.connections;
+    if most < wished {
+        config.limits.connections = most;
+        tracing::warn!(
+            "{most} connections are taken at most, not {wished} (limits.connections): the limit of \
+             open files leaves no more; raise `ulimit -Hn`, or LimitNOFILE of the unit"
+        );
+    }
 }
 
 /// Raises the limit of open descriptors as far as it goes; tells how far that is.

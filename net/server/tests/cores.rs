@@ -87,6 +87,32 @@ fn a_connection_over_the_limit_is_told_so() {
 }
 
 #[test]
+fn connections_leave_the_files_of_logs_their_descriptors() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut limited = std::process::Command::new("sh");
+    let script = "ulimit -n 700; exec \"$0\" \"$@\"";
+    limited.args(["-c", script, env!("CARGO_BIN_EXE_catena")]);
+    let address = free_address();
+    let more = ["--cores", "1"];
+    let server = Server::start_by(limited, directory.path(), &address, &more, &[]);
+    server.wait_for("ready on", 1);
+    // Half of them but 64 are for files, 256 for the rest.
+    let said = "158 connections are taken at most, not 12000";
+    assert!(server.log().contains(said), "{}", server.log());
+    let connections: Vec<_> = (0..158)
+        .map(|_| {
+            let mut stream = connect(&address, None);
+            greet(&mut stream).unwrap();
+            stream
+        })
+        .collect();
+    let mut client = Client::new(Options::new(&address));
+    let error = client.create_topic("t", 1, Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("connections"), "{error}");
+    drop(connections);
+}
+
+#[test]
 fn an_answer_to_a_fetch_is_no_more_than_may_wait_for_clients() {
     const BATCHES: u64 = 24;
     const BATCH_BYTES: usize = 1000 << 10;

@@ -153,7 +153,7 @@ settings! {
     }
     /// At which point the node refuses, with a typed error.
     limits as Limits {
-        /// Client connections, over all cores.
+        /// Client connections, over all cores; fewer where the limit of open files leaves no more.
         connections: u32 = "12000", from "1" to "1000000";
         /// Memory for batches on their way to the disk, kept for readers of the recent end, and
         /// read from the disk for clients, over all cores, each with an equal part: eight of the

@@ -41,11 +41,23 @@ impl Server {
         more: &[A],
         environment: &[(&str, &Path)],
     ) -> Self {
+        let binary = Command::new(env!("CARGO_BIN_EXE_catena"));
+        Self::start_by(binary, directory, address, more, environment)
+    }
+
+    /// The same, by a command that takes the binary's arguments.
+    pub(crate) fn start_by<A: AsRef<OsStr>>(
+        mut command: Command,
+        directory: &Path,
+        address: &str,
+        more: &[A],
+        environment: &[(&str, &Path)],
+    ) -> Self {
         std::fs::create_dir_all(directory).unwrap();
         let log = directory.join("log");
         let mut file = std::fs::OpenOptions::new();
         let file = file.append(true).create(true).open(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_catena"))
+        let child = command
             .args(["serve", "--data-dir"])
             .arg(directory.join("data"))
             .args(["--listen", address, "--admin", "127.0.0.1:0"])
