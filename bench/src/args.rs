@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use catena_client::{
-    Durability, Error as ClientError, Options, TlsOptions, format::limits::BATCH_BYTES_MAX,
-};
+use catena_client::{Durability, Options, TlsOptions, format::limits::BATCH_BYTES_MAX};
 use clap::{
     Args, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -55,17 +53,10 @@ impl RemoteArgs {
     /// # Errors
     /// When the connection string is not right, or says what flags say, too.
     pub(crate) fn options(&self) -> Result<Options, Error> {
-        if !self.server.contains("://") {
-            let identity = self.tls_cert.clone().zip(self.tls_key.clone());
-            let server_name = self.tls_server_name.clone();
-            let tls = self.tls_ca.clone().map(|ca| TlsOptions { ca, identity, server_name });
-            return Ok(Options { tls, ..Options::new(&self.server) });
-        }
-        if self.tls_ca.is_some() {
-            let text = "--tls-ca goes with a plain host and port: a connection string has `ca`";
-            return Err(Error::Client(ClientError::Option(text.to_owned())));
-        }
-        Ok(self.server.parse()?)
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        let server_name = self.tls_server_name.clone();
+        let tls = self.tls_ca.clone().map(|ca| TlsOptions { ca, identity, server_name });
+        Ok(Options::of(&self.server, tls)?)
     }
 }
 
@@ -190,6 +181,9 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) partitions: u32,
+    /// A setting of the topic, as of `catena topic create`.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) config: Vec<(String, String)>,
     /// The most batches that a producer has in flight.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -220,6 +214,11 @@ pub(crate) struct LoadArgs {
 fn durability() -> impl TypedValueParser<Value = Durability> {
     let levels = Durability::ALL.map(Durability::name);
     PossibleValuesParser::new(levels).try_map(|level| level.parse::<Durability>())
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is written KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

@@ -56,6 +56,7 @@ fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<T
         batch_bytes: args.batch_bytes,
         producers: 1,
         partitions: args.partitions,
+        config: Vec::new(),
         in_flight: FILL_IN_FLIGHT,
         durability: Durability::ChainDisk,
         rate: None,
@@ -65,7 +66,7 @@ fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<T
         timeout: args.timeout,
         idempotent: false,
     };
-    let topic = Topic::create(server, args.partitions, args.timeout)?;
+    let topic = Topic::create(server, args.partitions, &[], args.timeout)?;
     let mut filling = Load::open(server, &load, &topic, false)?;
     let batch = filling.records * args.record_bytes.max(1) as u64;
     filling.batches_max = args.fill.as_u64().div_ceil(batch).max(u64::from(args.partitions));

@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode, time::Duration};
 
 use catena_client::{
-    Durability, Error as ClientError,
+    Class, Durability, Error as ClientError,
     format::{Offset, records::RecordError},
 };
 
@@ -107,11 +107,10 @@ impl Error {
 
     /// Whether an answer did not come in time.
     pub(crate) fn is_timeout(&self) -> bool {
-        use io::ErrorKind::{TimedOut, WouldBlock};
         match self {
             Self::Unanswered { .. } => true,
             Self::Client(ClientError::Connection { source, .. }) => {
-                matches!(source.kind(), TimedOut | WouldBlock)
+                source.kind() == io::ErrorKind::TimedOut
             }
             _ => false,
         }
@@ -138,9 +137,10 @@ impl Error {
                 ExitCode::from(2)
             }
             Self::Client(ClientError::Option(_)) => ExitCode::from(2),
-            Self::Client(ClientError::Connection { .. } | ClientError::Tls { .. }) => {
+            Self::Client(ClientError::Unreachable { .. } | ClientError::Tls { .. }) => {
                 ExitCode::from(3)
             }
+            Self::Client(error) if error.class() == Class::Indeterminate => ExitCode::from(4),
             _ => ExitCode::FAILURE,
         }
     }

@@ -110,7 +110,7 @@ impl Measured {
 /// # Errors
 /// When the load cannot begin; what went wrong after that is in the tally.
 pub(crate) fn measure(server: &Options, args: &LoadArgs) -> Result<Measured, Error> {
-    let topic = Topic::create(server, args.partitions, args.timeout)?;
+    let topic = Topic::create(server, args.partitions, &args.config, args.timeout)?;
     let load = Load::open(server, args, &topic, false)?;
     let records_per_batch = load.records;
     let start = Instant::now() + START_DELAY;

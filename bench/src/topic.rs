@@ -7,7 +7,7 @@ use std::{
 };
 
 use catena_client::{
-    Client, Connection, Options,
+    Client, Connection, Options, Setting,
     format::{PartitionIndex, TopicId},
 };
 
@@ -38,6 +38,7 @@ impl Topic {
     pub(crate) fn create(
         server: &Options,
         partitions: u32,
+        config: &[(String, String)],
         timeout: Duration,
     ) -> Result<Self, Error> {
         let mut client = client(server, timeout);
@@ -45,7 +46,11 @@ impl Topic {
         drop_leftovers(&mut client, now)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{now}-{}-{number}", process::id());
-        client.create_topic(&name, partitions, Vec::new())?;
+        let setting = |(key, value): &(String, String)| Setting {
+            key: key.clone().into(),
+            value: value.clone().into(),
+        };
+        client.create_topic(&name, partitions, config.iter().map(setting).collect())?;
         let topic = client.topic(&name)?;
         let cores = topic.partitions.iter().map(|partition| partition.core).collect();
         Ok(Self { name, id: topic.id, cores, client })

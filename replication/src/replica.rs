@@ -112,6 +112,10 @@ pub enum Refusal {
     /// restart, or not.
     #[error("a write failed ({0}); the batch may or may not be stored")]
     InDoubt(IoError),
+    /// The batch was taken in before and is on its way to the disk, and so many repetitions wait
+    /// for that already that no more may.
+    #[error("the batch is on its way to the disk already, and too many repetitions wait for it")]
+    TooManyRepetitions,
     /// The log is being opened, or could not be.
     #[error("the partition is not open")]
     NotOpen,
@@ -124,6 +128,9 @@ pub enum ProduceError {
     /// A write or flush failed: the batch may be in the log after a restart, or not.
     #[error("a write failed ({0}); the batch may or may not be stored")]
     Indeterminate(IoError),
+    /// The batch is in the log, and durable, too long ago to know at which offset.
+    #[error("the batch was stored before; its offset is no longer known")]
+    DuplicateOffsetUnknown,
 }
 
 /// A late answer.
@@ -188,16 +195,26 @@ enum State<M: Memory> {
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Repetitions of batches that are on their way to the disk, each of which waits for an answer of its
-/// own; beyond it they are refused, to be sent again later.
-const PARKED_DUPLICATES_MAX: usize = 4096;
+/// own.
+const PARKED_REPETITIONS_MAX: usize = 4096;
 
 struct Parked {
     ticket: Ticket,
     base: Offset,
     append_time: Millis,
     durability: Durability,
-    duplicate: bool,
+    kind: Kind,
     since: Duration,
+}
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    /// A repetition of a batch.
+    Duplicate,
+    /// A repetition of one that is at the log's end at the latest.
+    Unknown,
 }
 
 /// One partition's replica.
@@ -212,7 +229,7 @@ pub struct Replica<M: Memory> {
     postponed: bool,
     parked: BTreeMap<(Offset, Ticket), Parked>,
     /// Repetitions among them.
-    duplicates: usize,
+    repetitions: usize,
     high_watermark: Offset,
     events: VecDeque<Event<M::Share>>,
     commits: Stage,
@@ -236,7 +253,7 @@ impl<M: Memory + Clone> Replica<M> {
             memory,
             postponed: false,
             parked: BTreeMap::new(),
-            duplicates: 0,
+            repetitions: 0,
             high_watermark: Offset::ZERO,
             events: VecDeque::new(),
             commits: Stage::default(),
@@ -259,30 +276,22 @@ impl<M: Memory + Clone> Replica<M> {
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
-        if let Some(&current) = request.raised.get(&header.producer_id)
-            && header.producer_epoch < current
-        {
-            return Err(Refusal::Fenced { current });
-        }
-        match log.fold().check(&header, now.wall) {
-            Verdict::New => {}
-            Verdict::Duplicate { base, next } => {
-                return match log.poisoned().filter(|_| next > self.high_watermark) {
-                    Some(error) => Err(Refusal::InDoubt(error)),
-                    None if self.duplicates == PARKED_DUPLICATES_MAX => {
-                        Err(AppendError::Backlog(log.undurable_bytes()).into())
-                    }
-                    None => Ok(self.duplicate(request, base, next, now)),
-                };
+        let raised = request.raised.get(&header.producer_id);
+        let fenced = raised.filter(|current| header.producer_epoch < **current);
+        let verdict = log.fold().check(&header, now.wall);
+        match (verdict, fenced) {
+            (Verdict::New, None) => {}
+            // What is stored is told also to whom an epoch was raised: so he learns what is not.
+            (Verdict::Duplicate { base, next }, _) => {
+                return self.repeated(request, base, next, Kind::Duplicate, now);
             }
-            // Which of the producer's batches it is, nobody knows: one that is still on its way?
-            Verdict::DuplicateOffsetUnknown if self.high_watermark < log.log_end() => {
-                return Err(match log.poisoned() {
-                    Some(error) => Refusal::InDoubt(error),
-                    None => AppendError::Backlog(log.undurable_bytes()).into(),
-                });
+            // Nobody knows which of the producer's batches it is: it may be one on its way.
+            (Verdict::DuplicateOffsetUnknown, _) if self.high_watermark < log.log_end() => {
+                let end = log.log_end();
+                return self.repeated(request, end, end, Kind::Unknown, now);
             }
-            refused => return Err(refusal(refused)),
+            (Verdict::DuplicateOffsetUnknown, _) | (_, None) => return Err(refusal(verdict)),
+            (_, Some(&current)) => return Err(Refusal::Fenced { current }),
         }
         let log_end = log.log_end();
         if request.expect_next_offset.is_some_and(|expected| expected != log_end) {
@@ -290,36 +299,49 @@ impl<M: Memory + Clone> Replica<M> {
         }
         let crc = frame::payload_crc(request.batch);
         let appended = log.append(request.batch, &header, crc, self.epoch, now)?;
-        Ok(self.park(request, appended, false, now))
+        Ok(self.park(request, appended, Kind::New, now))
     }
 
     /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
-    fn duplicate(
+    fn repeated(
         &mut self,
         request: &ProduceRequest<'_>,
         base: Offset,
         next: Offset,
+        kind: Kind,
         now: Now,
-    ) -> Option<Receipt> {
-        self.park(request, Appended { base, next, append_time: Millis::new(-1) }, true, now)
+    ) -> Result<Option<Receipt>, Refusal> {
+        let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
+        let under_way = next > self.high_watermark;
+        match log.poisoned().filter(|_| under_way) {
+            Some(error) => Err(Refusal::InDoubt(error)),
+            None if under_way && self.repetitions == PARKED_REPETITIONS_MAX => {
+                Err(Refusal::TooManyRepetitions)
+            }
+            None => {
+                let appended = Appended { base, next, append_time: Millis::new(-1) };
+                Ok(self.park(request, appended, kind, now))
+            }
+        }
     }
 
     fn park(
         &mut self,
         request: &ProduceRequest<'_>,
         appended: Appended,
-        duplicate: bool,
+        kind: Kind,
         now: Now,
     ) -> Option<Receipt> {
         let Appended { base, next, append_time } = appended;
         let (ticket, durability, since) = (request.ticket, request.durability, now.monotonic);
-        let parked = Parked { ticket, base, append_time, durability, duplicate, since };
+        let parked = Parked { ticket, base, append_time, durability, kind, since };
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
         let memory = matches!(durability, Durability::None | Durability::ChainMemory);
+        let memory = memory && kind != Kind::Unknown;
         if memory || next <= self.high_watermark {
             return Some(self.receipt(&parked, next));
         }
-        self.duplicates += usize::from(duplicate);
+        self.repetitions += usize::from(kind != Kind::New);
         self.parked.insert((next, request.ticket), parked);
         None
     }
@@ -334,7 +356,7 @@ impl<M: Memory + Clone> Replica<M> {
             append_time: parked.append_time,
             level,
             copies: u8::from(on_disk),
-            duplicate: parked.duplicate,
+            duplicate: parked.kind == Kind::Duplicate,
         }
     }
 
@@ -461,14 +483,17 @@ impl<M: Memory + Clone> Replica<M> {
         while let Some(((next, ticket), parked)) = self.parked.pop_first() {
             let result = if next <= self.high_watermark {
                 self.commits.note(now.monotonic.saturating_sub(parked.since));
-                Ok(self.receipt(&parked, next))
+                match parked.kind {
+                    Kind::Unknown => Err(ProduceError::DuplicateOffsetUnknown),
+                    Kind::New | Kind::Duplicate => Ok(self.receipt(&parked, next)),
+                }
             } else if let Some(error) = poisoned {
                 Err(ProduceError::Indeterminate(error))
             } else {
                 self.parked.insert((next, ticket), parked);
                 return;
             };
-            self.duplicates -= usize::from(parked.duplicate);
+            self.repetitions -= usize::from(parked.kind != Kind::New);
             self.events.push_back(Event::Reply(Reply { ticket: parked.ticket, result }));
         }
     }

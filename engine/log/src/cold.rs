@@ -1,5 +1,7 @@
 //! Reading: from the tail cache at once, from the disk by and by.
 
+use std::collections::btree_map::Entry;
+
 use catena_format::{FileNumber, Millis, Offset, Position};
 
 use crate::{
@@ -140,17 +142,34 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     fn read_window(&mut self, id: ReadId, cold: Cold<M>, position: Position, length: usize) {
         let file = FileName::Segment(cold.file);
+        let key = cold.window_key();
         self.reads.insert(id, cold);
-        self.ask(Purpose::Read(id), Op::Read { file, position, length });
+        match self.windows.entry(key) {
+            Entry::Occupied(mut others) => others.get_mut().push(id),
+            Entry::Vacant(none) => {
+                none.insert(Vec::new());
+                self.ask(Purpose::Read(id), Op::Read { file, position, length });
+            }
+        }
     }
 
-    pub(crate) fn read_done(&mut self, id: ReadId, result: Result<M::Share, IoError>) {
+    /// A part of a segment was read, for the one that asked and for all that wait for the same.
+    pub(crate) fn window_done(&mut self, id: ReadId, result: &Result<M::Share, IoError>) {
+        let key = self.reads.get(&id).expect("the read is under way").window_key();
+        let others = self.windows.remove(&key).expect("a window is known while it is read");
+        for id in std::iter::once(id).chain(others) {
+            self.read_done(id, result.clone());
+        }
+    }
+
+    fn read_done(&mut self, id: ReadId, result: Result<M::Share, IoError>) {
         let mut cold = self.reads.remove(&id).expect("the read is under way");
         let file = cold.file;
         let share = match result {
             Ok(share) => share,
             Err(error) => return self.end_read(id, file, Err(ReadError::Io(error))),
         };
+        cold.raise_start(self.log_start);
         let segment = self.segment_or_dropped(file).expect("a segment that is read stays");
         let next = match &mut segment.index {
             SegmentIndex::Resident(index) => cold.on_window(&share, index),

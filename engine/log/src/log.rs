@@ -27,7 +27,7 @@ use crate::{
     io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId},
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
-    read::{Batches, Cold, ReadError, ReadId},
+    read::{Batches, Cold, ReadError, ReadId, WindowKey},
     space::Space,
     stage::Stage,
     tail::Tail,
@@ -268,6 +268,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) next_housekeeping: Duration,
 
     pub(crate) reads: BTreeMap<ReadId, Cold<M>>,
+    /// Parts of segments that are being read, and who else waits for the same.
+    pub(crate) windows: BTreeMap<WindowKey, Vec<ReadId>>,
     pub(crate) next_read: u64,
 }
 
@@ -330,6 +332,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             marked: manifest.log_end,
             next_housekeeping: now.monotonic,
             reads: BTreeMap::new(),
+            windows: BTreeMap::new(),
             next_read: 0,
         }
     }

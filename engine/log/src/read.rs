@@ -112,6 +112,10 @@ pub(crate) struct Cold<M: Memory> {
     timestamps: Option<Millis>,
 }
 
+/// Names a part of a segment's file, and the end of what was durable in it before it is read: what
+/// another read finds there may be older.
+pub(crate) type WindowKey = (FileNumber, Position, usize, Offset);
+
 /// How a read goes on.
 pub(crate) enum Next<S> {
     /// Read this part of the segment's file.
@@ -190,6 +194,13 @@ impl<M: Memory> Cold<M> {
         let length = (lead + bytes).min(usize::try_from(left).unwrap_or(usize::MAX));
         self.asked = (position, length.next_multiple_of(BLOCK_BYTES));
         self.asked
+    }
+
+    /// The log begins there by now: what ends before it is no time's first batch any more.
+    pub(crate) fn raise_start(&mut self, start: Offset) {
+        if let Goal::Time { from, .. } = &mut self.goal {
+            *from = start.max(*from);
+        }
     }
 
     /// Looks through a window that was read; notes frames in the index on the way.
@@ -283,6 +294,12 @@ impl<M: Memory> Cold<M> {
 
     pub(crate) fn below(&self) -> Offset {
         self.below
+    }
+
+    /// What it reads now.
+    pub(crate) fn window_key(&self) -> WindowKey {
+        let (position, length) = self.asked;
+        (self.file, position, length, self.below.min(self.segment_end))
     }
 
     /// Where to go on when the segment holds nothing that was asked for.

@@ -4,8 +4,11 @@ mod world;
 
 use std::time::Duration;
 
-use catena_format::Offset;
-use catena_log::{LogConfig, OpenError, ReadError, io::FileName};
+use catena_format::{Millis, Offset};
+use catena_log::{
+    Event, LogConfig, OpenError, ReadAnswer, ReadError, ReadOutcome,
+    io::{Done, FileName},
+};
 use proptest::prelude::*;
 use world::{World, open, small};
 
@@ -170,4 +173,27 @@ fn one_rotten_manifest_is_replaced() {
         assert!(world.log.recovery().manifest_repaired);
         world.check();
     }
+}
+
+#[test]
+fn a_time_is_found_behind_a_trim_that_overtakes_the_read() {
+    let mut world = World::new(small());
+    for offset in 0..60 {
+        world.append(1, 5_000, if offset == 5 || offset == 59 { 1_000 } else { 0 });
+        world.run();
+    }
+    let below = world.log.durable_end();
+    let asked = world.log.offset_for_time(Millis::new(1_000), below);
+    assert!(matches!(asked, ReadOutcome::Pending(_)));
+    let (id, op) = world.log.poll_op().expect("it reads");
+    world.log.trim(Offset::new(20)).unwrap();
+    world.run();
+    assert_eq!(world.log.log_start(), Offset::new(20));
+    let result = world.disk.perform(op);
+    world.log.on_done(Done { id, result }, world.now());
+    let events = world.run();
+    let Some(Event::Read(_, Ok(ReadAnswer::Offset(found)))) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(*found, Some(Offset::new(59)));
 }

@@ -19,7 +19,15 @@ pub enum Error {
         /// The server's words.
         message: String,
     },
-    /// The connection could not be made or broke: what was sent may have been done.
+    /// There is no connection: nothing was asked of the server.
+    #[error("no connection to {address}: {source}")]
+    Unreachable {
+        /// Where to.
+        address: String,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// A connection broke, or the answer took too long: what was asked may have been done.
     #[error("connection to {address}: {source}")]
     Connection {
         /// Where to.
@@ -54,6 +62,23 @@ pub enum Error {
         /// What was last in the way.
         last: Box<Self>,
     },
+    /// Records were to be stored at a certain offset only, and the partition's next offset is
+    /// another: they are not stored.
+    #[error(
+        "partition {partition}: the next offset is {next} and not {expected}{}",
+        if *unclear { "; by now the records may be stored" } else { "" }
+    )]
+    OffsetCondition {
+        /// The partition.
+        partition: PartitionIndex,
+        /// The offset that the first record was to get.
+        expected: Offset,
+        /// The next offset when the server looked.
+        next: Offset,
+        /// Whether they may be stored all the same: a connection was lost with a copy of them, and
+        /// `next` is less than `expected`, so that the copy may find the condition true.
+        unclear: bool,
+    },
     /// Nothing can be read at an offset of a partition; reading can go on at another.
     #[error("partition {partition}: {} {message}(go on at {next})", code.describe())]
     Unreadable {
@@ -66,6 +91,17 @@ pub enum Error {
         next: Offset,
         /// The server's words.
         message: String,
+    },
+    /// A partition cannot be read from an offset on: for good, or, if that is retriable, for as
+    /// long as a request may take by now; then it is still tried.
+    #[error("partition {partition} from offset {offset} on: {source}")]
+    Partition {
+        /// The partition.
+        partition: PartitionIndex,
+        /// Where the application is in it.
+        offset: Offset,
+        /// Why.
+        source: Box<Self>,
     },
     /// The producer or consumer is closed, or what drives it has ended; `unclear`: the record may
     /// be stored all the same.
@@ -88,10 +124,15 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::Server { code, .. } | Self::Unreadable { code, .. } => code.class(),
-            Self::Undelivered { unclear: true, .. } | Self::Closed { unclear: true } => {
-                Class::Indeterminate
+            Self::Partition { source, .. } => source.class(),
+            Self::Undelivered { unclear: true, .. }
+            | Self::OffsetCondition { unclear: true, .. }
+            | Self::Closed { unclear: true } => Class::Indeterminate,
+            Self::OffsetCondition { unclear: false, .. } => {
+                ErrorCode::OffsetConditionFailed.class()
             }
             Self::Undelivered { unclear: false, .. }
+            | Self::Unreachable { .. }
             | Self::Tls { source: TlsError::Silent, .. } => Class::Retriable,
             Self::Option(_) | Self::Tls { .. } | Self::Closed { unclear: false } => Class::Definite,
             Self::Connection { .. } | Self::Protocol(_) => Class::Indeterminate,
@@ -103,6 +144,29 @@ impl Error {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         self.class() == Class::Retriable
+    }
+
+    /// The partition that it is about, where a consumer says so.
+    pub(crate) fn partition(&self) -> Option<PartitionIndex> {
+        match self {
+            Self::Partition { partition, .. } | Self::Unreadable { partition, .. } => {
+                Some(*partition)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same where nothing was asked yet: there is no connection.
+    pub(crate) fn before_asking(self) -> Self {
+        match self {
+            Self::Connection { address, source } => Self::Unreachable { address, source },
+            error => error,
+        }
+    }
+
+    /// Whether another connection may do better, and nothing was asked on this one.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Tls { source: TlsError::Silent, .. })
     }
 
     pub(crate) fn check(code: ErrorCode, message: &str) -> Result<(), Self> {

@@ -13,7 +13,14 @@ use crate::{
     core::{link::Hello, secure::Trust},
     error::Error,
     tls::TlsOptions,
+    url::server,
 };
+
+/// No time is longer: it could not be added to the time of day.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// How often producers and consumers ask whether there are more partitions.
+const REFRESH: Duration = Duration::from_secs(60);
 
 /// How a client behaves: from a connection string, see [`Options::from_str`], or step by step.
 ///
@@ -30,7 +37,8 @@ use crate::{
 /// [`Options::from_str`]: std::str::FromStr::from_str
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn.
+    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn. The
+    /// port is 9200 when left out.
     pub server: String,
     /// What the client calls itself, at most 65,535 bytes.
     pub client_id: String,
@@ -70,6 +78,10 @@ pub struct ProducerOptions {
     pub compression: Compression,
     /// How long a batch is retried before it is given up as [`Error::Undelivered`].
     pub delivery_timeout: Duration,
+    /// How long until the server is asked again whether the topic has got more partitions; each
+    /// time up to half of it less, at random. 50 ms at least. An append to a partition that is not
+    /// known is refused, and the server asked at once.
+    pub refresh: Duration,
 }
 
 impl Default for ProducerOptions {
@@ -82,6 +94,7 @@ impl Default for ProducerOptions {
             durability: Durability::ChainDisk,
             compression: Compression::None,
             delivery_timeout: Duration::from_secs(120),
+            refresh: REFRESH,
         }
     }
 }
@@ -102,9 +115,9 @@ pub struct TopicChange<'a> {
     pub set: Vec<Setting<'a>>,
     /// Keys of settings to take back.
     pub remove: Vec<String>,
-    /// How many partitions from now on: at least as many as there are. Records with a key go to
-    /// another partition then than those of the same key before, and producers and consumers that
-    /// run do not take note of the new partitions.
+    /// How many partitions from now on: at least as many as there are. Records with a key may go to
+    /// another partition then than those of the same key before, from when their producer notices:
+    /// see [`ProducerOptions::refresh`].
     pub partitions: Option<u32>,
     /// Its name from now on.
     pub new_name: Option<String>,
@@ -129,7 +142,8 @@ pub enum Start {
 /// How a consumer behaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConsumerOptions {
-    /// The partitions; `None`: all of the topic.
+    /// The partitions; `None`: all of the topic. Those that are added while it runs are noticed
+    /// after `refresh` at the latest, and are read from their beginning, wherever the others began.
     pub partitions: Option<Vec<PartitionIndex>>,
     /// Where it begins.
     pub start: Start,
@@ -138,6 +152,10 @@ pub struct ConsumerOptions {
     pub buffer_bytes: usize,
     /// The most bytes that a batch may become when it is decompressed.
     pub decompressed_bytes_max: usize,
+    /// How long until the server is asked again whether the topic has got more partitions; each
+    /// time up to half of it less, at random. 50 ms at least. A consumer of chosen partitions does
+    /// not ask.
+    pub refresh: Duration,
 }
 
 impl Default for ConsumerOptions {
@@ -147,6 +165,7 @@ impl Default for ConsumerOptions {
             start: Start::Beginning,
             buffer_bytes: 8 << 20,
             decompressed_bytes_max: DECOMPRESSED_BYTES_MAX,
+            refresh: REFRESH,
         }
     }
 }
@@ -156,6 +175,26 @@ impl Options {
     #[must_use]
     pub fn new(server: impl Into<String>) -> Self {
         Self { server: server.into(), ..Self::default() }
+    }
+
+    /// As command lines say it: a connection string, see [`Options::from_str`], or else servers and
+    /// the TLS with them.
+    ///
+    /// # Errors
+    /// [`Error::Option`] names what is not right; a connection string itself says whether it is
+    /// TLS.
+    ///
+    /// [`Options::from_str`]: std::str::FromStr::from_str
+    pub fn of(server: &str, tls: Option<TlsOptions>) -> Result<Self, Error> {
+        if !server.contains("://") {
+            let options = Self { tls, ..Self::new(server) };
+            return options.servers().map(|_| options);
+        }
+        if tls.is_some() {
+            let text = "TLS options go with a plain host and port: a connection string has `ca`";
+            return Err(Error::Option(text.to_owned()));
+        }
+        server.parse()
     }
 
     /// The same under another name.
@@ -176,13 +215,18 @@ impl Options {
         Self { tls: Some(tls), ..self }
     }
 
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        Self { request_timeout: self.request_timeout.min(FOREVER), ..self }
+    }
+
     /// The servers, in the order given.
     ///
     /// # Errors
-    /// [`Error::Option`] when there is none.
+    /// [`Error::Option`] when there is none, or one cannot be.
     pub(crate) fn servers(&self) -> Result<Vec<String>, Error> {
         let names = self.server.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let servers: Vec<String> = names.map(str::to_owned).collect();
+        let servers: Vec<String> = names.map(server).collect::<Result<_, _>>()?;
         if servers.is_empty() {
             return Err(Error::Option("no server is named".to_owned()));
         }
@@ -252,6 +296,12 @@ pub(crate) fn seed() -> u64 {
 }
 
 impl ProducerOptions {
+    /// The same with no time that is longer than can be reckoned with.
+    pub(crate) fn bounded(self) -> Self {
+        let linger = self.linger.min(FOREVER);
+        Self { linger, delivery_timeout: self.delivery_timeout.min(FOREVER), ..self }
+    }
+
     /// # Errors
     /// [`Error::Option`] names what cannot be.
     pub(crate) fn check(&self) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use catena_format::Millis;
+use catena_format::{Millis, Offset, PartitionIndex};
 
 use crate::{
     batch::Batch,
@@ -18,7 +18,7 @@ use crate::{
         Driven, Step,
         lane::Lane,
         partition::BatchId,
-        producer::{Producer, Refused},
+        producer::{Appended, Producer, Refused},
         reader::{Fetched, Reader},
     },
     error::Error,
@@ -29,6 +29,11 @@ use crate::{
 /// Tells whoever drives a state machine that there is something to do.
 pub(crate) trait Bell: Send + Sync {
     fn ring(&self);
+
+    /// Has it done at once and by the caller, where that is possible without waiting.
+    fn drive(&self, _driven: &dyn Driven) {
+        self.ring();
+    }
 }
 
 /// A producer, for its application and its driver.
@@ -74,17 +79,41 @@ impl SharedProducer {
         record: &NewRecord<'_>,
         context: &mut Context<'_>,
     ) -> Poll<Result<Ticket, Error>> {
-        let appended = {
+        self.poll_take(context, |core, now| {
+            core.append(record, record.timestamp.unwrap_or_else(wall_clock), now)
+        })
+    }
+
+    /// Appends a batch with a condition, or has the waker called when there may be room.
+    pub(crate) fn poll_append_at(
+        &self,
+        partition: PartitionIndex,
+        expected: Offset,
+        records: &[NewRecord<'_>],
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Ticket, Error>> {
+        self.poll_take(context, |core, now| {
+            core.append_at(partition, expected, records, wall_clock(), now)
+        })
+    }
+
+    fn poll_take(
+        &self,
+        context: &mut Context<'_>,
+        take: impl FnOnce(&mut Producer, Instant) -> Result<Appended, Refused>,
+    ) -> Poll<Result<Ticket, Error>> {
+        let (appended, lone) = {
             let mut state = self.lock();
+            // What is appended while something is under way goes out together.
+            let lone = state.core.in_flight() == 0;
             if state.closed {
                 return Poll::Ready(Err(Error::Closed { unclear: false }));
             }
-            let timestamp = record.timestamp.unwrap_or_else(wall_clock);
-            match state.core.append(record, timestamp, Instant::now()) {
+            match take(&mut state.core, Instant::now()) {
                 Ok(appended) => {
                     let outcome = state.outcomes.entry(appended.batch).or_default().clone();
                     state.settle();
-                    Ticket::new(outcome, appended.index)
+                    (Ticket::new(outcome, appended.index), lone)
                 }
                 Err(Refused::Full) => {
                     remember(&mut state.waiting, context.waker());
@@ -92,10 +121,19 @@ impl SharedProducer {
                     self.bell.ring();
                     return Poll::Pending;
                 }
-                Err(Refused::Error(error)) => return Poll::Ready(Err(error)),
+                Err(Refused::Error(error)) => {
+                    drop(state);
+                    // There may be something to ask the server.
+                    self.bell.ring();
+                    return Poll::Ready(Err(error));
+                }
             }
         };
-        self.bell.ring();
+        if lone {
+            self.bell.drive(self)
+        } else {
+            self.bell.ring()
+        }
         Poll::Ready(Ok(appended))
     }
 
@@ -117,6 +155,11 @@ impl SharedProducer {
             return Poll::Pending;
         }
         Poll::Ready(state.failure.take().map_or(Ok(()), Err))
+    }
+
+    /// The first failure since the last flush.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
     }
 
     /// Nothing more is appended; what was is still sent.
@@ -177,7 +220,7 @@ impl Driven for SharedProducer {
     fn on_abandoned(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.core.fail(Error::Closed { unclear: true });
+        state.core.fail(Error::Closed { unclear: true }, Instant::now());
         state.settle();
         state.waiting.drain(..).for_each(Waker::wake);
     }
@@ -237,11 +280,7 @@ impl SharedReader {
 
     /// Checks and decompresses, on the application's side and outside the lock.
     fn read(&self, fetched: &Fetched) -> Result<Batch, Error> {
-        let read = fetched.read();
-        if read.is_err() {
-            self.lock().core.on_unreadable(fetched);
-        }
-        read
+        fetched.read().map_err(|error| self.lock().core.on_unreadable(fetched, error))
     }
 
     /// The application is gone.

@@ -42,7 +42,8 @@ impl TlsOptions {
     }
 }
 
-/// Why TLS with a server came to nothing. Nothing was asked of it.
+/// Why TLS with a server came to nothing. Nothing was asked of it: on a connection that is made,
+/// TLS that fails breaks it, see [`crate::Error::Connection`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {

@@ -113,7 +113,7 @@ fn timeout(text: &str) -> Result<Duration, Error> {
 }
 
 /// `host:port`, with the port that was left out.
-fn server(text: &str) -> Result<String, Error> {
+pub(crate) fn server(text: &str) -> Result<String, Error> {
     let wrong = || refused(format!("`{text}` is no server: host:port is"));
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().map_err(|_| wrong())?),
@@ -173,6 +173,18 @@ mod tests {
         assert!(error("catenas://a").contains("needs `ca`"));
         assert!(error("catenas://a?ca=a&cert=b").contains("go together"));
         assert!(error("catena://a?ca=a").contains("`ca` is no key of a catena:// string"));
+    }
+
+    #[test]
+    fn plain_servers_are_read_as_those_of_a_connection_string() {
+        let servers = Options::new("one, two:1,[::1]").servers().unwrap();
+        assert_eq!(servers, ["one:9200", "two:1", "[::1]:9200"]);
+        let tls = Some(TlsOptions::new("ca.pem"));
+        assert_eq!(Options::of("a:1", tls.clone()).unwrap().tls, tls);
+        assert_eq!(Options::of("catena://a", None).unwrap().server, "a:9200");
+        for (server, tls) in [("a:b", None), ("", None), ("catena://a", tls), ("kafka://a", None)] {
+            assert!(matches!(Options::of(server, tls), Err(Error::Option(_))), "{server}");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl<M: Memory + Clone> Node<M> {
         self.answer(caller, &StatusResponse { error, message: message.into() });
     }
 
-    /// Answers a request of any kind with an error.
+    /// Answers a request of any kind with an error; a handshake that fails ends the connection.
     pub(crate) fn refuse(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.stats.errors += 1;
         let message = message.into();
@@ -108,6 +108,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::Handshake => {
                 let response = self.greeting(error, message.into_owned());
                 self.answer(caller, &response);
+                self.end_behind();
             }
             Api::Unsubscribe
             | Api::Credit
@@ -161,6 +162,11 @@ impl<M: Memory + Clone> Node<M> {
     /// Answers with an error and ends the connection behind it.
     pub(crate) fn hang_up(&mut self, caller: Caller, error: ErrorCode, message: &str) {
         self.refuse(caller, error, message);
+        self.end_behind();
+    }
+
+    /// The connection ends behind the answer that was just given.
+    fn end_behind(&mut self) {
         if let Some(send) = self.sends.back_mut() {
             send.last = true;
         }
@@ -170,7 +176,7 @@ impl<M: Memory + Clone> Node<M> {
         let request = HandshakeRequest::decode(head)?;
         if !request.mechanism.is_empty() {
             let text = "no authentication mechanism is configured";
-            self.hang_up(caller, ErrorCode::AuthenticationFailed, text);
+            self.refuse(caller, ErrorCode::AuthenticationFailed, text);
             return Ok(());
         }
         if let Some(session) = self.sessions.get_mut(&caller.session) {

@@ -18,7 +18,7 @@ use catena_replication::{
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::{
-    node::{Caller, Directory, Node, Send, SessionId, Status},
+    node::{Caller, Directory, Node, Send, SessionId, Status, about_topics},
     push::Pushed,
 };
 
@@ -54,8 +54,9 @@ pub(crate) enum Content {
     Request { caller: Caller, head: Vec<u8>, payload: Vec<u8> },
     /// Its answer, whole.
     Response { caller: Caller, bytes: Vec<u8> },
-    /// Batches for a subscription of a connection there; `ended`: it was the last of that one.
-    Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<u32> },
+    /// Batches for a subscription of a connection there; `ended`: it was the last of the one of
+    /// this name and this correlation id.
+    Push { pushed: Pushed, bytes: Vec<u8>, ended: Option<(u32, u32)> },
     /// The client's side of the connection has the bytes of a push.
     Pushed(Pushed),
     /// A client is gone that had asked there.
@@ -116,17 +117,13 @@ impl<M: Memory + Clone> Node<M> {
     pub fn on_parcel(&mut self, from: u16, parcel: Parcel, now: Now) {
         match parcel.0 {
             Content::Request { caller, head, payload } => {
-                if self.status == Status::Starting {
-                    self.refuse(caller, ErrorCode::Starting, "the core is starting");
-                } else {
-                    self.dispatch(caller, &head, &payload, now);
-                }
+                self.dispatch(caller, &head, &payload, now);
             }
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
             Content::Push { pushed, bytes, ended } => {
                 let session = pushed.session;
-                if let Some(subscription) = ended {
-                    self.forget_subscription((session, subscription));
+                if let Some((subscription, correlation)) = ended {
+                    self.forget_subscription((session, subscription), correlation);
                 }
                 if self.sessions.contains_key(&session) {
                     let send = Send::new(session, bytes, Vec::new());
@@ -140,7 +137,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             Content::Ready(topic) => drop(self.creating.remove(&topic)),
             Content::Altered(topic) => self.configure(&topic),
-            Content::Deleted(topic) => self.release(topic),
+            Content::Deleted(topic) => self.release(topic, now),
             Content::Serve(incarnation) => {
                 self.incarnation = incarnation;
                 if self.status == Status::Starting {
@@ -182,7 +179,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Leaves a request to the core that can answer it.
     pub(crate) fn forward(&mut self, to: u16, caller: Caller, head: &[u8], payload: &[u8]) {
-        self.stats.forwarded += 1;
+        self.stats.forwarded += u64::from(!about_topics(caller.api));
         if let Some(session) = self.sessions.get_mut(&caller.session) {
             session.abroad.insert(to);
         }
@@ -225,6 +222,7 @@ impl<M: Memory + Clone> Node<M> {
             self.drop_subscription(name);
         }
         self.unsent.forget(session);
+        self.fetching.remove(&session);
     }
 
     /// Which core takes each partition of a topic: one after the other, so that partitions of a

@@ -1,6 +1,6 @@
 //! Produce, fetch, list offsets, trim.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
@@ -8,7 +8,8 @@ use catena_log::{
     io::{IoError, Memory},
 };
 use catena_replication::{
-    Event, Phase, ProduceRequest as Produce, Refusal, Reply, Ticket, validate::InvalidBatch,
+    Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket,
+    validate::InvalidBatch,
 };
 use catena_wire::{
     ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
@@ -21,6 +22,19 @@ use crate::{
 };
 
 type Handled = Result<(), WireError>;
+
+/// A session whose fetches read so much from the disk begins no further one: others have their turn,
+/// and little is read for nothing when it goes.
+const FETCHING_BYTES_MAX: u64 = 32 << 20;
+
+/// Fetches of a session that read from the disk.
+#[derive(Default)]
+pub(crate) struct Fetching {
+    /// What they may bring.
+    bytes: u64,
+    /// Those that begin later.
+    waiting: VecDeque<(PartitionUid, Waiter)>,
+}
 
 /// A request about a partition, as it came.
 #[derive(Clone, Copy)]
@@ -40,10 +54,6 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) -> Handled {
         let request = ProduceRequest::decode(head)?;
-        if self.status == Status::Draining {
-            self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-            return Ok(());
-        }
         let asked = Asked { topic: request.topic, partition: request.partition, head, payload };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let ticket = Ticket(self.number());
@@ -144,7 +154,13 @@ impl<M: Memory + Clone> Node<M> {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
-            Err(error) => self.refuse(caller, ErrorCode::StorageIo, &error.to_string()),
+            Err(error) => {
+                let code = match error {
+                    ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
+                    _ => ErrorCode::StorageIo,
+                };
+                self.refuse(caller, code, &error.to_string());
+            }
         }
     }
 
@@ -169,14 +185,56 @@ impl<M: Memory + Clone> Node<M> {
         if from >= high_watermark && within {
             return self.fetched(uid, waiter, Batches::empty(from), now);
         }
-        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max) as usize;
+        let fetching = self.fetching.get_mut(&waiter.caller.session);
+        if let Some(fetching) = fetching.filter(|f| f.bytes >= FETCHING_BYTES_MAX) {
+            return fetching.waiting.push_back((uid, waiter));
+        }
+        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
         self.dirty.insert(Directory::Partition(uid));
-        match held.replica.read(from, max) {
+        match held.replica.read(from, max as usize) {
             Ok(ReadOutcome::Ready(batches)) => self.fetched(uid, waiter, batches, now),
             Ok(ReadOutcome::Pending(id)) => {
+                self.fetching.entry(waiter.caller.session).or_default().bytes += u64::from(max);
                 held.readers.insert(id, Reader::Fetch(waiter));
             }
             Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
+        }
+    }
+
+    /// A fetch's read from the disk is over; those that waited for it begin.
+    fn fetch_ended(&mut self, waiter: &Waiter, now: Now) {
+        let session = waiter.caller.session;
+        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
+        // The session may be gone.
+        let Some(fetching) = self.fetching.get_mut(&session) else { return };
+        fetching.bytes -= u64::from(max);
+        while let Some(fetching) = self.fetching.get_mut(&session)
+            && fetching.bytes < FETCHING_BYTES_MAX
+        {
+            let Some((uid, next)) = fetching.waiting.pop_front() else {
+                if fetching.bytes == 0 {
+                    self.fetching.remove(&session);
+                }
+                return;
+            };
+            if self.held.contains_key(&uid) {
+                self.read(uid, next, now);
+            } else {
+                self.refuse(next.caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            }
+        }
+    }
+
+    /// The partition of a reader is gone.
+    pub(crate) fn end_reader(&mut self, reader: Reader, now: Now) {
+        if let Reader::Fetch(waiter) = &reader {
+            self.fetch_ended(waiter, now);
+        }
+        if let Reader::Fetch(Waiter { caller, .. })
+        | Reader::List(caller)
+        | Reader::Seek(caller, _) = reader
+        {
+            self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
         }
     }
 
@@ -194,7 +252,8 @@ impl<M: Memory + Clone> Node<M> {
         let missing = (request.min_bytes.min(most) as usize).saturating_sub(batches.bytes);
         // A read that ended before the live end would not bring more later.
         let to_live_end = batches.next >= held.replica.high_watermark();
-        if missing == 0 || !to_live_end || waiter.deadline <= now.monotonic {
+        let over = waiter.deadline <= now.monotonic || self.status == Status::Draining;
+        if missing == 0 || !to_live_end || over {
             let from = waiter.request.offset;
             return self.answer_fetch(uid, waiter.caller, from, Ok(batches));
         }
@@ -228,12 +287,14 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// Answers the fetches of a partition whose time is up with nothing.
+    /// Answers the fetches of a partition whose time is up with what there is; of a node that ends,
+    /// all.
     pub(crate) fn end_waits(&mut self, uid: PartitionUid, now: Now) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         let waiters = std::mem::take(&mut held.waiters);
+        let ends = self.status == Status::Draining;
         let (over, rest): (Vec<_>, Vec<_>) =
-            waiters.into_iter().partition(|w| w.deadline <= now.monotonic);
+            waiters.into_iter().partition(|w| ends || w.deadline <= now.monotonic);
         held.waiters = rest;
         for waiter in over {
             self.read(uid, waiter, now);
@@ -248,7 +309,11 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
-        match (held.readers.remove(&id), answer) {
+        let reader = held.readers.remove(&id);
+        if let Some(Reader::Fetch(waiter)) = &reader {
+            self.fetch_ended(waiter, now);
+        }
+        match (reader, answer) {
             (Some(Reader::Fetch(mut waiter)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
                 if batches.is_empty() && batches.next > waiter.request.offset {
@@ -462,6 +527,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::Invalid(invalid) => invalid_code(invalid),
         Refusal::Append(error) => append_code(error),
         Refusal::InDoubt(_) => ErrorCode::StorageIo,
+        Refusal::TooManyRepetitions => ErrorCode::Timeout,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,
@@ -506,6 +572,23 @@ pub(crate) fn read_code(error: &ReadError) -> ErrorCode {
         ReadError::Damaged { .. } => ErrorCode::Damaged,
         ReadError::Io(IoError::NoDescriptors) => ErrorCode::DescriptorBudget,
         ReadError::Io(_) => ErrorCode::ReadFailed,
+        // Until there is another build on it.
+        ReadError::Version(_) => ErrorCode::PartitionFailed,
         _ => ErrorCode::Starting,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catena_wire::Class;
+
+    use super::*;
+
+    #[test]
+    fn what_another_attempt_does_not_change_is_definite() {
+        let class = |error| read_code(&error).class();
+        assert_eq!(class(ReadError::Version(9)), Class::Definite);
+        assert_eq!(class(ReadError::Io(IoError::NoDescriptors)), Class::Retriable);
+        assert_eq!(class(ReadError::Closed), Class::Retriable);
     }
 }

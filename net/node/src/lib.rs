@@ -5,10 +5,12 @@
 mod answer;
 mod cores;
 mod data;
+mod drain;
 mod limits;
 mod node;
 mod push;
 mod topics;
+mod totals;
 
 pub use cores::{Parcel, Post};
 pub use limits::Limits;
@@ -16,3 +18,4 @@ pub use node::{
     Directory, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status, TopicDefaults,
 };
 pub use push::Pushed;
+pub use totals::Totals;

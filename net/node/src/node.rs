@@ -22,8 +22,10 @@ use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
+    data::Fetching,
     limits::Limits,
     push::{Name, Pushed, Subscription, Unsent},
+    totals::Totals,
 };
 
 /// A client's connection, named by the shell.
@@ -100,7 +102,8 @@ pub enum Status {
     Draining,
     /// The catalog could not be opened.
     Failed(OpenError),
-    /// The catalog's log failed.
+    /// The catalog's log failed: nothing about topics can be changed until the next start. All else
+    /// is served, unless that was so from the beginning.
     Poisoned(IoError),
 }
 
@@ -220,6 +223,8 @@ pub enum Notice {
     Failed(LogIdentity, OpenError),
     /// A write or a flush failed: it takes nothing more until the next start.
     Poisoned(LogIdentity, IoError),
+    /// The same of the catalog's log.
+    CatalogPoisoned(IoError),
 }
 
 /// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
@@ -247,6 +252,7 @@ pub struct Node<M: Memory> {
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
     pub(crate) unsent: Unsent,
+    pub(crate) fetching: BTreeMap<SessionId, Fetching>,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -273,6 +279,8 @@ pub struct Node<M: Memory> {
     pub(crate) next_relief: Duration,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
+    /// Of partitions that are gone.
+    pub(crate) past: Totals,
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -326,6 +334,7 @@ impl<M: Memory + Clone> Node<M> {
             raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
             unsent: Unsent::default(),
+            fetching: BTreeMap::new(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),
@@ -334,6 +343,7 @@ impl<M: Memory + Clone> Node<M> {
             next_relief: Duration::ZERO,
             next_number: 0,
             stats: NodeStats::default(),
+            past: Totals::default(),
         }
     }
 
@@ -372,6 +382,11 @@ impl<M: Memory + Clone> Node<M> {
         })
     }
 
+    /// Whether a session's handshake has succeeded: only then may it send more than that.
+    pub fn is_greeted(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.greeted)
+    }
+
     /// A whole message has arrived.
     pub fn on_message(
         &mut self,
@@ -406,13 +421,22 @@ impl<M: Memory + Clone> Node<M> {
             let text = "the core has as many bytes in flight as it takes";
             return self.refuse(caller, ErrorCode::InFlightBudget, text);
         }
-        if matches!(self.status, Status::Starting) {
-            return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
-        }
         self.dispatch(caller, head, payload, now);
     }
 
     pub(crate) fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
+        match self.status {
+            // It is never answered.
+            _ if caller.api == Api::Credit => {}
+            Status::Starting => {
+                return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
+            }
+            Status::Draining => {
+                let text = "the node is shutting down";
+                return self.refuse(caller, ErrorCode::ShuttingDown, text);
+            }
+            Status::Serving | Status::Failed(_) | Status::Poisoned(_) => {}
+        }
         if self.core != FIRST && about_topics(caller.api) {
             return self.forward(FIRST, caller, head, payload);
         }
@@ -475,7 +499,7 @@ impl<M: Memory + Clone> Node<M> {
                 if let Some(orderer) = &mut self.orderer {
                     orderer.on_done(done, now);
                 }
-                self.orderer_events();
+                self.orderer_events(now);
             }
             Directory::Partition(uid) => {
                 // A deleted partition's operations end after it.
@@ -488,13 +512,13 @@ impl<M: Memory + Clone> Node<M> {
         self.dirty.insert(directory);
     }
 
-    fn orderer_events(&mut self) {
+    fn orderer_events(&mut self, now: Now) {
         while let Some(event) = self.orderer.as_mut().and_then(Orderer::poll_event) {
             match event {
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
-                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied),
-                OrdererEvent::Poisoned(error) => self.status = Status::Poisoned(error),
+                OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),
+                OrdererEvent::Poisoned(error) => self.catalog_poisoned(error),
             }
         }
     }
@@ -519,6 +543,9 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
+        if self.status == Status::Draining {
+            self.close_catalog();
+        }
         if now.monotonic >= self.next_relief && self.memory.is_short() {
             self.next_relief = now.monotonic + RELIEF_EVERY;
             self.relieve(0);
@@ -679,27 +706,6 @@ impl<M: Memory + Clone> Node<M> {
         self.orderer.as_ref().expect("the first core decides about topics")
     }
 
-    /// Refuses new work and lets what is under way end.
-    pub fn drain(&mut self) {
-        self.status = Status::Draining;
-        if let Some(orderer) = &mut self.orderer {
-            orderer.close();
-            self.dirty.insert(Directory::Catalog);
-        }
-        self.held.values_mut().for_each(|held| held.replica.close());
-        self.stir();
-        let uids: Vec<_> = self.held.keys().copied().collect();
-        for uid in uids {
-            self.end_subscriptions(uid, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
-    }
-
-    /// Nothing is under way.
-    pub fn is_idle(&self) -> bool {
-        self.orderer.as_ref().is_none_or(Orderer::is_idle)
-            && self.held.values().all(|held| held.replica.is_idle())
-    }
-
     pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
@@ -729,7 +735,7 @@ impl<M: Memory + Clone> Node<M> {
 }
 
 /// What only the first core can answer.
-fn about_topics(api: Api) -> bool {
+pub(crate) fn about_topics(api: Api) -> bool {
     match api {
         Api::Metadata
         | Api::CreateTopic

@@ -17,10 +17,11 @@ use catena_wire::{
 use crate::{
     cores::Content,
     data::{Asked, read_code},
-    node::{Caller, Directory, Node, Reader, Send, SessionId, Status},
+    node::{Caller, Directory, Node, Reader, Send, SessionId},
 };
 
-/// What is read for one push, at most, when no single batch is larger.
+/// What is read for one push, at most, when no single batch is larger; half of what a core may
+/// leave unread, where that is less.
 const PUSH_BYTES_MAX: usize = 1 << 20;
 /// The same while clients leave much unread.
 const PUSH_BYTES_SCARCE: usize = 64 << 10;
@@ -56,8 +57,9 @@ impl Unsent {
     /// never held up, so that whatever waits has something of its own to wait for.
     fn room(&self, session: SessionId, core_max: u64) -> Option<usize> {
         let own = self.sessions.get(&session).map_or(0, |window| window.bytes);
+        let most = usize::try_from(core_max / 2).unwrap_or(usize::MAX).min(PUSH_BYTES_MAX);
         match self.total < core_max {
-            true if own < UNSENT_BYTES_MAX => Some(PUSH_BYTES_MAX),
+            true if own < UNSENT_BYTES_MAX => Some(most),
             false if own == 0 => Some(PUSH_BYTES_SCARCE),
             _ => None,
         }
@@ -115,10 +117,6 @@ pub(crate) struct Subscription {
 impl<M: Memory + Clone> Node<M> {
     pub(crate) fn subscribe(&mut self, caller: Caller, head: &[u8]) -> Result<(), WireError> {
         let request = SubscribeRequest::decode(head)?;
-        if self.status == Status::Draining {
-            self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-            return Ok(());
-        }
         let name = (caller.session, request.subscription);
         // The core of the connection knows where each of its subscriptions lives.
         let at_home = caller.session.core == self.core;
@@ -330,8 +328,9 @@ impl<M: Memory + Clone> Node<M> {
     fn end_push(&mut self, name: Name, error: ErrorCode, next: Offset, message: &str) {
         self.stats.errors += 1;
         self.send_push(name, error, next, message, Vec::new());
-        self.drop_subscription(name);
-        self.forget_subscription(name);
+        if let Some(subscription) = self.drop_subscription(name) {
+            self.forget_subscription(name, subscription.correlation);
+        }
     }
 
     /// An answer to a subscribe request passes through: a name that was refused is free again.
@@ -344,9 +343,10 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// The connection may use the name again.
-    pub(crate) fn forget_subscription(&mut self, name: Name) {
-        if let Some(session) = self.sessions.get_mut(&name.0) {
+    /// The connection may use the name again, unless it does so already.
+    pub(crate) fn forget_subscription(&mut self, name: Name, correlation: u32) {
+        let Some(session) = self.sessions.get_mut(&name.0) else { return };
+        if session.subscriptions.get(&name.1).is_some_and(|(_, asked)| *asked == correlation) {
             session.subscriptions.remove(&name.1);
         }
     }
@@ -399,7 +399,7 @@ impl<M: Memory + Clone> Node<M> {
             return;
         }
         shares.drain(..).for_each(|share| bytes.extend_from_slice(share.as_ref()));
-        let ended = (error != ErrorCode::None).then_some(name.1);
+        let ended = (error != ErrorCode::None).then_some((name.1, subscription.correlation));
         self.send_parcel(session.core, Content::Push { pushed, bytes, ended });
     }
 }

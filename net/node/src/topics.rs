@@ -8,7 +8,10 @@ use std::{
 };
 
 use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
-use catena_log::{LogConfig, LogIdentity, Now, io::Memory};
+use catena_log::{
+    LogConfig, LogIdentity, Now,
+    io::{IoError, Memory},
+};
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
     control::{
@@ -27,7 +30,7 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Pending, Reader, Status, Waiter},
+    node::{Awaited, Caller, Creating, Directory, Held, Node, Notice, Pending, Status},
 };
 
 type Handled = Result<(), WireError>;
@@ -153,9 +156,6 @@ impl<M: Memory + Clone> Node<M> {
         entry: &Entry,
         now: Now,
     ) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         let ticket = Ticket(self.number());
         match self.submit(proposal(ticket), entry, now) {
             Ok(()) => self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now),
@@ -277,9 +277,17 @@ impl<M: Memory + Clone> Node<M> {
     fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
         let id = self.orderer().catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
-            self.refuse(caller, ErrorCode::UnknownTopic, &format!("there is no topic `{name}`"));
+            self.refuse(caller, self.missing_code(), &format!("there is no topic `{name}`"));
         }
         id
+    }
+
+    /// What a name is answered that leads nowhere: as long as a deletion or another name is not
+    /// durable, a crash may bring the topic back.
+    fn missing_code(&self) -> ErrorCode {
+        let takes_away = |p: &Proposal| matches!(p, Proposal::Delete(..) | Proposal::Alter { .. });
+        let doubtful = self.proposals.values().any(takes_away);
+        if doubtful { ErrorCode::Starting } else { ErrorCode::UnknownTopic }
     }
 
     pub(crate) fn producer_id(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
@@ -300,9 +308,6 @@ impl<M: Memory + Clone> Node<M> {
     /// Gives a producer an id that nobody has: of a block that the catalog has given away, so that
     /// not every producer writes to it. What is left of a block at the end of a life is never used.
     fn fresh_producer(&mut self, caller: Caller, now: Now) {
-        if self.status == Status::Draining {
-            return self.refuse(caller, ErrorCode::ShuttingDown, "the node is shutting down");
-        }
         if let Some(id) = self.producer_ids.next() {
             let producer = (ProducerId::new(id), ProducerEpoch::new(0));
             return self.answer_producer(caller, producer);
@@ -333,7 +338,12 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// A change of the catalog is durable.
-    pub(crate) fn applied(&mut self, id: ProposalId, applied: Result<Applied, CatalogError>) {
+    pub(crate) fn applied(
+        &mut self,
+        id: ProposalId,
+        applied: Result<Applied, CatalogError>,
+        now: Now,
+    ) {
         let Some(proposal) = self.proposals.remove(&id) else { return };
         match (proposal, applied) {
             (Proposal::Create(ticket, topic), Ok(_)) => self.begin_creation(ticket, topic),
@@ -357,7 +367,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             (Proposal::Delete(ticket, topic), Ok(_)) => {
                 self.tell_cores(|| Content::Deleted(topic));
-                self.release(topic);
+                self.release(topic, now);
                 self.changed(ticket);
             }
             (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
@@ -379,6 +389,23 @@ impl<M: Memory + Clone> Node<M> {
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
             // What such entries never bring.
             (Proposal::ProducerIds | Proposal::RaiseProducer(_), _) => {}
+        }
+    }
+
+    /// The catalog takes nothing more, and nobody knows what becomes of the changes under way.
+    pub(crate) fn catalog_poisoned(&mut self, error: IoError) {
+        self.notices.push_back(Notice::CatalogPoisoned(error));
+        if self.status != Status::Draining {
+            self.status = Status::Poisoned(error);
+        }
+        // The others may become durable all the same.
+        self.proposals.retain(|_, proposal| !matches!(proposal, Proposal::ProducerIds));
+        self.id_waiters.clear();
+        self.ids_asked = 0;
+        let text = format!("a write failed ({error}); {}", Awaited::Change.in_doubt());
+        let changes = self.pending.iter().filter(|(_, p)| p.awaited == Awaited::Change);
+        for ticket in changes.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.unchanged(ticket, ErrorCode::StorageIo, &text);
         }
     }
 
@@ -421,7 +448,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Lets go of all that belongs to a topic that is deleted.
-    pub(crate) fn release(&mut self, topic: TopicId) {
+    pub(crate) fn release(&mut self, topic: TopicId, now: Now) {
         let creating = self.creating.remove(&topic);
         if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
             self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
@@ -432,17 +459,13 @@ impl<M: Memory + Clone> Node<M> {
             self.phases.remove(uid);
             self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
+            self.past.add(&held.replica);
             self.removals.push_back(*uid);
             for waiter in held.waiters {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
             for reader in held.readers.into_values() {
-                if let Reader::Fetch(Waiter { caller, .. })
-                | Reader::List(caller)
-                | Reader::Seek(caller, _) = reader
-                {
-                    self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
-                }
+                self.end_reader(reader, now);
             }
         }
         let of_topic = |pending: &Pending| match pending.awaited {
@@ -520,7 +543,7 @@ impl<M: Memory + Clone> Node<M> {
         match self.orderer().catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
-                error: ErrorCode::UnknownTopic,
+                error: self.missing_code(),
                 name: name.into(),
                 id: TopicId::default(),
                 config_version: 0,

@@ -7,8 +7,8 @@ use catena_format::{
     records::Producer,
 };
 use catena_log::io::{FileName, IoError, Op};
-use catena_node::{Directory, Limits};
-use catena_wire::{Api, ErrorCode, ProducerIdRequest, TrimRequest};
+use catena_node::{Directory, Limits, Notice, Status};
+use catena_wire::{Api, DeleteTopicRequest, ErrorCode, ProducerIdRequest, TrimRequest};
 use common::{Share, Verdict, World, batch};
 
 fn world() -> World {
@@ -178,7 +178,7 @@ fn repetitions_that_wait_for_the_disk_are_bounded() {
     world.pass(Limits::default().wait_max);
     assert_eq!(errors(&mut world, &waiting), [ErrorCode::Timeout; 4096]);
     let beyond = world.produce(topic, 0, &batch);
-    assert_eq!(errors(&mut world, &[first, beyond]), [ErrorCode::Timeout, ErrorCode::Throttled]);
+    assert_eq!(errors(&mut world, &[first, beyond]), [ErrorCode::Timeout; 2]);
     world.resume();
     let later = world.produce(topic, 0, &batch);
     assert_eq!(errors(&mut world, &[later]), [ErrorCode::None]);
@@ -194,8 +194,49 @@ fn a_repetition_of_one_of_many_is_known_to_be_stored_once_all_are() {
     }
     let first = batch(producer(0), b"one");
     let early = world.produce(topic, 0, &first);
-    assert_eq!(errors(&mut world, &[early]), [ErrorCode::Throttled]);
+    assert!(world.answer(early).is_none(), "it may be among those on their way");
     world.resume();
     let late = world.produce(topic, 0, &first);
-    assert_eq!(errors(&mut world, &[late]), [ErrorCode::DuplicateOffsetUnknown]);
+    let found = errors(&mut world, &[early, late]);
+    assert_eq!(found, [ErrorCode::DuplicateOffsetUnknown; 2]);
+}
+
+#[test]
+fn a_catalog_that_failed_takes_no_changes_and_all_else_goes_on() {
+    let mut world = world();
+    let topic = world.topic("t", 1);
+    world.judge = Box::new(|directory, op| match op {
+        op if of_catalog(directory) && to_segment(op) => Verdict::Fail(IoError::Device(5)),
+        _ => Verdict::Perform,
+    });
+    let create = world.create("u", 1);
+    let id = world.send(Api::ProducerId, &ProducerIdRequest::fresh(), &[]);
+    let found = errors(&mut world, &[create, id]);
+    assert_eq!(found, [ErrorCode::StorageIo, ErrorCode::Poisoned]);
+    assert_eq!(world.node.status(), Status::Poisoned(IoError::Device(5)));
+    let notices: Vec<_> = std::iter::from_fn(|| world.node.poll_notice()).collect();
+    assert!(notices.contains(&Notice::CatalogPoisoned(IoError::Device(5))));
+    let produced = world.produce(topic, 0, &batch(Producer::NONE, b"one"));
+    let fetched = world.fetch(topic, 0, 1, 0);
+    let create = world.create("v", 1);
+    let found = errors(&mut world, &[produced, fetched, create]);
+    assert_eq!(found, [ErrorCode::None, ErrorCode::None, ErrorCode::Poisoned]);
+    world.drain();
+    assert!(world.node.is_idle());
+    world.restart(Limits::default());
+    let create = world.create("v", 1);
+    assert_eq!(world.answer(create).unwrap().error(), ErrorCode::None);
+}
+
+#[test]
+fn what_partitions_have_done_counts_when_they_are_gone() {
+    let mut world = world();
+    let topic = world.topic("t", 1);
+    world.produce(topic, 0, &batch(Producer::NONE, b"one"));
+    let before = world.node.totals();
+    assert_eq!(before.appended_batches, 1);
+    let deleted = world.send(Api::DeleteTopic, &DeleteTopicRequest { name: "t".into() }, &[]);
+    assert_eq!(world.answer(deleted).unwrap().error(), ErrorCode::None);
+    assert_eq!(world.node.replicas().count(), 0);
+    assert_eq!(world.node.totals(), before);
 }

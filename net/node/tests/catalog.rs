@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use catena_node::{Directory, Limits};
 use catena_wire::{
-    Api, DeleteTopicRequest, ErrorCode, Message, ProducerIdRequest, ProducerIdResponse,
+    Api, DeleteTopicRequest, ErrorCode, Message, MetadataRequest, MetadataResponse,
+    ProducerIdRequest, ProducerIdResponse,
 };
 use common::World;
 
@@ -87,4 +88,24 @@ fn the_history_of_the_catalog_goes_and_the_catalog_stays() {
         assert_eq!(answer.error(), ErrorCode::UnknownTopic);
         assert!(producer_id(&mut world) > first);
     }
+}
+
+#[test]
+fn a_topic_is_not_said_to_be_gone_before_that_is_durable() {
+    fn metadata(world: &mut World) -> ErrorCode {
+        let request = MetadataRequest { names: vec!["t".into()] };
+        let answer = world.ask(Api::Metadata, &request).expect("an answer");
+        MetadataResponse::decode(&answer.head).unwrap().topics[0].error
+    }
+    let mut world = World::new(Limits::default(), 1 << 30);
+    world.topic("t", 1);
+    world.judge = Box::new(|_, _| common::Verdict::Hold);
+    let delete = DeleteTopicRequest { name: "t".into() };
+    let first = world.send(Api::DeleteTopic, &delete, &[]);
+    assert!(world.answer(first).is_none());
+    assert_eq!(world.ask(Api::DeleteTopic, &delete).unwrap().error(), ErrorCode::Starting);
+    assert_eq!(metadata(&mut world), ErrorCode::Starting);
+    world.resume();
+    assert_eq!(world.answer(first).unwrap().error(), ErrorCode::None);
+    assert_eq!(metadata(&mut world), ErrorCode::UnknownTopic);
 }

@@ -5,12 +5,13 @@ mod common;
 use std::time::Duration;
 
 use catena_format::{Offset, PartitionIndex, records::Producer};
+use catena_log::io::{FileName, Op};
 use catena_node::Limits;
 use catena_wire::{
-    Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message, ProduceResponse, Push,
-    SubscribeRequest, SubscribeResponse, encode_message,
+    Api, CreditRequest, DeleteTopicRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message,
+    ProduceResponse, Push, SubscribeRequest, SubscribeResponse, encode_message,
 };
-use common::{SESSION, Verdict, World, batch};
+use common::{SESSION, Share, Verdict, World, batch};
 
 #[test]
 fn tails_give_way_when_memory_is_short() {
@@ -144,6 +145,57 @@ fn a_client_that_reads_nothing_is_pushed_little_and_later_all_of_it_in_turn() {
         let first = order.iter().position(|pushed| *pushed == subscription).unwrap();
         assert!(first < 3 * SUBSCRIPTIONS as usize, "{order:?}");
     }
+}
+
+#[test]
+fn fetches_of_a_session_read_so_much_at_a_time() {
+    const BATCHES: u64 = 40;
+    // Nothing is kept for readers: all is read from the disk.
+    let limits = Limits { tail_cache_bytes: 0, ..Limits::default() };
+    let mut world = World::new(limits, 1 << 30);
+    let (topic, passing) = (world.topic("t", 1), world.topic("passing", 1));
+    let batch = batch(Producer::NONE, &[7; 1000 << 10]);
+    for topic in [topic, passing] {
+        for _ in 0..BATCHES {
+            let produced = world.produce(topic, 0, &batch);
+            assert_eq!(world.answer(produced).unwrap().error(), ErrorCode::None);
+        }
+    }
+    world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
+    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
+    let hold = move |_, op: &Op<Share>| if read(op) { Verdict::Hold } else { Verdict::Perform };
+    world.judge = Box::new(hold);
+    let asked: Vec<u32> = (0..BATCHES).map(|from| world.fetch(topic, from, 1, 0)).collect();
+    assert_eq!(world.held(), 32, "of 1 MiB each");
+    world.resume();
+    for asked in asked {
+        assert_eq!(world.answer(asked).unwrap().payload.len(), batch.len());
+    }
+    // Those that wait behind a topic that is deleted are answered, and so are the others.
+    world.judge = Box::new(hold);
+    let gone: Vec<u32> = (0..32).map(|from| world.fetch(passing, from, 1, 0)).collect();
+    let asked: Vec<u32> = (0..BATCHES).map(|from| world.fetch(topic, from, 1, 0)).collect();
+    let behind = world.fetch(passing, 0, 1, 0);
+    assert_eq!(world.held(), 32);
+    let delete = DeleteTopicRequest { name: "passing".into() };
+    assert_eq!(world.ask(Api::DeleteTopic, &delete).unwrap().error(), ErrorCode::None);
+    for gone in gone {
+        assert_eq!(world.answer(gone).unwrap().error(), ErrorCode::UnknownTopic);
+    }
+    assert_eq!(world.held(), 64, "others have begun");
+    world.resume();
+    for asked in asked {
+        assert_eq!(world.answer(asked).unwrap().payload.len(), batch.len());
+    }
+    assert_eq!(world.answer(behind).unwrap().error(), ErrorCode::UnknownTopic);
+    // What a session that is gone had asked for does not begin.
+    world.judge = Box::new(hold);
+    for from in 0..BATCHES {
+        world.fetch(topic, from, 1, 0);
+    }
+    world.node.on_disconnect(SESSION);
+    world.resume();
+    assert_eq!(world.held(), 0);
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! One client's connection: bytes in to whole messages, answers out, nothing decided.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
-use catena_node::SessionId;
+use catena_node::{Node, SessionId};
 use catena_uring::{detach_stream, stream_descriptor};
-use catena_wire::{ErrorCode, FrameHeader, PREFACE_BYTES, Preface, Refusal, encode_refusal};
+use catena_wire::{Api, ErrorCode, FrameHeader, PREFACE_BYTES, Preface, Refusal, encode_refusal};
 use futures_lite::{AsyncReadExt, future};
 use glommio::{
     net::TcpStream,
@@ -37,22 +41,27 @@ pub(crate) enum End {
     Elsewhere,
 }
 
-/// Serves a connection to its end; `arrived`: its preface was read on another core.
-pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool) -> End {
+/// Serves a connection to its end; `arrived`: its preface was read on another core. A client that
+/// has not said by the deadline who it is is gone.
+pub(crate) async fn run(
+    shell: &Rc<Shell>,
+    mut stream: TcpStream,
+    deadline: Instant,
+    arrived: bool,
+) -> End {
     set_options(shell, &stream);
     if !arrived {
-        let Some(wanted) = preface(shell, &mut stream).await else { return End::Here };
+        let Some(wanted) = preface(deadline, &mut stream).await else { return End::Here };
         let core = wanted.unwrap_or(shell.core());
         if core != shell.core() && usize::from(core) < shell.shared().cores() {
             let Ok(descriptor) = detach_stream(stream) else { return End::Here };
-            shell.shared().send(shell.core(), core, Cargo::Connection(descriptor));
+            shell.shared().send(shell.core(), core, Cargo::Connection(descriptor, deadline));
             return End::Elsewhere;
         }
     }
-    let Some(socket) = encrypt(shell, stream).await else { return End::Here };
+    let Some(socket) = encrypt(shell, deadline, stream).await else { return End::Here };
     let mut buffer = shell.receive_buffer();
-    // A client that has not said who it is by then is gone.
-    match within_handshake(shell, greet(&socket, &mut buffer)).await {
+    match by(deadline, greet(&socket, &mut buffer)).await {
         Ok(()) => {}
         Err(Ended::Refused(header, error, message)) => {
             drop(buffer);
@@ -69,8 +78,8 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
         {
             refused.set(true);
             shell.input(|node, _| node.refuse_unread(session, &header, error, message));
-            // The answer is the last that is written.
-            future::pending::<()>().await;
+            // The answer is the last that is written, if its client reads in time.
+            sleep(shell.live().handshake).await;
         }
     };
     // Whichever ends first ends the others: a client that does not read is not read from either.
@@ -83,10 +92,10 @@ pub(crate) async fn run(shell: &Rc<Shell>, mut stream: TcpStream, arrived: bool)
 }
 
 /// Tells a client that the node has as many connections as it takes.
-pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream) {
+pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream, deadline: Instant) {
     let refused = async {
-        preface(shell, &mut stream).await?;
-        let socket = encrypt(shell, stream).await?;
+        preface(deadline, &mut stream).await?;
+        let socket = encrypt(shell, deadline, stream).await?;
         let mut buffer = shell.receive_buffer();
         greet(&socket, &mut buffer).await.ok()?;
         let (header, ..) = buffer.message().ok()??;
@@ -141,11 +150,11 @@ fn set_options(shell: &Rc<Shell>, stream: &TcpStream) {
 }
 
 /// The socket as both sides speak on it: under TLS, where that is configured.
-async fn encrypt(shell: &Rc<Shell>, stream: TcpStream) -> Option<Socket> {
-    let live = shell.live();
-    let Some(tls) = live.tls.clone() else { return Some(Socket::plain(stream)) };
+async fn encrypt(shell: &Rc<Shell>, deadline: Instant, stream: TcpStream) -> Option<Socket> {
+    let Some(tls) = shell.live().tls.clone() else { return Some(Socket::plain(stream)) };
     let peer = stream.peer_addr();
-    match timeout(live.handshake, async { Ok(Socket::tls(stream, tls).await) }).await.ok()? {
+    let agreed = async { Ok(Socket::tls(stream, tls).await) };
+    match by(deadline, agreed).await.ok()? {
         Ok(socket) => Some(socket),
         Err(error) => {
             let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
@@ -155,22 +164,23 @@ async fn encrypt(shell: &Rc<Shell>, stream: TcpStream) -> Option<Socket> {
     }
 }
 
-async fn within_handshake<T>(
-    shell: &Rc<Shell>,
+/// A step on the way to the end of a handshake, which must be over by the deadline.
+async fn by<T>(
+    deadline: Instant,
     step: impl Future<Output = Result<T, Ended>>,
 ) -> Result<T, Ended> {
-    let late = |_| Err(Ended::Closed);
-    timeout(shell.live().handshake, async { Ok(step.await) }).await.unwrap_or_else(late)
+    let left = deadline.saturating_duration_since(Instant::now());
+    timeout(left, async { Ok(step.await) }).await.unwrap_or(Err(Ended::Closed))
 }
 
 /// The core that a client asks for, if it speaks our protocol.
-async fn preface(shell: &Rc<Shell>, stream: &mut TcpStream) -> Option<Option<u16>> {
+async fn preface(deadline: Instant, stream: &mut TcpStream) -> Option<Option<u16>> {
     let read = async {
         let mut preface = [0; PREFACE_BYTES];
         stream.read_exact(&mut preface).await?;
         Preface::parse(&preface).map_err(|_| Ended::NotOurs)
     };
-    within_handshake(shell, read).await.ok().map(|preface| preface.core)
+    by(deadline, read).await.ok().map(|preface| preface.core)
 }
 
 async fn read(
@@ -192,6 +202,13 @@ async fn read(
             if !shell.message(session, &header, head, payload, now) {
                 // What was asked for already is more than its client reads.
                 return Err(Ended::Closed);
+            }
+            if header.api == Api::Handshake as u8 {
+                let greeted =
+                    |node: &Node<_>| node.is_greeted(session).then(|| node.limits().frame_limits());
+                if let Some(limits) = shell.look(greeted) {
+                    buffer.grant(limits);
+                }
             }
         }
         if any {

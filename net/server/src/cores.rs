@@ -7,19 +7,20 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use catena_node::Parcel;
 use glommio::Placement;
 
-use crate::{live::Current, metrics::Metrics};
+use crate::{live::Current, metrics::Metrics, remover::Remover};
 
 /// What goes from one core to another.
 pub(crate) enum Cargo {
     /// From node to node.
     Parcel(Parcel),
-    /// A connection whose client asked for that core.
-    Connection(OwnedFd),
+    /// A connection whose client asked for that core, and when its handshake must have ended.
+    Connection(OwnedFd, Instant),
 }
 
 /// What all cores share: counters and ways, no data.
@@ -30,14 +31,18 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The settings in force that may change.
     pub(crate) live: Arc<Current>,
+    /// Removes the files of deleted topics.
+    pub(crate) remover: Remover,
     /// Connections open, over all cores.
     pub(crate) connections: AtomicUsize,
     /// Where clients connect, from the moment the first core listens.
     pub(crate) address: SocketAddr,
     /// Cores that take connections.
     pub(crate) listening: AtomicUsize,
-    /// Cores that have nothing more to do.
-    pub(crate) idle: AtomicUsize,
+    /// Cores that end and have nothing to do.
+    idle: AtomicUsize,
+    /// All cores had nothing to do at a time.
+    drained: AtomicBool,
     /// Why a core had to end.
     failure: Mutex<Option<String>>,
     /// What goes between two cores is bounded by what their clients may have in flight.
@@ -52,16 +57,19 @@ impl Shared {
         stop: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
         live: Arc<Current>,
+        remover: Remover,
     ) -> (Arc<Self>, Vec<flume::Receiver<(u16, Cargo)>>) {
         let (ways, arrivals) = (0..cores).map(|_| flume::unbounded()).unzip();
         let shared = Self {
             stop,
             metrics,
             live,
+            remover,
             connections: AtomicUsize::new(0),
             address,
             listening: AtomicUsize::new(0),
             idle: AtomicUsize::new(0),
+            drained: AtomicBool::new(false),
             failure: Mutex::new(None),
             ways,
         };
@@ -78,6 +86,21 @@ impl Shared {
         if let Some(way) = self.ways.get(usize::from(to)) {
             let _ = way.send((from, cargo));
         }
+    }
+
+    /// A core that ends has nothing to do, or has something again.
+    pub(crate) fn note_idle(&self, idle: bool) {
+        if idle {
+            self.idle.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.idle.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether all cores end and had nothing to do at a time: none may be waited for any more.
+    pub(crate) fn drained(&self) -> bool {
+        let all = self.idle.load(Ordering::SeqCst) >= self.cores();
+        self.drained.fetch_or(all, Ordering::SeqCst) || all
     }
 
     /// Ends the process because a core cannot go on.

@@ -12,10 +12,11 @@ use serde_json::json;
 
 use crate::{
     cli::Output,
-    config::Config,
+    config::{Config, Tls},
     identity::Identity,
     serve::{COPIES_ON_WRITE, descriptors_for_files, executor, raise_descriptor_limit},
     shell::bind_alone,
+    tls,
 };
 
 /// Locked memory below which rings are small.
@@ -103,6 +104,8 @@ fn tell(check: &Check, output: Output, out: &mut impl io::Write) -> io::Result<(
 fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![kernel(), memlock(), descriptors(config), cores()];
     checks.extend(rings(config));
+    checks.push(admin(config));
+    checks.extend(config.tls.as_ref().map(certificates));
     let root = &config.storage.data_dir;
     checks.extend(directory(root));
     match probed(root) {
@@ -182,6 +185,29 @@ fn rings(config: &Config) -> Vec<Check> {
         }
     };
     vec![Check::ok("io_uring", "rings can be made"), bound]
+}
+
+/// Where metrics and health will be told.
+fn admin(config: &Config) -> Check {
+    let (name, address) = ("admin address", config.listen.admin.0);
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => Check::ok(name, format!("{address} is free")),
+        Err(error) => {
+            let remedy = "end what listens there, or choose another (listen.admin)";
+            Check::refused(name, format!("{address}: {error}"), remedy)
+        }
+    }
+}
+
+/// What TLS on the client listener needs.
+fn certificates(config: &Tls) -> Check {
+    match tls::load(config) {
+        Ok(_) => Check::ok("TLS", format!("{} and its key are usable", config.cert.display())),
+        Err(error) => {
+            let remedy = "name files that the server's user can read, in PEM, that belong together";
+            Check::refused("TLS", error.to_string(), remedy)
+        }
+    }
 }
 
 /// Who holds the directory, and whose it is.
@@ -273,7 +299,11 @@ mod tests {
 
     fn config(root: &Path, more: &[(&str, &str)]) -> Config {
         let root = root.display().to_string();
-        let own = [("storage.data_dir", root.as_str()), ("listen.client", "127.0.0.1:0")];
+        let own = [
+            ("storage.data_dir", root.as_str()),
+            ("listen.client", "127.0.0.1:0"),
+            ("listen.admin", "127.0.0.1:0"),
+        ];
         let flag = |(key, value): &(&str, &str)| Flag {
             flag: "--set".into(),
             key: (*key).into(),
@@ -316,6 +346,25 @@ mod tests {
         let status =
             |name: &str| lines.iter().find(|l| l["check"] == name).unwrap()["status"].clone();
         assert_eq!((status("data directory"), status("identity")), ("ok".into(), "refused".into()));
+    }
+
+    #[test]
+    fn an_admin_address_in_use_and_a_certificate_that_is_none_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().to_string();
+        let absent = root.path().join("absent.pem").display().to_string();
+        let settings = [
+            ("listen.admin", taken.as_str()),
+            ("tls.cert", absent.as_str()),
+            ("tls.key", absent.as_str()),
+        ];
+        let found = checks(&config(root.path(), &settings));
+        assert_eq!(verdict(&found, "admin address"), Verdict::Refused);
+        assert_eq!(verdict(&found, "TLS"), Verdict::Refused);
+        let found = checks(&config(root.path(), &[]));
+        assert_eq!(verdict(&found, "admin address"), Verdict::Ok);
+        assert!(found.iter().all(|check| check.name != "TLS"));
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod admin;
 mod budget;
 mod cli;
 mod commands;
-#[allow(dead_code, unused_imports, reason = "serve reads the more of it the more it can do")]
 mod config;
 mod connection;
 mod cores;
@@ -18,6 +17,7 @@ mod outbox;
 mod received;
 #[cfg(test)]
 mod reference;
+mod remover;
 mod segment;
 mod serve;
 mod shell;

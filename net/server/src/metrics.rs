@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_log::stage::{STAGE_BOUNDS, Stage};
-use catena_node::{NodeStats, Status};
+use catena_node::{NodeStats, Status, Totals};
 use catena_replication::{Phase, Replica};
 use catena_uring::{DmaMemory, HandsStats};
 use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
@@ -35,7 +35,7 @@ pub(crate) struct Numbers {
     pub(crate) receiving_bytes: u64,
     pub(crate) slow_consumers: u64,
     pub(crate) stalls: u64,
-    pub(crate) stages: [Stage; 3],
+    pub(crate) totals: Totals,
     pub(crate) partitions: [u64; 3],
     pub(crate) poisoned: u64,
     pub(crate) disk_full: u64,
@@ -43,17 +43,10 @@ pub(crate) struct Numbers {
     pub(crate) log_bytes: u64,
     pub(crate) undurable_bytes: u64,
     pub(crate) damaged_offsets: u64,
-    pub(crate) appended_batches: u64,
-    pub(crate) appended_bytes: u64,
-    pub(crate) flights: u64,
-    pub(crate) cold_reads: u64,
-    pub(crate) rolled: u64,
-    pub(crate) dropped: u64,
-    pub(crate) recycled: u64,
 }
 
 impl Numbers {
-    /// Adds a partition's.
+    /// Adds how a partition stands.
     pub(crate) fn add(&mut self, replica: &Replica<DmaMemory>) {
         let phase = match replica.phase() {
             Phase::Open => 0,
@@ -62,41 +55,31 @@ impl Numbers {
         };
         self.partitions[phase] += 1;
         let Some(log) = replica.log() else { return };
-        let stats = log.stats();
-        let stages = [&stats.gather, &stats.write, replica.commits()];
-        self.stages.iter_mut().zip(stages).for_each(|(sum, stage)| sum.add(stage));
         self.poisoned += u64::from(log.poisoned().is_some());
         self.disk_full += u64::from(log.disk_full());
         self.segments += log.segments() as u64;
         self.log_bytes += log.bytes();
         self.undurable_bytes += log.undurable_bytes() as u64;
         self.damaged_offsets += log.damaged().iter().map(|r| r.end.since(r.start)).sum::<u64>();
-        self.appended_batches += stats.batches_appended;
-        self.appended_bytes += stats.bytes_appended;
-        self.flights += stats.writes;
-        self.cold_reads += stats.cold_reads;
-        self.rolled += stats.segments_rolled;
-        self.dropped += stats.segments_dropped;
-        self.recycled += stats.segments_recycled;
     }
 
     fn counters(&self) -> [(&'static str, &'static str, u64); 20] {
-        let (node, hands) = (&self.node, &self.hands);
+        let (node, hands, all) = (&self.node, &self.hands, &self.totals);
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
-            ("catena_requests_forwarded_total", "Left to another core.", node.forwarded),
+            ("catena_requests_forwarded_total", "Of data, left to another core.", node.forwarded),
             ("catena_connections_total", "Connections accepted.", node.sessions),
             ("catena_stalls_total", "Times that a task held its core too long.", self.stalls),
             ("catena_slow_consumers_total", "Connections cut unread.", self.slow_consumers),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
-            ("catena_appended_batches_total", "Batches appended.", self.appended_batches),
-            ("catena_appended_bytes_total", "Bytes of batches appended.", self.appended_bytes),
-            ("catena_log_writes_total", "Writes of flush groups.", self.flights),
-            ("catena_cold_reads_total", "Reads that went to the disk.", self.cold_reads),
-            ("catena_segments_rolled_total", "Segments that were ended.", self.rolled),
-            ("catena_segments_dropped_total", "Segments trimmed or expired.", self.dropped),
-            ("catena_segments_recycled_total", "Files used again.", self.recycled),
+            ("catena_appended_batches_total", "Batches appended.", all.appended_batches),
+            ("catena_appended_bytes_total", "Bytes of batches appended.", all.appended_bytes),
+            ("catena_log_writes_total", "Writes of flush groups.", all.writes),
+            ("catena_cold_reads_total", "Reads that went to the disk.", all.cold_reads),
+            ("catena_segments_rolled_total", "Segments that were ended.", all.segments_rolled),
+            ("catena_segments_dropped_total", "Segments trimmed or expired.", all.segments_dropped),
+            ("catena_segments_recycled_total", "Files used again.", all.segments_recycled),
             ("catena_disk_write_bytes_total", "Bytes written.", hands.write_bytes),
             ("catena_disk_read_bytes_total", "Bytes read.", hands.read_bytes),
             ("catena_disk_prewritten_bytes_total", "Zeros written ahead.", hands.extended_bytes),
@@ -127,9 +110,13 @@ impl Numbers {
     }
 }
 
-/// All cores' numbers as Prometheus text, one series a core.
-fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Error> {
+/// All cores' numbers as Prometheus text, one series a core; `node`: what people call it.
+fn text(cores: &[Numbers], node: &str, lines_dropped: u64) -> Result<String, prometheus::Error> {
     let registry = Registry::new();
+    let help = "The version that runs, and the name of the node.";
+    let build = IntGaugeVec::new(Opts::new("catena_build_info", help), &["version", "node"])?;
+    build.with_label_values(&[env!("CARGO_PKG_VERSION"), node]).set(1);
+    registry.register(Box::new(build))?;
     let counters: Vec<_> = cores.iter().map(Numbers::counters).collect();
     for at in 0..counters.first().map_or(0, |numbers| numbers.len()) {
         let (name, help, _) = counters[0][at];
@@ -164,7 +151,8 @@ fn text(cores: &[Numbers], lines_dropped: u64) -> Result<String, prometheus::Err
 fn stages(cores: &[Numbers]) -> MetricFamily {
     let mut metrics = Vec::new();
     for (core, numbers) in cores.iter().enumerate() {
-        for (name, stage) in STAGES.into_iter().zip(&numbers.stages) {
+        let Totals { gather, write, commit, .. } = &numbers.totals;
+        for (name, stage) in STAGES.into_iter().zip([gather, write, commit]) {
             metrics.push(histogram(&core.to_string(), name, stage));
         }
     }
@@ -204,13 +192,15 @@ fn histogram(core: &str, name: &str, stage: &Stage) -> Metric {
 pub(crate) struct Metrics {
     cores: Mutex<Vec<Numbers>>,
     running: Vec<Arc<Running>>,
+    /// What people call the node.
+    node: String,
     logs: Weak<Logs>,
 }
 
 impl Metrics {
-    pub(crate) fn new(cores: usize, logs: Weak<Logs>) -> Self {
+    pub(crate) fn new(cores: usize, node: String, logs: Weak<Logs>) -> Self {
         let running = (0..cores).map(|_| Arc::default()).collect();
-        Self { cores: Mutex::new(vec![Numbers::default(); cores]), running, logs }
+        Self { cores: Mutex::new(vec![Numbers::default(); cores]), running, node, logs }
     }
 
     /// The task that runs on a core.
@@ -235,7 +225,8 @@ impl Metrics {
 impl Snapshot for Metrics {
     fn metrics(&self) -> String {
         let dropped = self.logs.upgrade().map_or(0, |logs| logs.dropped_lines());
-        text(&self.last(), dropped as u64).unwrap_or_else(|error| format!("# {error}\n"))
+        text(&self.last(), &self.node, dropped as u64)
+            .unwrap_or_else(|error| format!("# {error}\n"))
     }
 
     fn live(&self) -> Result<(), String> {
@@ -255,6 +246,9 @@ impl Snapshot for Metrics {
         for (core, numbers) in self.last().iter().enumerate() {
             match numbers.status {
                 Some(Status::Serving) => {}
+                Some(Status::Poisoned(error)) => {
+                    return Err(format!("topics cannot be changed until the next start: {error}"));
+                }
                 Some(status) => return Err(format!("core {core} is not serving: {status:?}")),
                 None => return Err(format!("core {core} is starting")),
             }
@@ -265,12 +259,18 @@ impl Snapshot for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use catena_log::io::IoError;
+
     use super::*;
 
     #[test]
     fn numbers_are_told_in_the_usual_format() {
         let node = NodeStats { requests: 7, ..NodeStats::default() };
-        let text = text(&[Numbers { node, ..Numbers::default() }, Numbers::default()], 3).unwrap();
+        let cores = [Numbers { node, ..Numbers::default() }, Numbers::default()];
+        let text = text(&cores, "n1", 3).unwrap();
+        let version = env!("CARGO_PKG_VERSION");
+        let build = format!("catena_build_info{{node=\"n1\",version=\"{version}\"}} 1");
+        assert!(text.contains(&build), "{text}");
         let requests = "# TYPE catena_requests_total counter\n\
                         catena_requests_total{core=\"0\"} 7\ncatena_requests_total{core=\"1\"} 0\n";
         assert!(text.contains(requests), "{text}");
@@ -282,12 +282,15 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_once_every_core_serves() {
-        let metrics = Metrics::new(2, Weak::new());
+        let metrics = Metrics::new(2, String::new(), Weak::new());
         assert!(metrics.live().is_ok() && metrics.ready().is_err());
         let (at, status) = (Some(Instant::now()), Some(Status::Serving));
         metrics.publish(0, Numbers { at, status, ..Numbers::default() });
         assert_eq!(metrics.ready(), Err("core 1 is starting".to_owned()));
         metrics.publish(1, Numbers { at, status, ..Numbers::default() });
         assert!(metrics.ready().is_ok());
+        let status = Some(Status::Poisoned(IoError::NoSpace));
+        metrics.publish(0, Numbers { at, status, ..Numbers::default() });
+        assert!(metrics.live().is_ok() && metrics.ready().unwrap_err().contains("topics"));
     }
 }

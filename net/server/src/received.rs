@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use catena_wire::{Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits};
+use catena_wire::{ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits};
 
 use crate::{
     budget::{Budget, IDLE_BYTES, Nudge, Place, READ_BYTES},
@@ -38,8 +38,6 @@ pub(crate) struct Received {
     start: usize,
     end: usize,
     limits: FrameLimits,
-    /// The limits once the handshake has succeeded.
-    granted: FrameLimits,
     /// The last read brought as much as fitted.
     filled: bool,
     /// The longest buffer that a large message has filled: the next may have it at once.
@@ -48,18 +46,22 @@ pub(crate) struct Received {
 }
 
 impl Received {
-    /// A small buffer; `granted`: what is taken once the handshake has succeeded.
-    pub(crate) fn new(budget: &Rc<Budget>, granted: FrameLimits) -> Self {
+    /// A small buffer, for a handshake.
+    pub(crate) fn new(budget: &Rc<Budget>) -> Self {
         Self {
             bytes: vec![0; IDLE_BYTES],
             start: 0,
             end: 0,
             limits: FrameLimits::HANDSHAKE,
-            granted,
             filled: false,
             proven: 0,
             place: budget.place(),
         }
+    }
+
+    /// The handshake has succeeded: from now on so much is taken.
+    pub(crate) fn grant(&mut self, limits: FrameLimits) {
+        self.limits = limits;
     }
 
     /// The server has let the client wait: that counts against nobody.
@@ -177,10 +179,6 @@ impl Received {
             self.proven = self.bytes.len();
         }
         self.place.arrived();
-        if header.api == Api::Handshake as u8 {
-            // One that fails ends the connection.
-            self.limits = self.granted;
-        }
         let (head, payload) = self.bytes[rest..self.start].split_at(header.head_bytes as usize);
         Ok(Some((header, head, payload)))
     }

@@ -21,6 +21,7 @@ use crate::{
     live::{Current, Live, reload_on_hangup},
     logging::Logs,
     metrics::Metrics,
+    remover::Remover,
     shell::{Shell, ShellOptions, bind, bind_alone},
     tasks::Task,
 };
@@ -59,10 +60,10 @@ pub(crate) fn serve(
     let cores = usize::try_from(config.node.cores.count().get())?;
     let hands = HandsOptions {
         descriptors: (wished.min(descriptors_for_files(descriptors)) / cores).max(16),
-        memory_bytes: usize::try_from(config.limits.memory.0)? / cores,
+        memory_bytes: usize::try_from(config.memory_of_core())?,
         disk_reserve_bytes: config.storage.disk_reserve.0,
     };
-    let metrics = Arc::new(Metrics::new(cores, Arc::downgrade(logs)));
+    let metrics = Arc::new(Metrics::new(cores, config.node.name.0.clone(), Arc::downgrade(logs)));
     abort_on_panic();
     executor(0, cores)
         .make()
@@ -112,7 +113,8 @@ async fn run(
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
         .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
     let count = u16::try_from(cores)?;
-    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live);
+    let remover = Remover::start().context("cannot start the thread that removes files")?;
+    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live, remover);
     let others = arrivals.split_off(1);
     let create = !identity.founded;
     let post = Post::First { create, cores: count };
@@ -133,19 +135,18 @@ async fn run(
     let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
     let milliseconds = began.elapsed().as_millis();
     tracing::info!(
-        "ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
-         node {node}, {cores} cores, {partitions} partitions, {leftovers} leftovers removed",
+        "{} is ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
+         node {node}, {cores} cores, {leftovers} leftovers removed, {partitions} partitions that \
+         serve as they open",
+        config.node.name.0,
         admin.address(),
     );
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     shell.spawn(Task::Listener, shell.clone().listen(listener));
-    let status = shell.run().await;
+    shell.watch(Task::Clock, shell.run()).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    if let Status::Failed(_) | Status::Poisoned(_) = status {
-        bail!("the catalog's log failed: {status:?}");
-    }
-    shell.drain().await;
+    shell.watch(Task::Clock, shell.drain()).await;
     for thread in threads {
         thread.join().map_err(|e| anyhow::anyhow!("a core ended badly: {e}"))?;
     }
@@ -190,7 +191,7 @@ async fn further(
 ) {
     if let Err(error) = serve_core(&config, hands_options, core, identity, &shared, arrivals).await
     {
-        shared.idle.fetch_add(1, Ordering::Relaxed);
+        shared.note_idle(true);
         shared.fail(format!("core {core}: {error:#}"));
     }
 }
@@ -211,8 +212,8 @@ async fn serve_core(
     let listener = bind(shared.address)?;
     shell.spawn(Task::Listener, shell.clone().listen(listener));
     shared.listening.fetch_add(1, Ordering::Relaxed);
-    shell.run().await;
-    shell.drain().await;
+    shell.watch(Task::Clock, shell.run()).await;
+    shell.watch(Task::Clock, shell.drain()).await;
     Ok(())
 }
 
@@ -229,7 +230,8 @@ fn make_node(
 }
 
 fn limits(config: &Config) -> anyhow::Result<Limits> {
-    let cores = u64::from(config.node.cores.count().get());
+    let share = config.memory_of_core();
+    let most = Limits::default().fetch_bytes_max;
     Ok(Limits {
         bytes_in_flight_max: config.limits.in_flight_per_connection.0,
         bytes_in_flight_core_max: config.limits.in_flight_per_core.0,
@@ -239,13 +241,15 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         checkpoint_bytes: config.storage.checkpoint.0,
         index_stride: config.storage.index_stride.0,
         batch_bytes_max: usize::try_from(config.limits.batch_bytes.0)?,
-        push_bytes_core_max: config.limits.memory.0 / cores / 8,
+        // One answer must not be more than what may wait for clients.
+        fetch_bytes_max: u32::try_from(share / 8).unwrap_or(u32::MAX).min(most),
+        push_bytes_core_max: share / 8,
         ..Limits::default()
     })
 }
 
 fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Result<ShellOptions> {
-    let memory = usize::try_from(config.limits.memory.0)? / shared.cores();
+    let memory = usize::try_from(config.memory_of_core())?;
     Ok(ShellOptions {
         core,
         root: config.storage.data_dir.clone(),

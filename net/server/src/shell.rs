@@ -30,12 +30,15 @@ use crate::{
     metrics::Numbers,
     outbox::{Outbox, Unsent},
     received::Received,
+    remover::remove_log,
     tasks::Task,
 };
 
 /// The longest nap of the core's clock.
 const NAP_MAX: Duration = Duration::from_millis(10);
 const NAP_MIN: Duration = Duration::from_micros(200);
+/// How often a core that ends looks whether it may.
+const DRAIN_NAP: Duration = Duration::from_millis(1);
 /// How often the numbers for metrics and health are brought up to date.
 const PUBLISH_EVERY: Duration = Duration::from_millis(500);
 /// Bytes that may wait for one client that does not read; beyond, its connection is cut.
@@ -81,6 +84,8 @@ pub(crate) struct Shell {
     slow_consumers: Cell<u64>,
     stalls: Cell<u64>,
     next_session: Cell<u64>,
+    /// When the numbers were last told, and how the node stood.
+    published: Cell<Option<(Duration, Status)>>,
     started: Instant,
 }
 
@@ -100,6 +105,7 @@ impl Shell {
             slow_consumers: Cell::new(0),
             stalls: Cell::new(0),
             next_session: Cell::new(0),
+            published: Cell::new(None),
             started: Instant::now(),
         })
     }
@@ -137,6 +143,7 @@ impl Shell {
             slow_consumers: self.slow_consumers.get(),
             stalls: self.stalls.get(),
             connections: self.outboxes.borrow().len() as u64,
+            totals: node.totals(),
             ..Numbers::default()
         };
         for replica in node.replicas() {
@@ -239,9 +246,13 @@ impl Shell {
         // Every layer around it would move it, and keep room for it twice.
         let future = Box::pin(future);
         let shell = self.clone();
-        let stalls = move |_| shell.stalls.set(shell.stalls.get() + 1);
-        let running = self.shared().metrics.running(self.core());
-        glommio::spawn_local(async move { running.watch(task, future, stalls).await }).detach();
+        glommio::spawn_local(async move { shell.watch(task, future).await }).detach();
+    }
+
+    /// Does something that is no task of its own under a task's name.
+    pub(crate) async fn watch<T>(&self, task: Task, future: impl Future<Output = T>) -> T {
+        let stalls = |_| self.stalls.set(self.stalls.get() + 1);
+        self.shared().metrics.running(self.core()).watch(task, future, stalls).await
     }
 
     /// Takes what other cores send, for as long as the server runs.
@@ -252,7 +263,9 @@ impl Shell {
                 Cargo::Parcel(parcel) => {
                     self.input(|node, now| node.on_parcel(from, parcel, now));
                 }
-                Cargo::Connection(descriptor) => self.serve(attach_stream(descriptor), true),
+                Cargo::Connection(descriptor, deadline) => {
+                    self.serve(attach_stream(descriptor), deadline, true);
+                }
             }
             breathe(&mut turns).await;
         }
@@ -316,10 +329,10 @@ impl Shell {
             return;
         }
         let Some(place) = self.places.borrow_mut().remove(&directory) else { return };
-        let path = self.path(directory);
+        let (shell, path) = (self.clone(), self.path(directory));
         self.spawn(Task::Removal, async move {
             place.folder.close().await;
-            let _ = glommio::executor().spawn_blocking(move || remove_log(&path)).await;
+            shell.shared().remover.remove(path);
         });
     }
 
@@ -372,12 +385,13 @@ impl Shell {
     fn accept(self: &Rc<Self>, stream: TcpStream) {
         let open = self.shared().connections.fetch_add(1, Ordering::Relaxed);
         let limit = self.options.connections_max;
+        let deadline = Instant::now() + self.live().handshake;
         if open < limit {
-            self.serve(stream, false);
+            self.serve(stream, deadline, false);
         } else if open < limit + REFUSALS_MAX {
             let shell = self.clone();
             self.spawn(Task::Connection, async move {
-                connection::refuse(&shell, stream).await;
+                connection::refuse(&shell, stream, deadline).await;
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             });
         } else {
@@ -387,10 +401,11 @@ impl Shell {
 
     /// Serves a connection to its end, here or on the core that its client asks for; `arrived`: it
     /// is here because of that.
-    fn serve(self: &Rc<Self>, stream: TcpStream, arrived: bool) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, deadline: Instant, arrived: bool) {
         let shell = self.clone();
         self.spawn(Task::Connection, async move {
-            if connection::run(&shell, stream, arrived).await == connection::End::Here {
+            let run = connection::run(&shell, stream, deadline, arrived);
+            if run.await == connection::End::Here {
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             }
         });
@@ -398,7 +413,7 @@ impl Shell {
 
     /// What a connection receives into.
     pub(crate) fn receive_buffer(&self) -> Received {
-        Received::new(&self.budget, self.look(|node| node.limits().frame_limits()))
+        Received::new(&self.budget)
     }
 
     /// A connection has said that it speaks our protocol.
@@ -418,27 +433,24 @@ impl Shell {
     }
 
     /// The core's clock: wakes the node when it has something to do, until the server is stopped.
-    pub(crate) async fn run(self: &Rc<Self>) -> Status {
-        let mut published = None;
-        loop {
+    pub(crate) async fn run(self: &Rc<Self>) {
+        while !self.shared().stops() {
             let next = self.node.borrow().next_tick();
-            let now = self.started.elapsed();
-            let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(now));
+            let nap = next.map_or(NAP_MAX, |at| at.saturating_sub(self.started.elapsed()));
             sleep(nap.clamp(NAP_MIN, NAP_MAX)).await;
-            self.input(Node::on_tick);
-            let status = self.node.borrow().status();
-            let fresh =
-                published.is_some_and(|(at, told)| now < at + PUBLISH_EVERY && told == status);
-            if !fresh {
-                published = Some((now, status));
-                self.node.borrow_mut().limits_mut().wait_max = self.live().request;
-                self.budget.sweep(Instant::now(), self.live().request);
-                self.publish();
-            }
-            let ended = matches!(status, Status::Failed(_) | Status::Poisoned(_));
-            if ended || self.shared().stops() {
-                return status;
-            }
+            self.tick();
+        }
+    }
+
+    fn tick(self: &Rc<Self>) {
+        self.input(Node::on_tick);
+        let (now, status) = (self.started.elapsed(), self.node.borrow().status());
+        let last = self.published.get();
+        if last.is_none_or(|(at, told)| now >= at + PUBLISH_EVERY || told != status) {
+            self.published.set(Some((now, status)));
+            self.node.borrow_mut().limits_mut().wait_max = self.live().request;
+            self.budget.sweep(Instant::now(), self.live().request);
+            self.publish();
         }
     }
 
@@ -446,17 +458,15 @@ impl Shell {
     /// other cores, which may wait for this one.
     pub(crate) async fn drain(self: &Rc<Self>) {
         let longest = self.live().drain;
-        self.input(|node, _| node.drain());
-        self.publish();
+        self.input(Node::drain);
         let (began, mut idle) = (Instant::now(), false);
-        let all = self.shared().cores();
-        while self.shared().idle.load(Ordering::Relaxed) < all && began.elapsed() < longest {
-            if !idle && self.look(Node::is_idle) && self.unsent.bytes() == 0 {
-                idle = true;
-                self.shared().idle.fetch_add(1, Ordering::Relaxed);
+        while !self.shared().drained() && began.elapsed() < longest {
+            sleep(DRAIN_NAP).await;
+            self.tick();
+            let now_idle = self.look(Node::is_idle) && self.unsent.bytes() == 0;
+            if now_idle != std::mem::replace(&mut idle, now_idle) {
+                self.shared().note_idle(now_idle);
             }
-            sleep(Duration::from_millis(1)).await;
-            self.input(Node::on_tick);
         }
     }
 
@@ -504,6 +514,9 @@ fn tell(notice: &Notice) {
         }
         Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", name_of(log)),
         Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),
+        Notice::CatalogPoisoned(error) => {
+            tracing::error!("topics cannot be changed until the next start: {error}");
+        }
     }
 }
 
@@ -519,20 +532,6 @@ fn directory_uid(name: &str) -> Option<catena_format::PartitionUid> {
 
 fn directory_name(uid: u64) -> String {
     format!("{uid:016x}")
-}
-
-/// Removes a log's directory, the manifests first: what is left of it is no log.
-fn remove_log(path: &std::path::Path) -> std::io::Result<()> {
-    for manifest in ["manifest.0", "manifest.1"] {
-        match std::fs::remove_file(path.join(manifest)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
 }
 
 /// Operations that are begun at once.

@@ -23,13 +23,21 @@ pub(crate) enum Task {
     Operation,
     /// Takes what other cores send.
     Parcels,
-    /// Removes a deleted partition.
+    /// Closes the files of a deleted partition.
     Removal,
+    /// Does what time brings, and publishes the numbers.
+    Clock,
 }
 
 impl Task {
-    const ALL: [Self; 5] =
-        [Self::Listener, Self::Connection, Self::Operation, Self::Parcels, Self::Removal];
+    const ALL: [Self; 6] = [
+        Self::Listener,
+        Self::Connection,
+        Self::Operation,
+        Self::Parcels,
+        Self::Removal,
+        Self::Clock,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -38,6 +46,7 @@ impl Task {
             Self::Operation => "operation",
             Self::Parcels => "parcels",
             Self::Removal => "removal",
+            Self::Clock => "clock",
         }
     }
 }

@@ -8,7 +8,7 @@ use rustls::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{NoClientAuth, VerifierBuilderError, WebPkiClientVerifier},
+    server::{NoClientAuth, NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
 };
 
 use crate::config::Tls;
@@ -48,12 +48,17 @@ pub(crate) fn load(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(&tls.cert, "tls.cert")?;
     let key = PrivateKeyDer::from_pem_file(&tls.key);
     let key = key.map_err(|e| TlsError::Key(tls.key.clone(), e))?;
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Pair)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(TlsError::Pair)?;
+    if tls.client_ca.is_some() {
+        // A session that is taken up again shows no certificate: an expired one would live on.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     Ok(Arc::new(config))
 }
 

@@ -19,8 +19,8 @@ use std::{
 };
 
 use catena_client::{
-    Batch, Class, Client, Compression, ConsumerOptions, Durability, Error, ErrorCode, Header,
-    NewRecord, OffsetQuery, Options, ProducerOptions, Setting, Start,
+    Batch, Class, Client, Compression, ConsumerOptions, Durability, Error, ErrorCode, FetchOptions,
+    Header, NewRecord, OffsetQuery, Options, ProducerOptions, Setting, Start,
     format::{Millis, Offset, PartitionIndex},
     tokio as tasks,
 };
@@ -254,6 +254,40 @@ fn a_consumer_says_where_nothing_can_be_read_and_goes_on_after_a_seek() {
         matches!(beyond, Err(Error::Unreadable { next, .. }) if next.get() == 10),
         "{beyond:?}"
     );
+}
+
+#[test]
+fn what_a_dropped_consumer_did_not_take_another_reads() {
+    let world = World::new(1);
+    let mut client = world.client();
+    let producer = client.producer("t", ProducerOptions::default()).unwrap();
+    for value in ["1", "2", "3"] {
+        producer.append(&NewRecord::value(value.as_bytes())).unwrap().wait().unwrap();
+    }
+    let mut consumer = client.consumer("t", ConsumerOptions::default()).unwrap();
+    assert_eq!(texts(&consumer.next().unwrap().unwrap()), ["1"]);
+    drop(consumer);
+    assert_eq!(world.values(3), ["1", "2", "3"], "the server keeps no trace");
+}
+
+#[test]
+fn whoever_is_ready_to_wait_for_ever_is_served() {
+    let world = World::new(1);
+    let options = Options::new(&world.address).with_request_timeout(Duration::MAX);
+    let mut client = Client::new(options.clone());
+    let producer = client.producer("t", ProducerOptions::default()).unwrap();
+    producer.append(&NewRecord::value(b"x")).unwrap().wait().unwrap();
+    let mut consumer = client.consumer("t", ConsumerOptions::default()).unwrap();
+    assert!(consumer.next_within(Duration::MAX).unwrap().is_some());
+    let fetch = FetchOptions { max_bytes: 1, max_wait: Duration::MAX };
+    let topic = client.topic("t").unwrap().id;
+    assert_eq!(client.fetch(topic, ONLY, Offset::ZERO, fetch).unwrap().next_offset.get(), 1);
+    run(async {
+        let mut client = tasks::Client::new(options);
+        client.fetch(topic, ONLY, Offset::ZERO, fetch).await.unwrap();
+        let mut consumer = client.consumer("t", ConsumerOptions::default()).await.unwrap();
+        assert!(consumer.next().await.unwrap().is_ok());
+    });
 }
 
 #[test]

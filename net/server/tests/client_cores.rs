@@ -6,8 +6,6 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::TcpStream,
     path::Path,
     time::{Duration, Instant},
 };
@@ -33,31 +31,11 @@ fn options(address: &str) -> Options {
     Options::new(address).with_request_timeout(Duration::from_secs(10))
 }
 
-/// A metric of each core, as it was last published.
-fn metric(server: &Server, name: &str) -> Vec<u64> {
-    let log = server.log();
-    let (_, behind) = log.rsplit_once("(metrics on ").unwrap();
-    let mut stream = TcpStream::connect(behind.split_once(')').unwrap().0).unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let begin = format!("{name}{{core=\"");
-    let lines = text.lines().filter_map(|line| line.strip_prefix(&begin));
-    let cores: BTreeMap<u16, u64> = lines
-        .map(|line| {
-            let (core, value) = line.split_once("\"} ").unwrap();
-            (core.parse().unwrap(), value.parse().unwrap())
-        })
-        .collect();
-    cores.into_values().collect()
-}
-
 /// Requests that were forwarded, once the metrics tell of all that was done until now: they do when
 /// they tell of connections made since.
 fn forwarded(server: &Server) -> u64 {
     const MORE: u64 = 20;
-    let before = metric(server, "catena_connections_total");
+    let before = server.metric("catena_connections_total");
     for core in 0..before.len() {
         for _ in 0..MORE {
             greet(&mut connect(&server.address, Some(core as u16))).unwrap();
@@ -65,11 +43,11 @@ fn forwarded(server: &Server) -> u64 {
     }
     let deadline = Instant::now() + PATIENCE;
     let told = |now: &[u64]| now.iter().zip(&before).all(|(now, before)| *now >= before + MORE);
-    while !told(&metric(server, "catena_connections_total")) {
+    while !told(&server.metric("catena_connections_total")) {
         assert!(Instant::now() < deadline, "the metrics stand still");
         std::thread::sleep(Duration::from_millis(20));
     }
-    metric(server, "catena_requests_forwarded_total").iter().sum()
+    server.metric("catena_requests_forwarded_total").iter().sum()
 }
 
 /// Sends `count` records to each partition and waits for their receipts.
@@ -116,7 +94,7 @@ fn nothing_is_forwarded_with_threads() {
         client.trim(id, partition, end).unwrap();
     }
     assert_eq!(forwarded(&server), 0);
-    let requests = metric(&server, "catena_requests_total");
+    let requests = server.metric("catena_requests_total");
     assert!(requests.iter().all(|requests| *requests > 20 + 3), "{requests:?}: not both cores");
 
     // What goes to another core on purpose is counted.

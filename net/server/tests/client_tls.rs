@@ -5,7 +5,15 @@
 mod certificates;
 mod common;
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    sync::{Arc, mpsc::channel},
+    thread,
+    time::Duration,
+};
 
 use catena_client::{
     Class, Client, ConsumerOptions, Error, NewRecord, Options, ProducerOptions, TlsError,
@@ -14,6 +22,7 @@ use catena_client::{
 use certificates::{Authority, Signed};
 use common::{Server, free_address};
 use rcgen::ExtendedKeyUsagePurpose;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tempfile::TempDir;
 
 struct World {
@@ -219,4 +228,59 @@ fn the_command_line_speaks_tls_by_flags_and_by_a_connection_string() {
     // What has no effect is not taken.
     let (code, text) = catena(&["doctor", "--tls-ca", ca]);
     assert_eq!(code, Some(2), "{text}");
+}
+
+/// A server that shakes hands of TLS, ends it, and says more behind that.
+fn ends_and_goes_on(signed: &Signed) -> String {
+    let (certificate, key) = (signed.cert.as_bytes(), signed.key.as_bytes());
+    let chain = vec![CertificateDer::from_pem_slice(certificate).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            stream.read_exact(&mut [0; 16]).unwrap();
+            let mut tls = rustls::ServerConnection::new(config.clone().into()).unwrap();
+            while tls.is_handshaking() {
+                tls.complete_io(&mut stream).unwrap();
+            }
+            tls.send_close_notify();
+            let mut last = Vec::new();
+            tls.write_tls(&mut last).unwrap();
+            last.extend_from_slice(&last.clone());
+            stream.write_all(&last).unwrap();
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_server_that_goes_on_behind_its_last_word_has_ended_the_connection() {
+    let authority = Authority::new();
+    let address = ends_and_goes_on(&authority.server());
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let tls = TlsOptions::new(write(directory.path(), "ca.pem", &authority.0.pem()));
+    let options = Options::new(address)
+        .with_request_timeout(Duration::from_millis(300))
+        .with_tls(tls.with_server_name("localhost"));
+    // A client that does not come back must not keep the test.
+    let (told, heard) = channel();
+    thread::spawn(move || {
+        let threads = Client::new(options.clone()).ping().unwrap_err();
+        told.send((threads, run(tasks::Client::new(options).ping()).unwrap_err()))
+    });
+    let (threads, tasks) = heard.recv_timeout(common::PATIENCE).expect("it comes back");
+    for error in [threads, tasks] {
+        assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    }
 }

@@ -8,8 +8,10 @@ use std::{
     path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
+    time::Instant,
 };
 
+use catena_client::{Client, NewRecord, Options, ProducerOptions, format::Millis};
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, Signal, kill_process},
@@ -224,6 +226,30 @@ fn a_line_that_is_too_long_is_named_and_those_before_it_are_stored() {
 }
 
 #[test]
+fn the_first_line_that_is_not_stored_ends_the_input_and_is_named() {
+    let server = Server::start();
+    server.output("topic create a", "");
+    let mut producer = server.command("produce a").spawn().unwrap();
+    let mut stdin = producer.stdin.take().unwrap();
+    stdin.write_all(b"stored\n").unwrap();
+    assert_eq!(server.output("consume a --until count --count 1", ""), "stored\n");
+    server.output("topic delete a", "");
+    server.output("topic create a", "");
+    // The input stays open, and has more: the command ends by itself.
+    let deadline = Instant::now() + common::PATIENCE;
+    while producer.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it goes on");
+        let _ = stdin.write_all(b"not stored\n");
+    }
+    let (code, said) = failure(&producer.wait_with_output().unwrap());
+    assert!(said.contains("standard input:2: "), "{said}");
+    assert!(said.contains("(1 of "), "{said}");
+    // What was on its way is not waited for.
+    assert!(matches!(code, Some(1 | 4)), "{code:?} {said}");
+    assert_eq!(server.output("consume a --until end", ""), "");
+}
+
+#[test]
 fn lines_go_out_while_the_input_is_open() {
     let server = Server::start();
     for (topic, linger) in [("a", "0s"), ("b", "5ms")] {
@@ -263,6 +289,30 @@ fn what_is_read_ends_where_it_should() {
     let (code, said) = failure(&server.run("-o json consume a --format %v", ""));
     assert_eq!(code, Some(2), "{said}");
     assert_eq!(failure(&server.run("consume a --partition 1", "")).0, Some(2));
+}
+
+#[test]
+fn behind_the_first_record_of_a_time_all_are_read_whatever_theirs() {
+    let server = Server::start();
+    server.output("topic create a", "");
+    let mut client = Client::new(Options::new(&server.address));
+    let producer = client.producer("a", ProducerOptions::default()).unwrap();
+    for (value, time) in [("early", 10), ("first", 30), ("late", 20), ("last", 40)] {
+        let record = NewRecord::value(value.as_bytes()).with_timestamp(Millis::new(time));
+        producer.append(&record).unwrap().wait().unwrap();
+    }
+    assert_eq!(server.output("consume a --from timestamp:30", ""), "first\nlate\nlast\n");
+}
+
+#[test]
+fn a_topic_with_more_partitions_than_a_connection_subscribes_to_is_read_to_its_end() {
+    let server = Server::start_with(&["--set", "limits.subscriptions_per_connection=512"]);
+    server.output("topic create a --partitions 1100", "");
+    for partition in [0, 600, 1099] {
+        server.output(&format!("produce a --partition {partition}"), format!("{partition}\n"));
+    }
+    let text = server.output("consume a", "");
+    assert_eq!(text, "0\n600\n1099\n");
 }
 
 #[test]

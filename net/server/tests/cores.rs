@@ -5,10 +5,14 @@ mod common;
 
 use std::{collections::BTreeSet, io::Read, time::Duration};
 
-use catena_client::{Client, Options};
+use catena_client::{Client, FetchOptions, Options};
+use catena_format::{
+    Millis, Offset, PartitionIndex,
+    records::{BatchBuilder, Producer},
+};
 use catena_wire::{
-    Api, ErrorCode, ListOffsetsRequest, ListOffsetsResponse, Message, OffsetQuery, PingRequest,
-    Refusal,
+    Api, Durability, ErrorCode, ListOffsetsRequest, ListOffsetsResponse, Message, OffsetQuery,
+    PingRequest, ProduceRequest, Refusal,
 };
 use common::{Server, ask, connect, free_address, greet};
 
@@ -80,4 +84,45 @@ fn a_connection_over_the_limit_is_told_so() {
     while greet(&mut connect(&server.address, None)).is_err() {
         assert!(std::time::Instant::now() < deadline, "the place does not become free");
     }
+}
+
+#[test]
+fn an_answer_to_a_fetch_is_no_more_than_may_wait_for_clients() {
+    const BATCHES: u64 = 24;
+    const BATCH_BYTES: usize = 1000 << 10;
+    let (directory, server) = server(&["--cores", "2"]);
+    drop(server);
+    let config = directory.path().join("catena.toml");
+    std::fs::write(&config, "[limits]\nmemory = \"64MiB\"\n").unwrap();
+    let more = ["--cores", "2", "--config", config.to_str().unwrap()];
+    let server = Server::start(directory.path(), &free_address(), &more);
+    server.wait_for("ready on", 2);
+    let mut client = Client::new(Options::new(&server.address));
+    client.create_topic("t", 1, Vec::new()).unwrap();
+    let topic = client.topic("t").unwrap().id;
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(1_000_000), None, Some(&[7; BATCH_BYTES]), &[]);
+    let batch = builder.build(Producer::NONE).unwrap();
+    let request = ProduceRequest {
+        topic,
+        partition: PartitionIndex::new(0),
+        durability: Durability::ChainDisk,
+        deadline_ms: 0,
+        expect_next_offset: None,
+    };
+    for _ in 0..BATCHES {
+        let connection = client.connection().unwrap();
+        connection.send_batch(&request, &batch).unwrap();
+        assert_eq!(connection.receive_answer().unwrap().1.error, ErrorCode::None);
+    }
+    // All of it is asked for at once, again and again.
+    let all = FetchOptions { max_bytes: 64 << 20, max_wait: Duration::ZERO };
+    let mut offset = Offset::ZERO;
+    while offset.get() < BATCHES {
+        let fetched = client.fetch(topic, request.partition, offset, all).unwrap();
+        assert!(fetched.next_offset > offset);
+        offset = fetched.next_offset;
+    }
+    let cut: u64 = server.metric("catena_slow_consumers_total").iter().sum();
+    assert_eq!(cut, 0);
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use catena_client::{Client, Error, ErrorCode, Options};
+use catena_client::{Client, Error, ErrorCode, Options, Setting, TopicMetadata};
 use catena_format::{
     Millis, Offset, PartitionIndex, TopicId,
     records::{BatchBuilder, Producer},
@@ -124,4 +124,37 @@ fn topics_go_away_under_load() {
         assert!(std::time::Instant::now() < deadline, "directories of deleted topics stay");
         thread::yield_now();
     }
+}
+
+/// Segments of one topic are removed while those of a large one still are.
+#[test]
+fn files_of_a_deleted_topic_hold_up_no_other() {
+    const FILES: usize = 100_000;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = Server::start(directory.path(), &free_address(), &["--cores", "1"]);
+    server.wait_for("ready on", 1);
+    let mut client = Client::new(Options::new(&server.address));
+    client.create_topic("large", 1, Vec::new()).unwrap();
+    let small = [("segment.bytes", "65536"), ("retention.bytes", "65536")];
+    let small = small.map(|(key, value)| Setting { key: key.into(), value: value.into() });
+    client.create_topic("small", 1, small.to_vec()).unwrap();
+    let (large, small) = (client.topic("large").unwrap(), client.topic("small").unwrap());
+    let path = |topic: &TopicMetadata<'_>| {
+        let uid = topic.partitions[0].uid.get();
+        directory.path().join("data/p").join(format!("{uid:016x}"))
+    };
+    let first = path(&small).join(format!("{:016x}.seg", 1));
+    let mut stream = connect(&server.address, None);
+    greet(&mut stream).unwrap();
+    load(&mut stream, small.id, 1);
+    common::wait_until("a segment is written", || first.exists());
+    let large = path(&large);
+    (0..FILES).for_each(|file| drop(std::fs::File::create(large.join(file.to_string())).unwrap()));
+    client.delete_topic("large").unwrap();
+    let deadline = std::time::Instant::now() + common::PATIENCE;
+    while first.exists() {
+        assert!(std::time::Instant::now() < deadline, "no segment is dropped");
+        load(&mut stream, small.id, 1);
+    }
+    assert!(large.exists(), "all of it was removed first");
 }

@@ -17,7 +17,7 @@ use certificates::{Authority, Signed};
 use common::{Server, ask, connect, free_address, greet};
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
@@ -45,8 +45,8 @@ fn server(signed: &Signed, clients: Option<&Authority>) -> (tempfile::TempDir, S
     (directory, server)
 }
 
-/// Connects to a server that `trusted` should have signed.
-fn dial(server: &Server, trusted: &Authority, own: Option<&Signed>) -> Tls {
+/// A client's side: `trusted` should have signed the server.
+fn config(trusted: &Authority, own: Option<&Signed>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.0.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -61,9 +61,17 @@ fn dial(server: &Server, trusted: &Authority, own: Option<&Signed>) -> Tls {
             builder.with_client_auth_cert(chain, key).unwrap()
         }
     };
+    config.into()
+}
+
+fn dial_with(server: &Server, config: &Arc<ClientConfig>) -> Tls {
     let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(config.into(), name).unwrap();
+    let connection = ClientConnection::new(config.clone(), name).unwrap();
     StreamOwned::new(connection, connect(&server.address, None))
+}
+
+fn dial(server: &Server, trusted: &Authority, own: Option<&Signed>) -> Tls {
+    dial_with(server, &config(trusted, own))
 }
 
 fn refused(tls: &mut Tls) -> String {
@@ -118,6 +126,27 @@ fn clients_need_a_certificate_when_one_is_asked_for() {
     let strange = Authority::new().client();
     let heard = refused(&mut dial(&server, &servers, Some(&strange)));
     assert!(heard.contains("UnknownCA") || heard.contains("DecryptError"), "{heard}");
+}
+
+/// A session that is taken up again shows no certificate, and so none that has expired meanwhile.
+#[test]
+fn a_client_shows_its_certificate_at_every_connection() {
+    let (servers, clients) = (Authority::new(), Authority::new());
+    let kinds = |server: &Server, own| {
+        let config = config(&servers, own);
+        let kind = |_| {
+            let mut tls = dial_with(server, &config);
+            greet(&mut tls).unwrap();
+            tls.conn.handshake_kind().unwrap()
+        };
+        [0, 1].map(kind)
+    };
+    let (_directory, strict) = server(&servers.server(), Some(&clients));
+    let signed = clients.client();
+    assert_eq!(kinds(&strict, Some(&signed)), [HandshakeKind::Full, HandshakeKind::Full]);
+    // Where nobody shows one, the short way is open.
+    let (_directory, open) = server(&servers.server(), None);
+    assert_eq!(kinds(&open, None), [HandshakeKind::Full, HandshakeKind::Resumed]);
 }
 
 #[test]

@@ -284,6 +284,8 @@ fn a_raised_producer_fences_its_older_epochs_everywhere_and_for_ever() {
     let (same, second) = client.raise_producer(id, first).unwrap();
     assert_eq!((same, second.get()), (id, first.get() + 1));
     refused(client.raise_producer(id, first), ErrorCode::ProducerFenced);
+    // What is stored already is told, until the next epoch begins.
+    assert_eq!(produce(&world, 0, first, 0), ErrorCode::None);
     // Ids are given in blocks; this one is far behind the first.
     let nobody = ProducerId::new(id.get() + 1_000_000);
     refused(client.raise_producer(nobody, first), ErrorCode::UnknownProducer);
@@ -291,6 +293,7 @@ fn a_raised_producer_fences_its_older_epochs_everywhere_and_for_ever() {
     for life in 0..2 {
         for partition in 0..4 {
             assert_eq!(produce(&world, partition, first, 1), ErrorCode::ProducerFenced);
+            assert_eq!(produce(&world, partition, first, 2), ErrorCode::ProducerFenced);
             assert_eq!(produce(&world, partition, second, life), ErrorCode::None);
         }
         world.start(&[]);

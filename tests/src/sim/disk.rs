@@ -187,6 +187,27 @@ impl Disk {
         self.flights.len() + self.ready.len()
     }
 
+    /// Whether operations are under way in a directory.
+    #[must_use]
+    pub fn is_busy(&self, directory: u64) -> bool {
+        self.flights.values().any(|flight| flight.directory == directory)
+    }
+
+    /// Removes all files of a directory, at once and not durably: after a power loss any of them
+    /// may be there again.
+    pub fn remove_files(&mut self, now_ns: u64, directory: u64) {
+        self.run_to(now_ns);
+        self.fingerprint.numbers([now_ns, 500, directory]);
+        for name in self.live_files(directory).collect::<Vec<_>>() {
+            let order = self.number();
+            self.completions += 1;
+            let folder = self.folders.get_mut(&directory).expect("it has files");
+            folder.remove(order, name);
+            folder.complete(order, self.completions);
+        }
+        self.sweep();
+    }
+
     /// The hash of every operation, completion, crash and fault so far.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {

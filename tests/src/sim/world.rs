@@ -1,35 +1,39 @@
 //! A whole node in a world of its own: its disk, its clients, its clock, and what befalls it.
 
+mod ending;
+mod network;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use catena_format::{ClusterId, Millis, NodeId};
+use catena_format::{ClusterId, Millis, NodeId, PartitionUid};
 use catena_log::{Now, OpenError, io::Heap};
-use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, Pushed, SessionId, Status};
+use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
 use catena_replication::{Phase, Replica};
-use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Setting};
+use catena_wire::Setting;
 
+use self::network::{Delivery, Link};
 use super::{
-    client::{Client, Partitions},
-    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions, FileKinds},
+    client::{Client, Plan},
+    deeds::{Counts, Deed},
+    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
-    oracle::Oracle,
+    oracle::{Oracle, Retention},
     random::Random,
 };
 
 /// What a seed must reach before it may end.
 const ACKED_MIN: u64 = 200;
-/// Batches acknowledged while the disk decays.
-const DECAY_ACKED: u64 = 60;
 /// A seed that is not through after so much of its own time is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 10_000_000;
+const MINUTE_MS: i64 = 60_000;
 
 /// What a seed came to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Report {
     /// Batches acknowledged.
     pub acked: u64,
@@ -44,23 +48,37 @@ pub struct Report {
     /// And those at a log's very end that nothing tells from ones that were never written.
     pub cut: u64,
     /// What was injected, by kind.
-    pub faults: BTreeMap<&'static str, u64>,
+    pub faults: Counts,
+    /// What clients and the clock did, by kind.
+    pub deeds: Counts,
     /// Of every operation, every message and the last image of the disk.
     pub fingerprint: u64,
 }
 
-enum Delivery {
-    Request { session: SessionId, bytes: Vec<u8> },
-    Response { session: SessionId, bytes: Vec<u8>, pushed: Option<Pushed> },
-    Parcel { from: u16, to: u16, parcel: Parcel },
+impl Report {
+    /// Adds what the next seed came to.
+    pub fn add(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.acked, other.acked),
+            (&mut self.checked, other.checked),
+            (&mut self.pushes, other.pushes),
+            (&mut self.restarts, other.restarts),
+            (&mut self.damaged, other.damaged),
+            (&mut self.cut, other.cut),
+        ];
+        for (sum, more) in sums {
+            *sum += more;
+        }
+        add_counts(&mut self.faults, &other.faults);
+        add_counts(&mut self.deeds, &other.deeds);
+        self.fingerprint = self.fingerprint.rotate_left(1) ^ other.fingerprint;
+    }
 }
 
-/// A way on which messages keep their order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Link {
-    ToNode(SessionId),
-    ToClient(SessionId),
-    Cores(u16, u16),
+fn add_counts(counts: &mut Counts, more: &Counts) {
+    for (kind, times) in more {
+        *counts.entry(kind).or_insert(0) += times;
+    }
 }
 
 struct World {
@@ -73,7 +91,10 @@ struct World {
     life: u64,
     founded: bool,
     now_ns: u64,
+    plan: Plan,
     clients: Vec<Client>,
+    /// Which of them is the second connection of producers.
+    copier: usize,
     sessions: BTreeMap<SessionId, usize>,
     next_session: u64,
     network: BTreeMap<(u64, u64), Delivery>,
@@ -81,8 +102,14 @@ struct World {
     deliveries: u64,
     oracle: Oracle,
     restarts: u64,
-    faults: BTreeMap<&'static str, u64>,
+    faults: Counts,
     faults_on: bool,
+    /// Deleted partitions whose files go once nothing is under way in them.
+    removals: BTreeSet<u64>,
+    /// In this life what deleted partitions left was looked for.
+    swept: bool,
+    /// The wall clock does.
+    jumps: bool,
     /// At the end the disk spoils what it holds.
     decays: bool,
     next_crash_ns: u64,
@@ -119,24 +146,61 @@ fn disk_options(random: &mut Random) -> DiskOptions {
     options
 }
 
-fn topic_config(random: &mut Random) -> Vec<Setting<'static>> {
+fn plan(random: &mut Random) -> (Plan, Retention) {
+    let created = 1 + random.below(3) as u32;
+    let grown = created + random.below(3) as u32;
     // The smallest, and one that is lengthened at first and then ends where its zeros do.
     let bytes = if random.chance(500_000) { "65536" } else { "262144" };
-    let mut config = vec![Setting { key: "segment.bytes".into(), value: bytes.into() }];
+    let mut config = vec![setting("segment.bytes", bytes)];
+    let mut retention = Retention::default();
     if random.chance(250_000) {
-        config.push(Setting { key: "retention.bytes".into(), value: "300000".into() });
+        config.push(setting("retention.bytes", "300000"));
+        retention.by_bytes = true;
     }
     if random.chance(250_000) {
-        config.push(Setting { key: "segment.ms".into(), value: "1000".into() });
+        config.push(setting("segment.ms", "1000"));
     }
-    config
+    if random.chance(250_000) {
+        let ms = [200, 3_600_000][random.below(2) as usize];
+        config.push(Setting { key: "retention.ms".into(), value: ms.to_string().into() });
+        retention.ms = Some(ms);
+    }
+    let trims = random.chance(300_000);
+    let deletions = if random.chance(400_000) { 1 + random.below(3) as u32 } else { 0 };
+    (Plan { created, grown, config, trims, deletions }, retention)
+}
+
+fn setting(key: &'static str, value: &'static str) -> Setting<'static> {
+    Setting { key: key.into(), value: value.into() }
+}
+
+fn clients(root: &Random, plan: &Plan, producers: u32) -> Vec<Client> {
+    type Make = fn(u32, Random, &Plan) -> Client;
+    let few: [Make; 6] = [
+        Client::reader,
+        Client::reader,
+        Client::subscriber,
+        Client::subscriber,
+        Client::admin,
+        Client::copier,
+    ];
+    let makes = std::iter::repeat_n(Client::producer as Make, producers as usize).chain(few);
+    let numbered = (0..).zip(makes);
+    let make = |(number, make): (u32, Make)| {
+        make(number, root.numbered_stream("client", u64::from(number)), plan)
+    };
+    numbered.map(make).collect()
 }
 
 /// A node of one to three cores.
 fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
     let identity = NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(1) };
-    let limits =
-        Limits { tail_cache_bytes: 64 << 10, catalog_segment_bytes: 64 << 10, ..Limits::default() };
+    let limits = Limits {
+        tail_cache_bytes: 64 << 10,
+        catalog_segment_bytes: 64 << 10,
+        push_bytes_core_max: 20_000,
+        ..Limits::default()
+    };
     let cores = 1 + random.below(3) as u16;
     let further = (1..cores).map(|core| Post::Further { core, cores });
     let posts = std::iter::once(Post::First { create, cores }).chain(further);
@@ -147,28 +211,8 @@ impl World {
     fn new(seed: u64) -> Self {
         let root = Random::new(seed);
         let mut setup = root.stream("setup");
-        let created = 1 + setup.below(3) as u32;
-        let partitions = Partitions { created, grown: created + setup.below(3) as u32 };
-        let config = topic_config(&mut setup);
-        let trims = setup.chance(300_000);
-        let mut clients = Vec::new();
-        for number in 0..partitions.grown + setup.below(3) as u32 {
-            let stream = root.numbered_stream("client", u64::from(number));
-            clients.push(Client::producer(number, stream, partitions, config.clone()));
-        }
-        for _ in 0..2 {
-            let number = clients.len() as u32;
-            let stream = root.numbered_stream("client", u64::from(number));
-            clients.push(Client::reader(number, stream, partitions, trims));
-        }
-        for _ in 0..2 {
-            let number = clients.len() as u32;
-            let stream = root.numbered_stream("client", u64::from(number));
-            clients.push(Client::subscriber(number, stream, partitions));
-        }
-        let number = clients.len() as u32;
-        let stream = root.numbered_stream("client", u64::from(number));
-        clients.push(Client::admin(number, stream, partitions));
+        let (plan, retention) = plan(&mut setup);
+        let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32);
         let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup));
         let mut random = root.stream("world");
         let cores = node(true, &mut random);
@@ -180,16 +224,21 @@ impl World {
             life: 0,
             founded: false,
             now_ns: 0,
+            plan,
+            copier: clients.len() - 1,
             clients,
             sessions: BTreeMap::new(),
             next_session: 0,
             network: BTreeMap::new(),
             link_ns: BTreeMap::new(),
             deliveries: 0,
-            oracle: Oracle::default(),
+            oracle: Oracle::new(retention),
             restarts: 0,
             faults: BTreeMap::new(),
             faults_on: true,
+            removals: BTreeSet::new(),
+            swept: false,
+            jumps: setup.chance(400_000),
             decays: setup.chance(300_000),
             next_crash_ns: 0,
             fingerprint: Fingerprint::default(),
@@ -206,12 +255,39 @@ impl World {
             _ => 2_500_000_000,
         };
         self.next_crash_ns = self.now_ns + 100_000 + self.random.below(most);
+        if self.faults_on && self.jumps && self.random.chance(300_000) {
+            self.jump();
+        }
+        if self.faults_on && self.random.chance(50_000) {
+            self.pause_all();
+        }
+    }
+
+    /// The wall clock jumps, but no producer becomes so old that it is forgotten.
+    fn jump(&mut self) {
+        let skew_ms = match self.random.below(10) {
+            0..3 => 2_000 - self.random.below(4_000).cast_signed(),
+            3..6 => 50 * MINUTE_MS - self.random.below(100).cast_signed() * MINUTE_MS,
+            6..8 => self.random.below(24 * 60).cast_signed() * MINUTE_MS,
+            8 => 5 * 24 * 60 * MINUTE_MS,
+            _ => -2 * 60 * MINUTE_MS,
+        };
+        let ahead = skew_ms > self.oracle.wall.skew_ms();
+        self.oracle.did(if ahead { Deed::ClockAhead } else { Deed::ClockBack });
+        self.oracle.wall.jump(self.now_ns, skew_ms);
+    }
+
+    /// Nothing happens for longer than the node waits until it looks after its logs.
+    fn pause_all(&mut self) {
+        let until_ns = self.now_ns + 1_050_000_000 + self.random.below(500_000_000);
+        self.clients.iter_mut().for_each(|client| client.pause(until_ns));
+        self.next_crash_ns = self.next_crash_ns.max(until_ns) + 100_000;
+        self.oracle.did(Deed::AllPaused);
     }
 
     fn now(&self) -> Now {
-        let milliseconds = i64::try_from(self.now_ns / 1_000_000).unwrap_or(i64::MAX);
         Now {
-            wall: Millis::new(1_000_000 + milliseconds),
+            wall: Millis::new(self.oracle.wall.now_ms(self.now_ns)),
             monotonic: Duration::from_nanos(self.now_ns),
         }
     }
@@ -230,123 +306,13 @@ impl World {
         Ok(())
     }
 
-    /// No more faults: everything unacknowledged gets through, and everything is read back.
-    fn heal(&mut self) -> Result<(), String> {
-        self.faults_on = false;
-        self.disk.set_faults(FaultOptions::none());
-        self.crash();
-        self.clients.iter_mut().for_each(|client| client.finishing = true);
-        let deadline = self.now_ns + STUCK_NS;
-        while !self.clients.iter().all(Client::is_done) {
-            self.step()?;
-            if self.now_ns > deadline {
-                return Err("stuck: what was sent is not acknowledged after the faults".into());
-            }
-        }
-        // Recovery of what rots before it, with producers going on, is another matter: offsets in
-        // doubt are cut, and their producers hear of a gap.
-        if self.decays && self.wait_open()?.is_some() {
-            self.decay()?;
-        }
-        // A wounded file in which nothing can be read is removed by the next life.
-        let wounds = self.wounds();
-        // One more life: what is read is what the disk holds.
-        self.crash();
-        self.check(wounds)
-    }
-
-    /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
-    /// as it was, or said to be damaged.
-    fn decay(&mut self) -> Result<(), String> {
-        self.oracle.decayed = true;
-        let mut faults = FaultOptions::none()
-            .with(FaultKind::BitFlip, 20_000, 3)
-            .with(FaultKind::LostWrite, 20_000, 2)
-            .with(FaultKind::MisdirectedWrite, 20_000, 2);
-        faults.silent_in = FileKinds::SEGMENTS;
-        self.disk.set_faults(faults);
-        self.clients.iter_mut().for_each(|client| client.finishing = false);
-        let (acked, deadline) = (self.oracle.acked_batches + DECAY_ACKED, self.now_ns + STUCK_NS);
-        loop {
-            let enough = self.oracle.acked_batches >= acked;
-            self.clients.iter_mut().for_each(|client| client.finishing = enough);
-            if enough && self.clients.iter().all(Client::is_done) {
-                break;
-            }
-            self.step()?;
-            if self.now_ns > deadline {
-                return Err("stuck: nothing is acknowledged while the disk decays".into());
-            }
-        }
-        self.disk.set_faults(FaultOptions::none());
-        Ok(())
-    }
-
-    /// The directories with a file that does not hold what was written.
-    fn wounds(&self) -> BTreeSet<u64> {
-        self.disk.damages().into_iter().map(|wound| wound.directory).collect()
-    }
-
-    fn check(&mut self, mut wounds: BTreeSet<u64>) -> Result<(), String> {
-        let Some(ends) = self.wait_open()? else { return Ok(()) };
-        wounds.append(&mut self.wounds());
-        let wounded = |r: &&Replica<Heap>| wounds.contains(&r.identity().uid.get());
-        let wounded: BTreeSet<u32> =
-            self.replicas().filter(wounded).map(|r| r.identity().partition.get()).collect();
-        let there = ends.len() as u32;
-        let partitions = Partitions { created: there, grown: there };
-        let first = self.clients.len();
-        for partition in ends.keys() {
-            let number = self.clients.len() as u32;
-            let stream = self.random.numbered_stream("checker", u64::from(number));
-            self.clients.push(Client::checker(number, stream, *partition, partitions));
-        }
-        let deadline = self.now_ns + STUCK_NS;
-        loop {
-            self.step()?;
-            let through = self.clients[first..].iter().filter_map(Client::checked);
-            if through.clone().all(|(partition, offset, _)| offset >= ends[&partition]) {
-                for (partition, _, read) in through {
-                    let cut = wounded.contains(&partition).then_some(ends[&partition]);
-                    self.oracle.settle(partition, cut, read)?;
-                }
-                return Ok(());
-            }
-            if self.now_ns > deadline {
-                return Err("stuck: the logs cannot be read to their ends".into());
-            }
-        }
-    }
-
     fn replicas(&self) -> impl Iterator<Item = &Replica<Heap>> {
         self.cores.iter().flat_map(Node::replicas)
-    }
-
-    /// Where the partitions end, once all are open; `None`: the catalog is damaged and says so.
-    fn wait_open(&mut self) -> Result<Option<BTreeMap<u32, u64>>, String> {
-        let deadline = self.now_ns + STUCK_NS;
-        loop {
-            self.step()?;
-            if self.catalog_decayed() {
-                *self.faults.entry("catalog_damaged").or_insert(0) += 1;
-                return Ok(None);
-            }
-            let open = self.replicas().all(|replica| replica.phase() == Phase::Open);
-            if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
-                let end =
-                    |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
-                return Ok(Some(self.replicas().map(end).collect()));
-            }
-            if self.now_ns > deadline {
-                return Err("stuck: partitions do not open".into());
-            }
-        }
     }
 
     /// Ends the node's life and begins the next.
     fn crash(&mut self) {
         let kind = if self.random.chance(500_000) { Crash::PowerLoss } else { Crash::ProcessKill };
-        *self.faults.entry(crash_name(kind)).or_insert(0) += 1;
         self.disk.crash(self.now_ns, kind);
         self.life += 1;
         self.restarts += 1;
@@ -354,6 +320,9 @@ impl World {
         for at in 0..self.clients.len() {
             self.clients[at].on_disconnect(self.now_ns);
         }
+        self.oracle.crashed();
+        self.removals.clear();
+        self.swept = false;
         self.owners.clear();
         self.sessions.clear();
         self.network.clear();
@@ -367,10 +336,11 @@ impl World {
         let tick = self.cores.iter().filter_map(Node::next_tick).min();
         let tick = tick.map(|at| at.as_nanos() as u64);
         let network = self.network.first_key_value().map(|((at, _), _)| *at);
-        let wake = self.clients.iter().map(|client| client.wake_ns).min();
+        let wake = self.clients.iter().map(Client::wake_ns).min();
         let next = [self.disk.next_event(), tick, network, wake].into_iter().flatten().min();
         let next = next.unwrap_or(u64::MAX).min(self.now_ns + STEP_NS);
         self.now_ns = self.now_ns.max(next);
+        self.oracle.now_ns = self.now_ns;
         while let Some((directory, id, done)) = self.disk.poll_done(self.now_ns) {
             let done = catena_log::io::Done { id, result: done.result };
             let now = self.now();
@@ -383,18 +353,43 @@ impl World {
         self.deliver()?;
         self.wake_clients();
         self.carry_out();
+        self.remove();
         self.watch()
     }
 
-    fn catalog_decayed(&self) -> bool {
-        let status = self.cores[0].status();
-        self.oracle.decayed && matches!(status, Status::Failed(OpenError::Damaged(_)))
+    /// Removes the files of deleted partitions once nothing is under way in them.
+    fn remove(&mut self) {
+        let idle: Vec<u64> =
+            self.removals.iter().copied().filter(|uid| !self.disk.is_busy(*uid)).collect();
+        for uid in idle {
+            self.removals.remove(&uid);
+            self.disk.remove_files(self.now_ns, uid);
+        }
+    }
+
+    /// What a server does when it has the catalog: removes what deleted partitions left.
+    fn sweep(&mut self) -> Result<(), String> {
+        let (known, next) = (self.cores[0].known(), self.cores[0].next_uid());
+        let there: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
+        for uid in there.into_iter().filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
+            if uid >= next.get() && !self.oracle.decayed {
+                return Err(format!("the catalog forgot that it gave {uid} away"));
+            }
+            if self.disk.live_files(uid).next().is_some() {
+                self.oracle.did(Deed::LeftoversRemoved);
+                self.disk.remove_files(self.now_ns, uid);
+            }
+        }
+        Ok(())
     }
 
     /// Does what an operator does: restarts a node that says it must be.
     fn watch(&mut self) -> Result<(), String> {
         if self.cores[0].status() == Status::Serving {
             self.founded = true;
+            if !std::mem::replace(&mut self.swept, true) {
+                self.sweep()?;
+            }
         }
         let failed = match self.cores[0].status() {
             Status::Failed(error) => Some(error),
@@ -452,94 +447,10 @@ impl World {
                 let from = number;
                 self.transmit(Link::Cores(from, to), Delivery::Parcel { from, to, parcel });
             }
+            while let Some(uid) = self.cores[core].poll_removal() {
+                self.removals.insert(uid.get());
+            }
             while self.cores[core].poll_notice().is_some() {}
-        }
-    }
-
-    /// What goes over a link arrives in its order.
-    fn transmit(&mut self, link: Link, delivery: Delivery) {
-        let at = self.now_ns + 5_000 + self.random.below(60_000);
-        let last = self.link_ns.entry(link).or_insert(0);
-        *last = at.max(*last);
-        let at = *last;
-        self.deliveries += 1;
-        self.network.insert((at, self.deliveries), delivery);
-    }
-
-    fn deliver(&mut self) -> Result<(), String> {
-        while let Some(entry) = self.network.first_entry() {
-            if entry.key().0 > self.now_ns {
-                return Ok(());
-            }
-            match entry.remove() {
-                Delivery::Request { session, bytes } => {
-                    let (header, head, payload) = parts(&bytes, FrameLimits::REQUEST)?;
-                    let now = self.now();
-                    let core = &mut self.cores[usize::from(session.core)];
-                    core.on_message(session, &header, head, payload, now);
-                }
-                Delivery::Parcel { from, to, parcel } => {
-                    let now = self.now();
-                    self.cores[usize::from(to)].on_parcel(from, parcel, now);
-                }
-                Delivery::Response { session, bytes, pushed } => {
-                    if let Some(pushed) = pushed {
-                        self.cores[usize::from(session.core)].on_pushed(pushed);
-                    }
-                    let Some(at) = self.sessions.get(&session).copied() else { continue };
-                    let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
-                    let client = &mut self.clients[at];
-                    client.on_message(&header, head, payload, self.now_ns, &mut self.oracle)?;
-                    self.drop_session_of(at);
-                    self.post(at);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn wake_clients(&mut self) {
-        for at in 0..self.clients.len() {
-            if self.clients[at].wake_ns > self.now_ns {
-                continue;
-            }
-            self.clients[at].on_wake(self.now_ns, &self.oracle);
-            self.drop_session_of(at);
-            let ready = self.clients[at].hung_up && self.clients[at].wake_ns > self.now_ns;
-            if ready && self.cores[0].status() == Status::Serving {
-                self.connect(at);
-            }
-            self.post(at);
-        }
-    }
-
-    fn connect(&mut self, at: usize) {
-        let core = self.random.below(self.cores.len() as u64) as u16;
-        let session = SessionId { core, number: self.next_session };
-        self.next_session += 1;
-        self.sessions.insert(session, at);
-        self.cores[usize::from(core)].on_connect(session);
-        self.clients[at].on_connect();
-    }
-
-    /// The node hears when a client has hung up.
-    fn drop_session_of(&mut self, at: usize) {
-        if !self.clients[at].hung_up {
-            return;
-        }
-        let of_client = self.sessions.iter().find(|(_, client)| **client == at);
-        if let Some(session) = of_client.map(|(session, _)| *session) {
-            self.sessions.remove(&session);
-            self.cores[usize::from(session.core)].on_disconnect(session);
-        }
-    }
-
-    fn post(&mut self, at: usize) {
-        let of_client = self.sessions.iter().find(|(_, client)| **client == at);
-        let Some(session) = of_client.map(|(session, _)| *session) else { return };
-        while let Some(bytes) = self.clients[at].poll_message() {
-            self.fingerprint.bytes(&bytes);
-            self.transmit(Link::ToNode(session), Delivery::Request { session, bytes });
         }
     }
 
@@ -557,15 +468,9 @@ impl World {
             damaged: self.oracle.reported,
             cut: self.oracle.cut,
             faults: self.faults,
+            deeds: self.oracle.deeds,
             fingerprint: self.fingerprint.value(),
         }
-    }
-}
-
-fn crash_name(kind: Crash) -> &'static str {
-    match kind {
-        Crash::PowerLoss => "power_loss",
-        Crash::ProcessKill => "process_kill",
     }
 }
 
@@ -579,14 +484,6 @@ fn key_of(directory: Directory) -> u64 {
 fn directory_of(key: u64) -> Directory {
     match key {
         0 => Directory::Catalog,
-        uid => Directory::Partition(catena_format::PartitionUid::new(uid)),
+        uid => Directory::Partition(PartitionUid::new(uid)),
     }
-}
-
-fn parts(bytes: &[u8], limits: FrameLimits) -> Result<(FrameHeader, &[u8], &[u8]), String> {
-    let (header, rest) =
-        bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or("a message is short")?;
-    let header = FrameHeader::parse(header, limits).map_err(|e| e.to_string())?;
-    let (head, payload) = rest.split_at(header.head_bytes as usize);
-    Ok((header, head, payload))
 }

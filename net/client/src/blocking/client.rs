@@ -42,7 +42,7 @@ impl Client {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let (connections, owners) = (BTreeMap::new(), Owners::default());
-        Self { options, hello: None, connections, owners, turn: 0 }
+        Self { options: options.bounded(), hello: None, connections, owners, turn: 0 }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -98,7 +98,7 @@ impl Client {
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the
-    /// server cannot answer it yet or the connection broke.
+    /// server cannot answer it yet or the connection broke; any other when there was no connection.
     fn run<T>(&mut self, call: Result<Call<T>, Error>, wait: Duration) -> Result<T, Error> {
         let call = call?;
         let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
@@ -113,7 +113,7 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            match patience.pause(&error, Instant::now()).filter(|_| call.repeatable) {
+            match patience.pause(&error, call.repeatable, Instant::now()) {
                 Some(pause) => thread::sleep(pause),
                 None => return Err(error),
             }
@@ -121,8 +121,14 @@ impl Client {
     }
 
     fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
-        let wait = self.options.request_timeout + wait;
+        let wait = self.options.request_timeout.saturating_add(wait);
         let core = self.owners.core(call.place);
+        // What cannot be asked twice is not asked where the server is gone.
+        let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
+        if self.connections.get_mut(&core).is_some_and(gone) {
+            self.connections.remove(&core);
+            self.owners.doubt();
+        }
         let connection = self.connection_to(core)?;
         let answer = connection
             .set_wait(wait)

@@ -42,7 +42,7 @@ impl Connection {
     /// Connects to `address` (`host:port`) and shakes hands; `wait` bounds each step.
     ///
     /// # Errors
-    /// [`Error::Connection`], or what the server says.
+    /// [`Error::Unreachable`], or what the server says.
     pub fn open(address: &str, wait: Duration) -> Result<Self, Error> {
         Self::open_with(&Options::new(address).with_request_timeout(wait), None)
     }
@@ -51,30 +51,37 @@ impl Connection {
     /// hands; the request timeout bounds each step. With a `core`, that is asked to serve it.
     ///
     /// # Errors
-    /// [`Error::Option`], [`Error::Connection`], [`Error::Tls`], or what the server says.
+    /// [`Error::Option`], [`Error::Unreachable`], [`Error::Tls`], or what the server says.
     pub fn open_with(options: &Options, core: Option<u16>) -> Result<Self, Error> {
         let hello = Hello { core, ..options.hello()? };
         Self::open_as(&options.servers()?[0], &hello, options.request_timeout)
     }
 
     pub(crate) fn open_as(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
+        let opened = Self::dial(address, hello, wait);
+        opened.and_then(Self::shake_hands).map_err(Error::before_asking)
+    }
+
+    fn dial(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
         let failed = |source: io::Error| lost(address, source);
         let stream = dial(address, wait).map_err(failed)?;
         stream.set_read_timeout(Some(wait)).map_err(failed)?;
         stream.set_write_timeout(Some(wait)).map_err(failed)?;
         let link = Link::new(hello, address)?;
-        let (address, buffer) = (address.to_owned(), vec![0; READ_BYTES]);
-        let mut connection = Self { address, stream, buffer, link };
-        connection.write()?;
-        while connection.link.greeting().is_none() {
-            if let Err(error) = connection.read() {
+        Ok(Self { address: address.to_owned(), stream, buffer: vec![0; READ_BYTES], link })
+    }
+
+    fn shake_hands(mut self) -> Result<Self, Error> {
+        self.write()?;
+        while self.link.greeting().is_none() {
+            if let Err(error) = self.read() {
                 // Under TLS a server is told why.
-                let _ = connection.write();
-                return Err(connection.link.explain(error));
+                let _ = self.write();
+                return Err(self.link.explain(error));
             }
-            connection.write()?;
+            self.write()?;
         }
-        Ok(connection)
+        Ok(self)
     }
 
     /// What the server said of itself.
@@ -184,6 +191,20 @@ impl Connection {
         self.link.has_response()
     }
 
+    /// Whether the server has not ended it, as far as is known here.
+    pub(super) fn is_open(&mut self) -> bool {
+        let mut open = self.stream.set_nonblocking(true).is_ok();
+        while open {
+            open = match self.stream.read(&mut self.buffer) {
+                Ok(0) => false,
+                Ok(count) => self.link.on_bytes(&self.buffer[..count]).is_ok(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => false,
+            };
+        }
+        open && self.stream.set_nonblocking(false).is_ok()
+    }
+
     fn write(&mut self) -> Result<(), Error> {
         let bytes = self.link.take_outbound();
         if bytes.is_empty() {
@@ -223,7 +244,7 @@ pub(super) fn dial(address: &str, wait: Duration) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// A connection that could not be made or broke.
+/// What breaks a connection.
 pub(super) fn lost(address: &str, source: io::Error) -> Error {
     // So a socket says that its time is up.
     let late = source.kind() == io::ErrorKind::WouldBlock;

@@ -62,9 +62,9 @@ impl Consumer {
     /// # Errors
     /// See [`Consumer`] and [`Error`].
     pub fn next_within(&mut self, wait: Duration) -> Result<Option<Batch>, Error> {
-        let until = Instant::now() + wait;
+        let until = Instant::now().checked_add(wait);
         let next = poll_fn(|context| self.shared.poll_next(context));
-        block_until(next, Some(until)).flatten().transpose()
+        block_until(next, until).flatten().transpose()
     }
 
     /// Goes on at another offset of a partition.

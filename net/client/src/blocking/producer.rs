@@ -2,6 +2,8 @@
 
 use std::{future::poll_fn, pin::pin, sync::Arc, thread::JoinHandle};
 
+use catena_format::{Offset, PartitionIndex};
+
 use super::{client::Client, driver::Driver};
 use crate::{
     core::producer::{Producer as Core, Target},
@@ -30,7 +32,8 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic)?, client.producer_id()?, seed())?;
+        let (topic, producer) = (&client.topic(topic)?, client.producer_id()?);
+        let target = Target::of(topic, producer, options.refresh, seed())?;
         let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
@@ -41,7 +44,8 @@ impl Producer {
         Ok(Self { shared, thread })
     }
 
-    /// Partitions of the topic.
+    /// Partitions of the topic. Those that are added are noticed after
+    /// [`ProducerOptions::refresh`] at the latest while it is connected.
     #[must_use]
     pub fn partitions(&self) -> u32 {
         self.shared.ask(Core::partitions)
@@ -59,7 +63,15 @@ impl Producer {
         self.shared.ask(Core::in_flight)
     }
 
+    /// The first failure since the last flush, whether or not somebody keeps the ticket: what the
+    /// next flush says, as far as it is known.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.failure()
+    }
+
     /// Takes a record in, and gives a ticket for its receipt. While the buffer is full it waits.
+    /// When nothing is under way it is sent on this thread, which does not wait for the socket.
     /// Records of one partition are stored in the order in which they were appended.
     ///
     /// # Errors
@@ -67,6 +79,47 @@ impl Producer {
     /// producer has failed for good. Such a record is not sent.
     pub fn append(&self, record: &NewRecord<'_>) -> Result<Ticket, Error> {
         block_on(poll_fn(|context| self.shared.poll_append(record, context)))
+    }
+
+    /// Appends records to a partition as one batch, if the first of them gets the offset
+    /// `expected`: if nobody has appended anything since the partition's next offset was that.
+    /// Otherwise nothing is stored, and the ticket says [`Error::OffsetCondition`] with the next
+    /// offset. An answer that was lost is asked for again. Records without a partition go to this
+    /// one.
+    ///
+    /// The batch is sent when everything before it in its partition is answered, and what is
+    /// behind it waits for its answer, whatever that is. Other partitions go on.
+    ///
+    /// ```no_run
+    /// # use catena_client::Producer;
+    /// # use catena_client::{Error, NewRecord, format::{Offset, PartitionIndex}};
+    /// # fn add(producer: Producer) -> Result<(), Error> {
+    /// let (partition, mut next) = (PartitionIndex::new(0), Offset::ZERO);
+    /// loop {
+    ///     let records = [NewRecord::value(b"the one and only")];
+    ///     match producer.append_at(partition, next, &records)?.wait() {
+    ///         Ok(receipt) => break println!("stored at {}", receipt.first_offset),
+    ///         // Look at what is there by now, and whether to go on.
+    ///         Err(Error::OffsetCondition { next: now, unclear: false, .. }) => next = now,
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::append`]; together the records are at most as large as a batch may be, and
+    /// there is one at least.
+    pub fn append_at(
+        &self,
+        partition: PartitionIndex,
+        expected: Offset,
+        records: &[NewRecord<'_>],
+    ) -> Result<Ticket, Error> {
+        block_on(poll_fn(|context| {
+            self.shared.poll_append_at(partition, expected, records, context)
+        }))
     }
 
     /// Sends everything and waits until all that was appended before is settled.

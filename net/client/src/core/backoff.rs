@@ -23,13 +23,18 @@ impl Backoff {
 
     /// The next pause.
     pub(crate) fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(PAUSE_MAX);
+        self.shorten(whole)
+    }
+
+    /// Up to half of it less, at random.
+    pub(crate) fn shorten(&mut self, whole: Duration) -> Duration {
         // Marsaglia's xorshift64.
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        let whole = self.next;
-        self.next = (whole * 2).min(PAUSE_MAX);
-        whole - whole * u32::from((self.random & 0xff) as u8) / 512
+        whole - whole / 512 * u32::from((self.random & 0xff) as u8)
     }
 
     /// It went well: the next pause is short again.
@@ -51,10 +56,17 @@ impl Patience {
         Self { until, backoff: Backoff::new(seed) }
     }
 
-    /// How long to wait before the request is tried again; `None`: not at all.
-    pub(crate) fn pause(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+    /// How long to wait before the request is tried again; `None`: not at all. One that is not
+    /// `repeatable` is tried again only if it was not sent.
+    pub(crate) fn pause(
+        &mut self,
+        error: &Error,
+        repeatable: bool,
+        now: Instant,
+    ) -> Option<Duration> {
         let pause = self.backoff.pause();
-        let worth = error.is_retriable() || matches!(error, Error::Connection { .. });
+        let again = error.is_retriable() || matches!(error, Error::Connection { .. });
+        let worth = if repeatable { again } else { error.is_unreachable() };
         (worth && now + pause < self.until).then_some(pause)
     }
 }
@@ -75,16 +87,25 @@ mod tests {
         assert!(backoff.pause() <= PAUSE_MIN);
     }
 
+    fn lost() -> Error {
+        let source = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        Error::Connection { address: "one:9200".to_owned(), source: source.into() }
+    }
+
     #[test]
     fn patience_ends_in_time_and_at_a_definite_error() {
         let now = Instant::now();
         let mut patience = Patience::new(now + Duration::from_secs(5), 1);
         let later =
             Error::Server { code: catena_wire::ErrorCode::Starting, message: String::new() };
-        assert!(patience.pause(&later, now).is_some());
-        assert!(patience.pause(&later, now + Duration::from_secs(5)).is_none());
+        assert!(patience.pause(&later, true, now).is_some());
+        assert!(patience.pause(&later, true, now + Duration::from_secs(5)).is_none());
         let never =
             Error::Server { code: catena_wire::ErrorCode::UnknownTopic, message: String::new() };
-        assert!(patience.pause(&never, now).is_none());
+        assert!(patience.pause(&never, true, now).is_none());
+        let broken = lost();
+        assert!(patience.pause(&broken, true, now).is_some());
+        assert!(patience.pause(&broken, false, now).is_none(), "it may have been done");
+        assert!(patience.pause(&broken.before_asking(), false, now).is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! One connection: the handshake, frames, and which response belongs to which request.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, io, sync::Arc};
 
 use catena_wire::{
     Api, ApiRange, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest,
@@ -110,7 +110,14 @@ impl Link {
         };
         let mut plain = Vec::new();
         let opened = secure.open(bytes, &mut plain);
-        self.on_plain(&plain).and(opened)
+        self.on_plain(&plain)?;
+        opened.map_err(|error| match error {
+            // What was asked may have been done.
+            Error::Tls { address, source } if self.greeting.is_some() => {
+                Error::Connection { address, source: Arc::new(io::Error::other(source)) }
+            }
+            error => error,
+        })
     }
 
     /// What the end of the connection means.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use catena_format::{
-    Sequence,
+    Offset, Sequence,
     records::{BatchBuilder, Producer as Stamp},
 };
 
@@ -34,14 +34,23 @@ pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) count: u32,
     pub(crate) since: Instant,
+    /// The offset that its first record is to get. Such a batch is under way alone.
+    pub(crate) expected: Option<Offset>,
     /// Given when it is first sent, and kept until the producer's epoch rises.
     pub(crate) sequence: Option<Sequence>,
     /// Set while it is under way.
     pub(crate) correlation: Option<u32>,
-    /// Nobody knows whether it is stored: a connection broke, or the server could not say.
+    /// A copy of it may be stored, now or later: a connection broke, or the server could not say.
     pub(crate) tainted: bool,
     /// What was last said of it.
     pub(crate) last: Option<Error>,
+}
+
+impl Batch {
+    /// Whether it may be stored, as far as is known.
+    pub(crate) fn is_unclear(&self) -> bool {
+        self.tainted || self.correlation.is_some()
+    }
 }
 
 /// After a refusal nothing more is sent to a partition until all that is under way is answered and
@@ -102,12 +111,19 @@ impl Partition {
             bytes,
             count: builder.count(),
             since,
+            expected: None,
             sequence: None,
             correlation: None,
             tainted: false,
             last: None,
         });
         Ok(())
+    }
+
+    /// Whether the batch under way has a condition: what it comes to, those behind wait for.
+    pub(crate) fn awaits_condition(&self) -> bool {
+        let first = self.closed.front();
+        first.is_some_and(|batch| batch.expected.is_some() && batch.correlation.is_some())
     }
 
     /// The first batch that is not under way, if everything before it is.

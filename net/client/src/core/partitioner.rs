@@ -53,6 +53,11 @@ impl Partitioner {
         key.map_or(self.sticky, |key| partition_for_key(key, self.partitions))
     }
 
+    /// There are more partitions now: keys are spread anew over all of them.
+    pub(crate) fn grow(&mut self, partitions: u32) {
+        self.partitions = partitions.max(self.partitions);
+    }
+
     /// A batch of the partition was closed: records without a key go elsewhere now.
     pub(crate) fn on_closed(&mut self, partition: u32) {
         if partition == self.sticky {

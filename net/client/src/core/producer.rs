@@ -8,10 +8,15 @@
 //! What was sent is sent again under the same sequence until it is answered, in the partition's
 //! order, so that the server knows repetitions. A batch that fails for good leaves a gap in the
 //! sequences: once no batch is left of which nobody knows whether it is stored, the producer's
-//! epoch rises and the rest is sent under new sequences.
+//! epoch rises and the rest is sent under new sequences. See [`fence`] for how that becomes known.
+//!
+//! A batch with a condition is under way alone in its partition, see [`conditional`].
 //!
 //! A partition's batches go over one connection, that to the core which owns it. When another core
 //! does, the partition changes over once nothing of it is under way.
+
+mod conditional;
+mod fence;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,6 +32,7 @@ use catena_wire::{
     Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse, TopicMetadata,
 };
 
+use self::fence::Fence;
 use super::{
     Step,
     lane::{Lane, Places},
@@ -66,24 +72,24 @@ pub(crate) enum Refused {
 pub(crate) struct Target {
     pub(crate) topic: TopicId,
     pub(crate) places: Places,
-    pub(crate) partitions: u32,
     pub(crate) batch_bytes_max: usize,
     pub(crate) producer: (ProducerId, ProducerEpoch),
 }
 
 impl Target {
-    /// As the server describes it.
+    /// As the server describes it; whether there are more partitions is asked every `refresh`.
     pub(crate) fn of(
         topic: &TopicMetadata<'_>,
         producer: (ProducerId, ProducerEpoch),
+        refresh: Duration,
         seed: u64,
     ) -> Result<Self, Error> {
-        let partitions = u32::try_from(topic.partitions.len()).ok().filter(|count| *count > 0);
-        let none = || Error::Protocol("a topic without partitions".to_owned());
+        if topic.partitions.is_empty() {
+            return Err(Error::Protocol("a topic without partitions".to_owned()));
+        }
         Ok(Self {
             topic: topic.id,
-            places: Places::of(topic, seed),
-            partitions: partitions.ok_or_else(none)?,
+            places: Places::of(topic, Some(refresh), seed),
             batch_bytes_max: (topic.batch_bytes_max as usize).min(BATCH_BYTES_MAX),
             producer,
         })
@@ -124,6 +130,7 @@ pub(crate) struct Producer {
     settled: VecDeque<Settled>,
     retries: u64,
     raising: bool,
+    fence: Fence,
     closing: bool,
     /// Why the last connection ended.
     trouble: Option<Error>,
@@ -138,16 +145,14 @@ impl Producer {
         request_timeout: Duration,
         seed: u64,
     ) -> Self {
-        let partition =
-            |index| Partition::new(target.places.lane(index), seed.wrapping_add(u64::from(index)));
-        Self {
-            options,
+        let mut producer = Self {
+            options: options.bounded(),
             request_timeout,
             hello,
             seed,
             lines: BTreeMap::new(),
-            partitioner: Partitioner::new(target.partitions, seed),
-            partitions: (0..target.partitions).map(partition).collect(),
+            partitioner: Partitioner::new(target.places.partitions(), seed),
+            partitions: Vec::new(),
             target,
             active: BTreeSet::new(),
             turn: 0,
@@ -157,15 +162,28 @@ impl Producer {
             settled: VecDeque::new(),
             retries: 0,
             raising: false,
+            fence: Fence::new(seed),
             closing: false,
             trouble: None,
             fatal: None,
-        }
+        };
+        producer.grow();
+        producer
     }
 
-    /// Partitions of the topic.
+    /// Takes the partitions in that there are by now.
+    fn grow(&mut self) {
+        let partitions = self.target.places.partitions();
+        for index in self.partitions.len() as u32..partitions {
+            let seed = self.seed.wrapping_add(u64::from(index));
+            self.partitions.push(Partition::new(self.target.places.lane(index), seed));
+        }
+        self.partitioner.grow(partitions);
+    }
+
+    /// Partitions of the topic, as far as they are known.
     pub(crate) fn partitions(&self) -> u32 {
-        self.target.partitions
+        self.partitions.len() as u32
     }
 
     /// How often batches were sent again.
@@ -193,17 +211,30 @@ impl Producer {
         timestamp: Millis,
         now: Instant,
     ) -> Result<Appended, Refused> {
+        let chosen = record.partition.map(PartitionIndex::get);
+        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
+        let bytes = record.bytes_max();
+        self.admit(index, bytes, now)?;
+        let open = &self.partitions[index as usize].open;
+        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
+        if !open.as_ref().is_none_or(fits) {
+            self.close(index);
+        }
+        Ok(self.push(index, record, timestamp, now))
+    }
+
+    /// Whether a partition takes so many bytes of records now.
+    fn admit(&mut self, index: u32, bytes: usize, now: Instant) -> Result<(), Refused> {
         if let Some(error) = &self.fatal {
             return Err(Refused::Error(error.clone()));
         }
-        let chosen = record.partition.map(PartitionIndex::get);
-        let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
-        if index >= self.target.partitions {
-            let (code, partitions) = (ErrorCode::UnknownPartition, self.target.partitions);
+        if index >= self.partitions() {
+            // It may have been added.
+            self.target.places.wish(now);
+            let (code, partitions) = (ErrorCode::UnknownPartition, self.partitions());
             let message = format!("{index}, there are {partitions}");
             return Err(Refused::Error(Error::Server { code, message }));
         }
-        let bytes = record.bytes_max();
         if BATCH_HEADER_BYTES + bytes > self.target.batch_bytes_max {
             let refused = RecordError::TooLarge(BATCH_HEADER_BYTES + bytes);
             return Err(Refused::Error(refused.into()));
@@ -211,12 +242,7 @@ impl Producer {
         if self.buffered_bytes > 0 && self.buffered_bytes + bytes > self.options.buffer_bytes {
             return Err(Refused::Full);
         }
-        let open = &self.partitions[index as usize].open;
-        let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
-        if !open.as_ref().is_none_or(fits) {
-            self.close(index);
-        }
-        Ok(self.push(index, record, timestamp, now))
+        Ok(())
     }
 
     fn push(
@@ -291,7 +317,7 @@ impl Producer {
     pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
         if let Err(error) = line.session.on_connected(address, now) {
-            self.fail(error);
+            self.fail(error, now);
         }
     }
 
@@ -319,6 +345,7 @@ impl Producer {
     fn unanswered(&mut self, lane: Lane, error: &Error) {
         self.trouble = Some(error.clone());
         self.target.places.on_lost(lane);
+        self.fence.on_lost(lane);
         let Some(line) = self.lines.get_mut(&lane) else { return };
         line.waiting.clear();
         self.in_flight -= line.in_flight;
@@ -341,7 +368,12 @@ impl Producer {
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let (correlation, answer) = (response.correlation, response.answer);
         if self.target.places.on_answer(lane, correlation, &answer, now) {
-            return;
+            return self.grow();
+        }
+        match self.fence.on_answer(lane, correlation, &answer, now) {
+            None => {}
+            Some(Ok(())) => return,
+            Some(Err(error)) => return self.fail(error, now),
         }
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let Some(index) = line.waiting.remove(&correlation) else { return };
@@ -358,6 +390,9 @@ impl Producer {
                 partition.backoff.reset();
                 let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
                 self.settle(index, at, Ok(receipt));
+            }
+            Ok((produced, _)) if produced.error == ErrorCode::OffsetConditionFailed => {
+                self.on_condition_failed(index, at, produced.next_offset);
             }
             Ok((produced, message)) => {
                 let wait = Duration::from_millis(u64::from(produced.retry_after_ms));
@@ -382,13 +417,21 @@ impl Producer {
         match (code, error.class()) {
             // It is stored: no gap.
             (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
-            (ErrorCode::ProducerFenced, _) => return self.fail(error),
-            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {
+            // Neither stored nor ever to be, under this sequence.
+            (ErrorCode::ProducerFenced, _) if self.fence.is_ours() => {
                 partition.closed[at].tainted = false;
             }
-            (_, Class::Definite) if forgotten => {
-                partition.closed[at].tainted = false;
-                self.raising = true;
+            (ErrorCode::ProducerFenced, _) => return self.fail(error, now),
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _)
+                if partition.closed[at].is_stray() =>
+            {
+                return self.on_strayed(index, at, error, now);
+            }
+            (ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer, _) if follows => {}
+            (_, Class::Definite) if forgotten => self.raising = true,
+            // Of a copy that was sent before this is not known.
+            (_, Class::Definite) if partition.closed[at].tainted => {
+                return self.on_strayed(index, at, error, now);
             }
             (_, Class::Definite) => {
                 self.raising = true;
@@ -414,13 +457,20 @@ impl Producer {
     }
 
     /// Nothing can be stored any more: all that waits gets the error, and so does what comes.
-    pub(crate) fn fail(&mut self, error: Error) {
+    /// What may be stored is told so.
+    pub(crate) fn fail(&mut self, error: Error, now: Instant) {
+        let told = |batch: &Batch| {
+            if !batch.is_unclear() || error.class() == Class::Indeterminate {
+                return error.clone();
+            }
+            let after = now.saturating_duration_since(batch.since);
+            Error::Undelivered { after, unclear: true, last: Box::new(error.clone()) }
+        };
         for index in std::mem::take(&mut self.active) {
             let partition = &mut self.partitions[index as usize];
-            let closed = partition.closed.drain(..).map(|batch| batch.id);
-            let open = partition.open.take().map(|open| open.id);
-            let all = closed.chain(open).map(|id| (id, Err(error.clone())));
-            self.settled.extend(all);
+            let closed = partition.closed.drain(..).map(|batch| (batch.id, Err(told(&batch))));
+            let open = partition.open.take().map(|open| (open.id, Err(error.clone())));
+            self.settled.extend(closed.chain(open));
         }
         for line in self.lines.values_mut() {
             line.waiting.clear();
@@ -452,7 +502,7 @@ impl Producer {
             line.stalled_at(timeout).is_some_and(|at| now >= at) || line.session.is_late(now)
         };
         let late = self.lines.iter().filter(|(_, line)| late(line)).map(|(lane, _)| *lane);
-        for lane in late.collect::<Vec<_>>() {
+        for lane in late.chain(self.fence.late(timeout, now)).collect::<BTreeSet<_>>() {
             if let Some(line) = self.lines.get_mut(&lane) {
                 line.session.fail(now);
             }
@@ -468,14 +518,15 @@ impl Producer {
             if partition.lane != home && partition.in_flight() == 0 {
                 partition.lane = home;
             }
-            let (hello, seed) = (&self.hello, self.seed.wrapping_add(u64::from(partition.lane.0)));
-            self.lines.entry(partition.lane).or_insert_with(|| {
-                Line::new(Session::new(
-                    partition.lane,
-                    hello.clone(),
-                    self.request_timeout,
-                    seed.rotate_left(32),
-                ))
+        }
+        let first = self.target.places.lane(0);
+        let asking = self.target.places.wants(first).then_some(first);
+        let used = self.active.iter().map(|index| self.partitions[*index as usize].lane);
+        for lane in used.chain(asking) {
+            self.lines.entry(lane).or_insert_with(|| {
+                let (hello, wait) = (self.hello.clone(), self.request_timeout);
+                let seed = self.seed.wrapping_add(u64::from(lane.0)).rotate_left(32);
+                Line::new(Session::new(lane, hello, wait, seed))
             });
         }
     }
@@ -484,7 +535,8 @@ impl Producer {
     fn connections(&mut self, now: Instant) -> Option<Step> {
         let mut unused = None;
         for (lane, line) in &mut self.lines {
-            let wanted = wanted(&self.active, &self.partitions, *lane);
+            let wanted =
+                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
             if let Some(step) = line.session.step(now, wanted) {
                 return Some(step);
             }
@@ -495,6 +547,7 @@ impl Producer {
         let lane = unused?;
         self.lines.remove(&lane);
         self.target.places.on_closed(lane);
+        self.fence.on_lost(lane);
         Some(Step::Close(lane))
     }
 
@@ -510,12 +563,13 @@ impl Producer {
             [lingered, held, expired]
         });
         let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let wanted = wanted(&self.active, &self.partitions, *lane);
+            let wanted =
+                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
             [line.stalled_at(self.request_timeout), line.session.timeout(wanted)]
         });
-        let places = [self.target.places.timeout()];
+        let asked = [self.target.places.timeout(), self.fence.timeout(self.request_timeout)];
         // What is due already waits for something else to happen.
-        partitions.chain(lines).chain(places).flatten().filter(|at| *at > now).min()
+        partitions.chain(lines).chain(asked).flatten().filter(|at| *at > now).min()
     }
 
     /// Gives up what was not stored in time.
@@ -558,22 +612,25 @@ impl Producer {
         }
     }
 
+    /// Whether there are batches of the producer's epoch of which a condition holds.
+    fn has_sent(&self, condition: impl Fn(&Batch) -> bool) -> bool {
+        let sent = |batch: &Batch| batch.sequence.is_some() && condition(batch);
+        let mut active = self.active.iter().map(|index| &self.partitions[*index as usize]);
+        active.any(|partition| partition.closed.iter().any(sent))
+    }
+
     /// Raises the epoch when a gap was left and every sequence that was given is known to be free.
     fn raise(&mut self) {
-        let taken = |batch: &Batch| {
-            batch.sequence.is_some() && (batch.correlation.is_some() || batch.tainted)
-        };
-        let mut active = self.active.iter().map(|index| &self.partitions[*index as usize]);
-        if !self.raising || active.any(|partition| partition.closed.iter().any(taken)) {
+        if !self.raising || self.has_sent(Batch::is_unclear) {
             return;
         }
-        self.raising = false;
         let (id, epoch) = self.target.producer;
-        let Some(next) = epoch.get().checked_add(1) else {
-            let message = "the producer's epochs are used up: make a new one".to_owned();
-            return self.fail(Error::Server { code: ErrorCode::ProducerFenced, message });
-        };
-        self.target.producer = (id, ProducerEpoch::new(next));
+        let own = epoch.get().checked_add(1).map(|next| (id, ProducerEpoch::new(next)));
+        // Behind the last epoch the server gives an id.
+        let Some(next) = self.fence.next().or(own) else { return };
+        self.raising = false;
+        self.fence.reset();
+        self.target.producer = next;
         for partition in &mut self.partitions {
             partition.next_sequence = Sequence::new(0);
             partition.hold = None;
@@ -585,9 +642,14 @@ impl Producer {
 
     /// Sends what may be sent.
     fn fill(&mut self, now: Instant) {
+        let (_, epoch) = self.target.producer;
+        let last = epoch.get() == i16::MAX;
+        let fences = self.raising && (last || self.has_sent(|batch| batch.tainted));
         for (lane, line) in &mut self.lines {
-            if let Some(link) = line.session.link() {
-                self.target.places.ask(*lane, link, now);
+            let Some(link) = line.session.link() else { continue };
+            self.target.places.ask(*lane, link, now);
+            if fences && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
+                return self.fail(error, now);
             }
         }
         let turn = self.turn;
@@ -615,11 +677,14 @@ impl Producer {
             || under_way >= limits.in_flight_max.max(1) as usize;
         let window = limits.dedup_window.max(1) as usize;
         let room = limits.in_flight_bytes_max as usize;
-        if full || partition.hold.is_some() || partition.in_flight() >= window {
+        let blocked = partition.hold.is_some() || partition.awaits_condition();
+        if full || blocked || partition.in_flight() >= window {
             return false;
         }
         let at = if self.raising {
-            let unclear = |batch: &Batch| batch.tainted && batch.correlation.is_none();
+            // What became of it is not certain before the epoch has ended.
+            let ended = self.fence.next().is_some();
+            let unclear = |batch: &Batch| ended && batch.tainted && batch.correlation.is_none();
             partition.closed.iter().position(unclear)
         } else {
             partition.next_to_send()
@@ -631,7 +696,12 @@ impl Producer {
         let partition = &self.partitions[index as usize];
         let at = if due { partition.next_to_send() } else { at };
         let Some(at) = at else { return false };
-        let bytes = partition.closed[at].bytes.len();
+        let batch = &partition.closed[at];
+        // A condition waits until everything before it is answered.
+        if batch.expected.is_some() && at > 0 {
+            return false;
+        }
+        let bytes = batch.bytes.len();
         if under_way > 0 && under_way_bytes + bytes > room {
             return false;
         }
@@ -649,7 +719,7 @@ impl Producer {
             topic: self.target.topic,
             partition: PartitionIndex::new(index),
             durability: self.options.durability,
-            expect_next_offset: None,
+            expect_next_offset: batch.expected,
             deadline_ms: 0,
         };
         let line = self.lines.get_mut(&partition.lane).expect("its limits are known");
@@ -704,6 +774,5 @@ fn answered(answer: Result<Answer, Error>) -> Result<(ProduceResponse<'static>, 
 /// What a batch that was given up is told.
 fn undelivered(batch: &Batch, trouble: Option<&Error>, after: Duration) -> Error {
     let last = batch.last.clone().or_else(|| trouble.cloned()).unwrap_or_else(session::late);
-    let unclear = batch.tainted || batch.correlation.is_some();
-    Error::Undelivered { after, unclear, last: Box::new(last) }
+    Error::Undelivered { after, unclear: batch.is_unclear(), last: Box::new(last) }
 }

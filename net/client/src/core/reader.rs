@@ -75,10 +75,14 @@ struct Cursor {
     position: Offset,
     high_watermark: Offset,
     state: State,
+    /// Since when there is something to read and no subscription brings it.
+    failing: Option<Instant>,
     /// Bytes that wait to be taken.
     held: usize,
-    /// Bytes that were taken and not credited yet.
-    owed: usize,
+    /// Bytes that were taken and not credited yet; below zero: that were credited beyond the share.
+    owed: i64,
+    /// Added while others were read, and nothing came of it yet.
+    added: bool,
     backoff: Backoff,
 }
 
@@ -92,6 +96,8 @@ struct Line {
     names: BTreeMap<u32, u32>,
     /// When the server last said something.
     heard: Instant,
+    /// When something was last sent to it.
+    spoke: Instant,
     /// When it was asked for a sign of life.
     pinged: Option<Instant>,
 }
@@ -128,25 +134,17 @@ impl Reader {
         starts: &[(PartitionIndex, Offset)],
         seed: u64,
     ) -> Self {
-        let places = Places::of(topic, seed);
+        // Who chose partitions wants no others.
+        let refresh = options.partitions.is_none().then_some(options.refresh);
+        let places = Places::of(topic, refresh, seed);
         let cursor = |(partition, offset): &(PartitionIndex, Offset)| {
             let index = partition.get();
-            let cursor = Cursor {
-                lane: places.lane(index),
-                next: *offset,
-                position: *offset,
-                high_watermark: Offset::ZERO,
-                state: State::Idle(None),
-                held: 0,
-                owed: 0,
-                backoff: Backoff::new(seed.wrapping_add(u64::from(index))),
-            };
-            (index, cursor)
+            (index, Cursor::new(places.lane(index), *offset, seed.wrapping_add(u64::from(index))))
         };
         let cursors: BTreeMap<u32, Cursor> = starts.iter().map(cursor).collect();
         Self {
             topic: topic.id,
-            share: (options.buffer_bytes / cursors.len().max(1)).max(1),
+            share: share(&options, cursors.len()),
             options,
             request_timeout,
             hello,
@@ -193,15 +191,19 @@ impl Reader {
         self.forget(partition);
         self.unsubscribe(index, State::Idle(None));
         if let Some(cursor) = self.cursors.get_mut(&index) {
-            (cursor.next, cursor.position) = (offset, offset);
+            (cursor.next, cursor.position, cursor.added) = (offset, offset, false);
         }
         Ok(())
     }
 
     fn forget(&mut self, partition: PartitionIndex) {
-        self.ready.retain(|ready| ready.as_ref().map_or(true, |f| f.partition != partition));
+        let of = |ready: &Result<Fetched, Error>| match ready {
+            Ok(fetched) => Some(fetched.partition),
+            Err(error) => error.partition(),
+        };
+        self.ready.retain(|ready| of(ready) != Some(partition));
         if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
-            cursor.held = 0;
+            (cursor.held, cursor.failing) = (0, None);
         }
     }
 
@@ -232,14 +234,16 @@ impl Reader {
         (cursor.state, cursor.owed) = (state, 0);
     }
 
-    /// A batch that was taken cannot be read: the partition stops there until somebody seeks.
-    pub(crate) fn on_unreadable(&mut self, fetched: &Fetched) {
+    /// A batch that was taken cannot be read: the partition stops there until somebody seeks. Tells
+    /// what the application is told.
+    pub(crate) fn on_unreadable(&mut self, fetched: &Fetched, error: Error) -> Error {
         let (partition, at) = (fetched.partition, fetched.offset().unwrap_or(fetched.from));
         self.forget(partition);
         self.unsubscribe(partition.get(), State::Failed);
         if let Some(cursor) = self.cursors.get_mut(&partition.get()) {
             (cursor.next, cursor.position) = (at, at);
         }
+        Error::Partition { partition, offset: at, source: Box::new(error) }
     }
 
     /// Whether something waits to be taken.
@@ -260,9 +264,11 @@ impl Reader {
             && let Some(cursor) = self.cursors.get_mut(&fetched.partition.get())
         {
             cursor.held -= fetched.bytes.len();
-            cursor.owed += fetched.bytes.len();
+            cursor.owed += signed(fetched.bytes.len());
             // Half of the credit is left, so that the server does not wait.
-            if cursor.owed * 2 >= self.share && matches!(cursor.state, State::Subscribed(_)) {
+            if cursor.owed.saturating_mul(2) >= signed(self.share)
+                && matches!(cursor.state, State::Subscribed(_))
+            {
                 self.owing.insert(fetched.partition.get());
             }
             if let Ok(end) = end_of(&fetched.bytes) {
@@ -279,7 +285,7 @@ impl Reader {
 
     pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
-        (line.heard, line.pinged) = (now, None);
+        (line.heard, line.spoke, line.pinged) = (now, now, None);
         if let Err(error) = line.session.on_connected(address, now) {
             line.session.fail(now);
             self.ready.push_back(Err(error));
@@ -326,7 +332,8 @@ impl Reader {
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let Response { api, correlation, answer } = response;
         if self.places.on_answer(lane, correlation, &answer, now) {
-            return self.change_lanes();
+            self.change_lanes();
+            return self.grow();
         }
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let (name, taken) = if api == Api::Push as u8 {
@@ -354,6 +361,13 @@ impl Reader {
         let Some(index) = line.and_then(|line| line.names.remove(&name)) else { return };
         let Some(cursor) = self.cursors.get_mut(&index) else { return };
         let state = match &error {
+            // It begins where its beginning is by now.
+            Error::Unreadable { code: ErrorCode::OffsetOutOfRange, next, .. }
+                if cursor.added && *next > cursor.next =>
+            {
+                (cursor.next, cursor.position) = (*next, *next);
+                State::Idle(None)
+            }
             // The connection has as many as it may: that stays so.
             Error::Server { code: ErrorCode::SubscriptionBudget, .. } => State::Failed,
             Error::Server { code, .. } if code.class() != Class::Definite => {
@@ -364,10 +378,31 @@ impl Reader {
         if matches!(error, Error::Server { code: ErrorCode::WrongCore, .. }) {
             self.places.doubt();
         }
-        if state == State::Failed {
-            self.ready.push_back(Err(error));
+        let since = *cursor.failing.get_or_insert(now);
+        let long = now.saturating_duration_since(since) >= self.request_timeout;
+        if long {
+            cursor.failing = Some(now);
+        }
+        if state == State::Failed || long {
+            self.tell(index, error);
         }
         self.rest(index, state);
+    }
+
+    /// Says once why a partition is not read, and until that is taken no more.
+    fn tell(&mut self, index: u32, error: Error) {
+        let Some(cursor) = self.cursors.get(&index) else { return };
+        let partition = PartitionIndex::new(index);
+        let told = |ready: &Result<Fetched, Error>| {
+            ready.as_ref().is_err_and(|error| error.partition() == Some(partition))
+        };
+        if !self.ready.iter().any(told) {
+            let (offset, source) = (cursor.next, Box::new(error));
+            self.ready.push_back(Err(match *source {
+                error @ Error::Unreadable { .. } => error,
+                _ => Error::Partition { partition, offset, source },
+            }));
+        }
     }
 
     fn take(&mut self, index: u32, said: Said) -> Result<(), Error> {
@@ -377,12 +412,17 @@ impl Reader {
             Said::Push(push, answer) => (push, answer),
             Said::Begun(high_watermark) => {
                 cursor.high_watermark = high_watermark;
+                if cursor.next >= high_watermark {
+                    cursor.failing = None;
+                }
                 return Ok(());
             }
         };
         readable(push.error, push.next_offset, &push.message, partition)?;
         cursor.high_watermark = push.high_watermark;
+        cursor.failing = None;
         cursor.backoff.reset();
+        cursor.added = false;
         let from = cursor.next;
         for bytes in split(answer.payload.into()) {
             let bytes = bytes?;
@@ -408,7 +448,8 @@ impl Reader {
         }
     }
 
-    /// Asks connections that are silent for a sign of life, and ends those that give none.
+    /// Asks connections that are silent for a sign of life, and ends those that give none. One that
+    /// only listens gives a sign of life itself: the server ends what it hears nothing from.
     fn look_after(&mut self, now: Instant) {
         let mut late = Vec::new();
         for (lane, line) in &mut self.lines {
@@ -420,8 +461,8 @@ impl Reader {
             }
             let Some(link) = line.session.link() else { continue };
             self.places.ask(*lane, link, now);
-            let silent = !line.names.is_empty() && now >= line.heard + self.request_timeout;
-            if silent && line.pinged.is_none() {
+            let silent = now >= line.heard.min(line.spoke) + self.request_timeout;
+            if silent && !line.names.is_empty() && line.pinged.is_none() {
                 // The answer is only listened for.
                 let _ = link.request(Api::Ping, &PingRequest {}, &[]);
                 line.pinged = Some(now);
@@ -446,6 +487,29 @@ impl Reader {
         }
     }
 
+    /// Reads the partitions that were added from their beginning, if all are read. The shares of
+    /// the others become smaller: what was credited beyond that is not credited again.
+    fn grow(&mut self) {
+        if self.options.partitions.is_none() {
+            for index in 0..self.places.partitions() {
+                if !self.cursors.contains_key(&index) {
+                    let seed = self.seed.wrapping_add(u64::from(index));
+                    let cursor = Cursor::new(self.places.lane(index), Offset::ZERO, seed);
+                    self.cursors.insert(index, Cursor { added: true, ..cursor });
+                    self.idle.insert(index);
+                }
+            }
+        }
+        let share = share(&self.options, self.cursors.len()).min(self.share);
+        let beyond = signed(self.share - share);
+        for cursor in self.cursors.values_mut() {
+            if matches!(cursor.state, State::Subscribed(_)) {
+                cursor.owed -= beyond;
+            }
+        }
+        self.share = share;
+    }
+
     /// Subscribes to the partitions that can be.
     fn subscribe(&mut self, now: Instant) {
         for index in self.idle.iter().copied().collect::<Vec<_>>() {
@@ -457,6 +521,9 @@ impl Reader {
             });
             let due = matches!(cursor.state, State::Idle(until) if until.is_none_or(|t| now >= t));
             let Some(link) = line.session.link().filter(|_| due) else { continue };
+            // More credit the server does not keep account of.
+            let credit_max = link.greeting().map_or(u32::MAX, |g| g.limits.credit_bytes_max);
+            self.share = self.share.min(credit_max.max(1) as usize);
             let name = self.next_name;
             let credit = self.share.saturating_sub(cursor.held);
             let request = SubscribeRequest {
@@ -471,10 +538,14 @@ impl Reader {
                     self.next_name = name.wrapping_add(1);
                     line.waiting.insert(correlation, name);
                     line.names.insert(name, index);
+                    let beyond = signed(cursor.held) - signed(self.share);
                     self.rest(index, State::Subscribed(name));
+                    if let Some(cursor) = self.cursors.get_mut(&index) {
+                        cursor.owed = (-beyond).min(0);
+                    }
                 }
                 Err(error) => {
-                    self.ready.push_back(Err(error));
+                    self.tell(index, error);
                     self.rest(index, State::Failed);
                 }
             }
@@ -488,6 +559,9 @@ impl Reader {
             let State::Subscribed(subscription) = cursor.state else { continue };
             let Some(line) = self.lines.get_mut(&cursor.lane) else { continue };
             let Some(link) = line.session.link() else { continue };
+            if cursor.owed <= 0 {
+                continue;
+            }
             let bytes = u32::try_from(cursor.owed).unwrap_or(u32::MAX);
             // Where it cannot be sent, the subscription has ended.
             let _ = link.request(Api::Credit, &CreditRequest { subscription, bytes }, &[]);
@@ -501,6 +575,7 @@ impl Reader {
         for (lane, line) in &mut self.lines {
             let wanted = wanted(&self.cursors, *lane);
             if let Some(step) = line.session.step(now, wanted) {
+                line.spoke = now;
                 return Some(step);
             }
             if !wanted && !self.places.uses(*lane) {
@@ -519,7 +594,8 @@ impl Reader {
             _ => None,
         });
         let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let silent = line.pinged.unwrap_or(line.heard) + self.request_timeout;
+            let quiet = line.pinged.unwrap_or(line.heard.min(line.spoke));
+            let silent = quiet + self.request_timeout;
             let silent = (!line.names.is_empty()).then_some(silent);
             [silent, line.session.timeout(wanted(&self.cursors, *lane))]
         });
@@ -528,11 +604,38 @@ impl Reader {
     }
 }
 
+impl Cursor {
+    fn new(lane: Lane, offset: Offset, seed: u64) -> Self {
+        Self {
+            lane,
+            next: offset,
+            position: offset,
+            high_watermark: Offset::ZERO,
+            state: State::Idle(None),
+            failing: None,
+            held: 0,
+            owed: 0,
+            added: false,
+            backoff: Backoff::new(seed),
+        }
+    }
+}
+
 impl Line {
     fn new(session: Session, now: Instant) -> Self {
         let (waiting, names) = (BTreeMap::new(), BTreeMap::new());
-        Self { session, waiting, names, heard: now, pinged: None }
+        Self { session, waiting, names, heard: now, spoke: now, pinged: None }
     }
+}
+
+/// A partition's part of the buffer.
+fn share(options: &ConsumerOptions, partitions: usize) -> usize {
+    (options.buffer_bytes / partitions.max(1)).max(1)
+}
+
+/// Bytes in memory as a number that may fall below zero.
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Whether a partition is read on a lane.

@@ -1,10 +1,16 @@
 //! TLS 1.3 without a socket: ciphertext in, plaintext out, and the other way round.
 
-use std::{fmt, io::Read, io::Write, path::Path, sync::Arc};
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    path::Path,
+    sync::Arc,
+};
 
 use rustls::{
     AlertDescription as Alert, CertificateError as Bad, ClientConfig, ClientConnection,
     RootCertStore,
+    client::Resumption,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
@@ -37,7 +43,7 @@ impl Trust {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(unusable)?
             .with_root_certificates(roots);
-        let config = match &options.identity {
+        let mut config = match &options.identity {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let chain = certificates(cert, "cert")?;
@@ -47,6 +53,8 @@ impl Trust {
                 builder.with_client_auth_cert(chain, private).map_err(mismatch)?
             }
         };
+        // A session that is taken up again would not show whether its certificates still hold.
+        config.resumption = Resumption::disabled();
         let name = options.server_name.clone().map(server_name).transpose()?;
         Ok(Self { config: config.into(), name })
     }
@@ -105,10 +113,12 @@ impl Secure {
     ///
     /// # Errors
     /// [`Error::Tls`]: the connection cannot go on. What is left to seal tells the server why.
+    /// [`Error::Connection`]: the server has ended it.
     pub(crate) fn open(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>) -> Result<(), Error> {
         while !bytes.is_empty() {
             let taken = self.connection.read_tls(&mut bytes);
             let state = match taken {
+                Ok(0) => return Err(self.ended()),
                 Ok(_) => self.connection.process_new_packets().map_err(|e| self.failed(e))?,
                 Err(error) => return Err(self.error(TlsError::Failed(error.to_string()))),
             };
@@ -118,6 +128,10 @@ impl Secure {
             plain.resize(length, 0);
             let read = self.connection.reader().read_exact(&mut plain[from..]);
             read.map_err(|error| self.error(TlsError::Failed(error.to_string())))?;
+            // Bytes behind its last word are not taken.
+            if state.peer_has_closed() {
+                return Err(self.ended());
+            }
         }
         Ok(())
     }
@@ -143,6 +157,11 @@ impl Secure {
             }
             _ => error,
         }
+    }
+
+    fn ended(&self) -> Error {
+        let source = io::Error::from(io::ErrorKind::UnexpectedEof);
+        Error::Connection { address: self.address.clone(), source: Arc::new(source) }
     }
 
     fn error(&self, source: TlsError) -> Error {

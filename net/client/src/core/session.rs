@@ -77,7 +77,7 @@ impl Session {
     /// The connection cannot go on; the owner then calls [`Session::fail`].
     pub(crate) fn on_bytes(&mut self, bytes: &[u8]) -> Result<(), Error> {
         match &mut self.state {
-            State::Shaking(link, _) => link.on_bytes(bytes)?,
+            State::Shaking(link, _) => link.on_bytes(bytes).map_err(Error::before_asking)?,
             State::Up(link) => link.on_bytes(bytes)?,
             State::Down(_) | State::Connecting | State::Broken(..) => {}
         }
@@ -123,8 +123,9 @@ impl Session {
     /// The socket is gone: there is nothing left to close. Tells what that means.
     pub(crate) fn on_lost(&mut self, error: Error, now: Instant) -> Error {
         let error = match &self.state {
-            State::Shaking(link, _) => link.explain(error),
-            _ => error,
+            State::Shaking(link, _) => link.explain(error).before_asking(),
+            State::Down(_) | State::Connecting => error.before_asking(),
+            State::Up(_) | State::Broken(..) => error,
         };
         self.fail(now);
         if let State::Broken(_, again) = self.state {

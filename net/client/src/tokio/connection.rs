@@ -1,6 +1,11 @@
 //! A connection: one request, one answer.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io::{self, Read},
+    os::fd::AsFd,
+    sync::Arc,
+    time::Duration,
+};
 
 use catena_wire::Api;
 use tokio::{
@@ -27,6 +32,11 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects to `address` (`host:port`) and shakes hands; `wait` bounds each step.
     pub(super) async fn open(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
+        let opened = Self::shake_hands(address, hello, wait).await;
+        opened.map_err(Error::before_asking)
+    }
+
+    async fn shake_hands(address: &str, hello: &Hello, wait: Duration) -> Result<Self, Error> {
         let stream = dial(address, wait).await.map_err(|source| lost(address, source))?;
         let link = Link::new(hello, address)?;
         let (address, buffer) = (address.to_owned(), vec![0; READ_BYTES]);
@@ -62,6 +72,24 @@ impl Connection {
         }
     }
 
+    /// Whether the server has not ended it, as far as is known here.
+    pub(super) fn is_open(&mut self) -> bool {
+        // The socket itself is asked: its runtime may not have looked at it for long.
+        let socket = self.stream.as_fd().try_clone_to_owned();
+        let Ok(mut socket) = socket.map(std::net::TcpStream::from) else { return false };
+        loop {
+            let open = match socket.read(&mut self.buffer) {
+                Ok(0) => false,
+                Ok(count) => self.link.on_bytes(&self.buffer[..count]).is_ok(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(_) => false,
+            };
+            if !open {
+                return false;
+            }
+        }
+    }
+
     async fn write(&mut self, wait: Duration) -> Result<(), Error> {
         let bytes = self.link.take_outbound();
         let written = in_time(wait, self.stream.write_all(&bytes)).await;
@@ -84,7 +112,7 @@ pub(super) async fn dial(address: &str, wait: Duration) -> io::Result<TcpStream>
     Ok(stream)
 }
 
-/// A connection that could not be made or broke.
+/// What breaks a connection.
 pub(super) fn lost(address: &str, source: io::Error) -> Error {
     Error::Connection { address: address.to_owned(), source: Arc::new(source) }
 }

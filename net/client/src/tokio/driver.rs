@@ -1,7 +1,7 @@
 //! The task that does what a producer or consumer decides.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     future::{pending, poll_fn},
     io,
     ops::Bound,
@@ -90,10 +90,11 @@ struct Open {
     stream: TcpStream,
     address: String,
     inbound: Vec<u8>,
-    outbound: Vec<u8>,
-    /// How much of it is sent.
+    /// What is to be sent; nothing in it is empty.
+    outbound: VecDeque<Vec<u8>>,
+    /// How much of the first is sent.
     sent: usize,
-    /// When the next bytes of it must be sent.
+    /// When the next bytes must be sent.
     send_by: Instant,
 }
 
@@ -108,7 +109,11 @@ impl Running {
         loop {
             match driven.step(Instant::now()) {
                 Step::Connect(lane) => self.connect(lane),
-                Step::Close(lane) => drop(self.lines.remove(&lane)),
+                Step::Close(lane) => {
+                    if let Some(Line::Open(mut open)) = self.lines.remove(&lane) {
+                        open.send_last();
+                    }
+                }
                 Step::Send(lane, bytes) => {
                     if let Some(Line::Open(open)) = self.lines.get_mut(&lane) {
                         open.send(bytes, Instant::now() + self.driver.wait);
@@ -172,9 +177,8 @@ impl Running {
                 return driven.on_bytes(lane, &open.inbound[..count], now);
             }
             (Happened::Written(Ok(count)), Line::Open(open)) if count > 0 => {
-                open.sent += count;
                 open.send_by = now + wait;
-                return;
+                return open.on_sent(count);
             }
             (Happened::Read(Ok(_)), _) => io::ErrorKind::UnexpectedEof.into(),
             (Happened::Connected(Ok(_)) | Happened::Written(Ok(_)), _) => {
@@ -222,7 +226,7 @@ impl Line {
     /// When bytes must be sent, if any wait.
     fn send_by(&self) -> Option<Instant> {
         match self {
-            Self::Open(open) if open.sent < open.outbound.len() => Some(open.send_by),
+            Self::Open(open) if !open.outbound.is_empty() => Some(open.send_by),
             _ => None,
         }
     }
@@ -238,26 +242,125 @@ impl Line {
         if let Poll::Ready(read) = Pin::new(&mut open.stream).poll_read(context, &mut buffer) {
             return Poll::Ready(Happened::Read(read.map(|()| buffer.filled().len())));
         }
-        if open.sent == open.outbound.len() {
-            return Poll::Pending;
-        }
-        let written = Pin::new(&mut open.stream).poll_write(context, &open.outbound[open.sent..]);
+        let Some(first) = open.outbound.front() else { return Poll::Pending };
+        let written = Pin::new(&mut open.stream).poll_write(context, &first[open.sent..]);
         written.map(Happened::Written)
     }
 }
 
 impl Open {
     fn new(stream: TcpStream, address: String, now: Instant) -> Self {
-        let (inbound, outbound) = (vec![0; READ_BYTES], Vec::new());
+        let (inbound, outbound) = (vec![0; READ_BYTES], VecDeque::new());
         Self { stream, address, inbound, outbound, sent: 0, send_by: now }
     }
 
     /// Adds to what is to be sent, which what may be in flight bounds.
     fn send(&mut self, bytes: Vec<u8>, by: Instant) {
-        if self.sent == self.outbound.len() {
-            (self.outbound, self.sent, self.send_by) = (bytes, 0, by);
-        } else {
-            self.outbound.extend_from_slice(&bytes);
+        if self.outbound.is_empty() {
+            self.send_by = by;
         }
+        if !bytes.is_empty() {
+            self.outbound.push_back(bytes);
+        }
+    }
+
+    /// So many bytes of the first are sent: of what is sent whole nothing is kept.
+    fn on_sent(&mut self, count: usize) {
+        self.sent += count;
+        if self.outbound.front().is_some_and(|first| self.sent == first.len()) {
+            self.outbound.pop_front();
+            self.sent = 0;
+        }
+    }
+
+    /// Sends what can be without waiting: under TLS a server is told why the connection ends.
+    fn send_last(&mut self) {
+        while let Some(first) = self.outbound.front()
+            && let Ok(count @ 1..) = self.stream.try_write(&first[self.sent..])
+        {
+            self.on_sent(count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    const CHUNK_BYTES: usize = 64 << 10;
+    /// More than what lies between two sockets.
+    const BACKLOG: usize = 256;
+    const CHUNKS: usize = 4 * BACKLOG;
+
+    /// Writes what can be written to a peer that takes no more than it must.
+    async fn write_some(open: &mut Open, peer: &mut TcpStream, buffer: &mut [u8]) -> usize {
+        let first = open.outbound.front().unwrap();
+        let write =
+            poll_fn(|context| Pin::new(&mut open.stream).poll_write(context, &first[open.sent..]));
+        tokio::select! {
+            biased;
+            count = write => {
+                let count = count.unwrap();
+                open.on_sent(count);
+                0
+            }
+            count = peer.read(buffer) => count.unwrap(),
+        }
+    }
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test)
+    }
+
+    async fn pair() -> (Open, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stream = TcpStream::connect(&address).await.unwrap();
+        let (peer, _) = listener.accept().await.unwrap();
+        (Open::new(stream, address, Instant::now()), peer)
+    }
+
+    #[test]
+    fn what_is_sent_is_not_kept_while_something_always_waits() {
+        run(async {
+            let (mut open, mut peer) = pair().await;
+            let (mut buffer, mut received) = (vec![0; CHUNK_BYTES], 0);
+            for _ in 0..CHUNKS {
+                open.send(vec![7; CHUNK_BYTES], Instant::now());
+                while open.outbound.len() > BACKLOG {
+                    received += write_some(&mut open, &mut peer, &mut buffer).await;
+                }
+                assert!(!open.outbound.is_empty(), "something always waits");
+                let kept: usize = open.outbound.iter().map(Vec::capacity).sum();
+                assert!(kept <= (BACKLOG + 1) * CHUNK_BYTES, "{kept} bytes are kept");
+            }
+            while !open.outbound.is_empty() {
+                received += write_some(&mut open, &mut peer, &mut buffer).await;
+            }
+            drop(open);
+            loop {
+                match peer.read(&mut buffer).await.unwrap() {
+                    0 => break,
+                    count => received += count,
+                }
+            }
+            assert_eq!(received, CHUNKS * CHUNK_BYTES);
+        });
+    }
+
+    #[test]
+    fn a_peer_is_told_the_last_word() {
+        run(async {
+            let (mut open, mut peer) = pair().await;
+            open.send(b"because".to_vec(), Instant::now());
+            open.send_last();
+            drop(open);
+            let mut told = Vec::new();
+            peer.read_to_end(&mut told).await.unwrap();
+            assert_eq!(told, b"because");
+        });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, sync::Arc};
 
+use catena_format::{Offset, PartitionIndex};
 use tokio::task::JoinHandle;
 
 use super::{client::Client, driver::Driver};
@@ -32,7 +33,8 @@ impl Producer {
         options: ProducerOptions,
     ) -> Result<Self, Error> {
         options.check()?;
-        let target = Target::of(&client.topic(topic).await?, client.producer_id().await?, seed())?;
+        let (topic, producer) = (&client.topic(topic).await?, client.producer_id().await?);
+        let target = Target::of(topic, producer, options.refresh, seed())?;
         let hello = client.hello()?;
         let settings = client.options();
         let wait = settings.request_timeout;
@@ -43,7 +45,8 @@ impl Producer {
         Ok(Self { shared, task })
     }
 
-    /// Partitions of the topic.
+    /// Partitions of the topic. Those that are added are noticed after
+    /// [`ProducerOptions::refresh`] at the latest while it is connected.
     #[must_use]
     pub fn partitions(&self) -> u32 {
         self.shared.ask(Core::partitions)
@@ -61,6 +64,13 @@ impl Producer {
         self.shared.ask(Core::in_flight)
     }
 
+    /// The first failure since the last flush, whether or not somebody keeps the ticket: what the
+    /// next flush says, as far as it is known.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.failure()
+    }
+
     /// Takes a record in, and gives a ticket for its receipt. While the buffer is full it waits.
     /// Records of one partition are stored in the order in which they were appended. Dropped while
     /// it waits, it has taken nothing.
@@ -70,6 +80,46 @@ impl Producer {
     /// producer has failed for good. Such a record is not sent.
     pub async fn append(&self, record: &NewRecord<'_>) -> Result<Ticket, Error> {
         poll_fn(|context| self.shared.poll_append(record, context)).await
+    }
+
+    /// Appends records to a partition as one batch, if the first of them gets the offset
+    /// `expected`: if nobody has appended anything since the partition's next offset was that.
+    /// Otherwise nothing is stored, and the ticket says [`Error::OffsetCondition`] with the next
+    /// offset. An answer that was lost is asked for again. Records without a partition go to this
+    /// one.
+    ///
+    /// The batch is sent when everything before it in its partition is answered, and what is
+    /// behind it waits for its answer, whatever that is. Other partitions go on. Dropped while it
+    /// waits for room, it has taken nothing.
+    ///
+    /// ```no_run
+    /// # use catena_client::tokio::Producer;
+    /// # use catena_client::{Error, NewRecord, format::{Offset, PartitionIndex}};
+    /// # async fn add(producer: Producer) -> Result<(), Error> {
+    /// let (partition, mut next) = (PartitionIndex::new(0), Offset::ZERO);
+    /// loop {
+    ///     let records = [NewRecord::value(b"the one and only")];
+    ///     match producer.append_at(partition, next, &records).await?.await {
+    ///         Ok(receipt) => break println!("stored at {}", receipt.first_offset),
+    ///         // Look at what is there by now, and whether to go on.
+    ///         Err(Error::OffsetCondition { next: now, unclear: false, .. }) => next = now,
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::append`]; together the records are at most as large as a batch may be, and
+    /// there is one at least.
+    pub async fn append_at(
+        &self,
+        partition: PartitionIndex,
+        expected: Offset,
+        records: &[NewRecord<'_>],
+    ) -> Result<Ticket, Error> {
+        poll_fn(|context| self.shared.poll_append_at(partition, expected, records, context)).await
     }
 
     /// Sends everything and waits until all that was appended before is settled.

@@ -1,8 +1,15 @@
-//! A node of one core on files in memory, whose hands can be told to fail or to hold still.
+//! A node on files in memory, of one core or several, whose hands can be told to fail or to hold
+//! still.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::{cell::Cell, collections::BTreeMap, ops::Range, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    rc::Rc,
+    time::Duration,
+};
 
 use catena_format::{
     ClusterId, Millis, NodeId, Offset, PartitionIndex, TopicId,
@@ -12,7 +19,7 @@ use catena_log::{
     Now,
     io::{Done, FileName, IoError, Memory, MemoryExhausted, Op, OpId, Outcome},
 };
-use catena_node::{Directory, Limits, Node, NodeIdentity, Post, Pushed, SessionId, Status};
+use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, Pushed, SessionId, Status};
 use catena_wire::{
     Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader,
     FrameLimits, HandshakeRequest, Message, MetadataRequest, MetadataResponse, ProduceRequest,
@@ -119,7 +126,13 @@ impl Answer {
 }
 
 pub(crate) struct World {
+    /// Its first core, which has all connections.
     pub(crate) node: Node<Purse>,
+    /// The others; their disk is always well.
+    pub(crate) further: Vec<Node<Purse>>,
+    /// What the others send to the first core is not delivered.
+    pub(crate) cut_off: bool,
+    parcels: VecDeque<(u16, u16, Parcel)>,
     pub(crate) memory: Purse,
     pub(crate) judge: Judge,
     pub(crate) answers: Vec<Answer>,
@@ -137,9 +150,17 @@ pub(crate) const SESSION: SessionId = SessionId { core: 0, number: 1 };
 
 impl World {
     pub(crate) fn new(limits: Limits, budget: usize) -> Self {
+        Self::of_cores(1, limits, budget)
+    }
+
+    pub(crate) fn of_cores(cores: u16, limits: Limits, budget: usize) -> Self {
         let memory = Purse::new(budget);
+        let further = |core| node(limits, Post::Further { core, cores }, memory.clone());
         let mut world = Self {
-            node: node(limits, true, memory.clone()),
+            node: node(limits, Post::First { create: true, cores }, memory.clone()),
+            further: (1..cores).map(further).collect(),
+            cut_off: false,
+            parcels: VecDeque::new(),
             memory,
             judge: Box::new(|_, _| Verdict::Perform),
             answers: Vec::new(),
@@ -154,7 +175,7 @@ impl World {
         world
     }
 
-    /// Ends the node and starts it again on its files.
+    /// Ends a node of one core and starts it again on its files.
     pub(crate) fn restart(&mut self, limits: Limits) {
         self.restart_with(limits, Box::new(|_, _| Verdict::Perform));
     }
@@ -172,7 +193,8 @@ impl World {
     }
 
     fn renew(&mut self, limits: Limits, judge: Judge) {
-        self.node = node(limits, false, self.memory.clone());
+        let post = Post::First { create: false, cores: 1 };
+        self.node = node(limits, post, self.memory.clone());
         self.judge = judge;
         self.held.clear();
         self.answers.clear();
@@ -210,12 +232,53 @@ impl World {
             self.clock = end.min(self.clock + Duration::from_millis(100));
             let now = self.now();
             self.node.on_tick(now);
+            self.further.iter_mut().for_each(|node| node.on_tick(now));
             self.settle();
         }
     }
 
-    /// Performs what the node asks for, as the judge says, until it asks for nothing more.
+    /// Refuses what is new, on all cores.
+    pub(crate) fn drain(&mut self) {
+        let now = self.now();
+        self.node.drain(now);
+        self.further.iter_mut().for_each(|node| node.drain(now));
+        self.settle();
+    }
+
+    /// Performs what the cores ask for until they ask for nothing more.
     pub(crate) fn settle(&mut self) {
+        loop {
+            self.settle_first();
+            (0..self.further.len()).for_each(|at| self.settle_further(at));
+            while let Some((to, parcel)) = self.node.poll_parcel() {
+                self.parcels.push_back((0, to, parcel));
+            }
+            let next = self.parcels.iter().position(|(_, to, _)| *to != 0 || !self.cut_off);
+            let Some((from, to, parcel)) = next.and_then(|at| self.parcels.remove(at)) else {
+                return;
+            };
+            let now = self.now();
+            let to = match to {
+                0 => &mut self.node,
+                core => &mut self.further[usize::from(core) - 1],
+            };
+            to.on_parcel(from, parcel, now);
+        }
+    }
+
+    fn settle_further(&mut self, at: usize) {
+        while let Some((directory, id, op)) = self.further[at].poll_op() {
+            let result = self.perform(directory, op);
+            let now = self.now();
+            self.further[at].on_done(directory, Done { id, result }, now);
+        }
+        while let Some((to, parcel)) = self.further[at].poll_parcel() {
+            self.parcels.push_back((at as u16 + 1, to, parcel));
+        }
+    }
+
+    /// Does so for the first core, as the judge says.
+    fn settle_first(&mut self) {
         while let Some((directory, id, op)) = self.node.poll_op() {
             let result = match (self.judge)(directory, &op) {
                 Verdict::Perform => self.perform(directory, op),
@@ -232,8 +295,10 @@ impl World {
         while let Some(send) = self.node.poll_send() {
             let (header, head) = send.bytes.split_first_chunk::<FRAME_HEADER_BYTES>().unwrap();
             let header = FrameHeader::parse(header, FrameLimits::RESPONSE).unwrap();
-            let payload = send.shares.iter().flat_map(|share| share.as_ref().to_vec()).collect();
-            self.answers.push(Answer { header, head: head.to_vec(), payload });
+            let (head, payload) = head.split_at(header.head_bytes as usize);
+            let (head, mut payload) = (head.to_vec(), payload.to_vec());
+            send.shares.iter().for_each(|share| payload.extend_from_slice(share.as_ref()));
+            self.answers.push(Answer { header, head, payload });
             self.unread.extend(send.pushed);
         }
     }
@@ -244,6 +309,11 @@ impl World {
         of.map(|(_, bytes)| bytes.len()).sum()
     }
 
+    /// Operations that are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Goes on with what was held, on a disk that is well again.
     pub(crate) fn resume(&mut self) {
         self.resume_with(Box::new(|_, _| Verdict::Perform));
@@ -252,6 +322,7 @@ impl World {
     /// Goes on with what was held, and with another judge.
     pub(crate) fn resume_with(&mut self, judge: Judge) {
         self.judge = judge;
+        self.cut_off = false;
         for (directory, id, op) in std::mem::take(&mut self.held) {
             let result = self.perform(directory, op);
             let now = self.now();
@@ -382,9 +453,9 @@ impl World {
     }
 }
 
-fn node(limits: Limits, create: bool, memory: Purse) -> Node<Purse> {
+fn node(limits: Limits, post: Post, memory: Purse) -> Node<Purse> {
     let identity = NodeIdentity { cluster: ClusterId::new(7), node: NodeId::new(1) };
-    Node::new(identity, limits, Post::First { create, cores: 1 }, memory)
+    Node::new(identity, limits, post, memory)
 }
 
 /// A batch of one record.

@@ -63,7 +63,10 @@ pub(crate) enum Command {
     /// Send each line of the input as a record.
     ///
     /// A line that no batch of the topic can hold ends the input: it is named by its file and
-    /// number, the lines before it are sent, and the exit code is 1.
+    /// number, the lines before it are sent, and the exit code is 1. A line that is not stored ends
+    /// it, too: the first one is named, with how many are acknowledged, and nothing further is
+    /// sent. The exit code is 4 if it, or a line that was sent behind it, may be stored all the
+    /// same.
     Produce(ProduceArgs),
     /// Print records.
     ///

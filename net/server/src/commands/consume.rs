@@ -1,7 +1,7 @@
 //! `catena consume`: records, printed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     sync::{
         Arc,
@@ -87,6 +87,9 @@ fn time(text: &str) -> Result<Millis, String> {
     Ok(Millis::new(i64::try_from(since).unwrap_or(i64::MAX)))
 }
 
+/// Partitions read at once where reading ends: more a connection may not take.
+const PARTITIONS_AT_ONCE: usize = 512;
+
 /// What is read, and how it is printed.
 struct Reading<'a> {
     args: &'a ConsumeArgs,
@@ -95,6 +98,8 @@ struct Reading<'a> {
     ends: BTreeMap<PartitionIndex, Offset>,
     /// Further records are waited for: reading goes on when no such place is left.
     endless: bool,
+    /// Partitions in which a record of the time to begin at was there.
+    begun: BTreeSet<PartitionIndex>,
     /// Records still wanted.
     left: u64,
 }
@@ -132,21 +137,27 @@ pub(crate) fn consume(
         None => args.follow || args.count.is_some() || args.from == From::End,
     };
     let endless = waits && !matches!(args.until, Some(Until::Offset(_)));
-    let ends = if endless { BTreeMap::new() } else { ends(client, &topic, args, &partitions)? };
+    let mut all = if endless { BTreeMap::new() } else { ends(client, &topic, args, &partitions)? };
     let left = args.count.unwrap_or(u64::MAX);
-    let mut reading = Reading { args, form, ends, endless, left };
+    let (ends, begun) = (BTreeMap::new(), BTreeSet::new());
+    let mut reading = Reading { args, form, ends, endless, begun, left };
     let stop = if waits { stop_flag()? } else { Arc::default() };
-    let options = ConsumerOptions {
-        partitions: Some(partitions),
-        start: match args.from {
-            From::Beginning => Start::Beginning,
-            From::End => Start::End,
-            From::Offset(offset) => Start::Offset(offset),
-            From::Time(time) => Start::Time(time),
-        },
-        ..ConsumerOptions::default()
+    let start = match args.from {
+        From::Beginning => Start::Beginning,
+        From::End => Start::End,
+        From::Offset(offset) => Start::Offset(offset),
+        From::Time(time) => Start::Time(time),
     };
-    reading.run(client.consumer(&args.topic, options)?, &stop)
+    // What waits for further records listens everywhere at once.
+    let at_once = if endless { partitions.len() } else { PARTITIONS_AT_ONCE };
+    for some in partitions.chunks(at_once) {
+        let end = |partition: &PartitionIndex| Some((*partition, all.remove(partition)?));
+        reading.ends = some.iter().filter_map(end).collect();
+        let partitions = Some(some.to_vec());
+        let options = ConsumerOptions { partitions, start, ..ConsumerOptions::default() };
+        reading.run(client.consumer(&args.topic, options)?, &stop)?;
+    }
+    Ok(())
 }
 
 /// Where reading stops in each partition.
@@ -225,10 +236,6 @@ impl Reading<'_> {
     }
 
     fn print(&mut self, batch: &Batch, out: &mut impl Write) -> anyhow::Result<()> {
-        let since = match self.args.from {
-            From::Time(time) => time,
-            _ => Millis::new(i64::MIN),
-        };
         let partition = batch.partition();
         let end = match self.ends.get(&partition) {
             Some(end) => *end,
@@ -238,7 +245,14 @@ impl Reading<'_> {
         };
         for record in batch.records() {
             let (offset, record) = record?;
-            if self.left > 0 && offset < end && record.timestamp >= since {
+            // Behind the first record of the time asked for, others may be of an earlier one.
+            if !self.begun.contains(&partition) {
+                if matches!(self.args.from, From::Time(since) if record.timestamp < since) {
+                    continue;
+                }
+                self.begun.insert(partition);
+            }
+            if self.left > 0 && offset < end {
                 match &self.form {
                     Form::Text(format) => format.write(out, partition, offset, &record)?,
                     Form::Json => write_json(out, partition, offset, &record)?,

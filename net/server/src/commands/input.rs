@@ -1,9 +1,11 @@
 //! Lines of files and standard input, one file after the other.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
+    sync::Arc,
     vec,
 };
 
@@ -31,14 +33,26 @@ pub(super) enum InputError {
     },
 }
 
+/// Where a line stands: its file, and its number there, from 1 on.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    file: Arc<str>,
+    line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
 /// The lines of several files. A last line needs no line break, and no line goes on in the next
 /// file. No more than one line is held.
 pub(super) struct Input {
     files: vec::IntoIter<PathBuf>,
     reader: Option<Box<dyn BufRead>>,
     line_bytes_max: usize,
-    name: String,
-    number: u64,
+    place: Place,
     line: Vec<u8>,
     bytes: u64,
 }
@@ -51,8 +65,7 @@ impl Input {
             files: files.into_iter(),
             reader: None,
             line_bytes_max,
-            name: String::new(),
-            number: 0,
+            place: Place { file: "".into(), line: 0 },
             line: Vec::new(),
             bytes: 0,
         }
@@ -63,9 +76,9 @@ impl Input {
         &self.line
     }
 
-    /// Where it stands: the file, and its number there.
-    pub(super) fn place(&self) -> String {
-        format!("{}:{}", self.name, self.number)
+    /// Where it stands.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Bytes of all lines so far, with their line breaks.
@@ -95,35 +108,33 @@ impl Input {
                     return self.cut();
                 }
                 Err(source) => {
-                    return Err(InputError::Read { name: self.name.clone(), source });
+                    return Err(InputError::Read { name: self.place.file.to_string(), source });
                 }
             }
         }
     }
 
     fn open(&mut self, file: &Path) -> Result<(), InputError> {
-        self.number = 0;
         if file == Path::new("-") {
-            self.name = "standard input".to_owned();
+            self.place = Place { file: "standard input".into(), line: 0 };
             self.reader = Some(Box::new(BufReader::with_capacity(CHUNK_BYTES, io::stdin())));
             return Ok(());
         }
-        self.name = file.display().to_string();
-        let opened = File::open(file);
-        let opened =
-            opened.map_err(|source| InputError::Read { name: self.name.clone(), source })?;
+        let name = file.display().to_string();
+        self.place = Place { file: name.as_str().into(), line: 0 };
+        let opened = File::open(file).map_err(|source| InputError::Read { name, source })?;
         self.reader = Some(Box::new(BufReader::with_capacity(CHUNK_BYTES, opened)));
         Ok(())
     }
 
     /// The line without its break.
     fn cut(&mut self) -> Result<bool, InputError> {
-        self.number += 1;
+        self.place.line += 1;
         if self.line.last() == Some(&b'\n') {
             self.line.pop();
         }
         if self.line.len() > self.line_bytes_max {
-            let (place, limit) = (self.place(), self.line_bytes_max);
+            let (place, limit) = (self.place.to_string(), self.line_bytes_max);
             return Err(InputError::TooLong { place, limit });
         }
         Ok(true)

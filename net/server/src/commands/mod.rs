@@ -9,13 +9,13 @@ mod topics;
 
 use std::io::{self, Write};
 
-use catena_client::{Class, Client, Error, Options, TlsOptions};
+use catena_client::{Class, Client, Error, ErrorCode, Options, TlsOptions};
 use serde_json::Value;
 
 pub(crate) use self::{
     consume::{From, Until, consume},
     format::Format,
-    produce::produce,
+    produce::{NotStored, produce},
     topics::topic,
 };
 use crate::cli::{Exit, RemoteArgs};
@@ -25,21 +25,13 @@ use crate::cli::{Exit, RemoteArgs};
 /// # Errors
 /// When the connection string is not right, or says what flags say, too.
 pub(crate) fn client(remote: &RemoteArgs) -> anyhow::Result<Client> {
-    let mut options = if remote.server.contains("://") {
-        let options = remote.server.parse::<Options>();
-        options.map_err(|error| UsageError(format!("--server: {error}")))?
-    } else {
-        Options::new(&remote.server)
-    };
-    if let Some(ca) = &remote.tls_ca {
-        if remote.server.contains("://") {
-            let text = "--tls-ca goes with a plain host and port: a connection string has `ca`";
-            return Err(UsageError(text.to_owned()).into());
-        }
+    let tls = remote.tls_ca.as_ref().map(|ca| {
         let server_name = remote.tls_server_name.clone();
         let identity = remote.tls_cert.clone().zip(remote.tls_key.clone());
-        options = options.with_tls(TlsOptions { ca: ca.clone(), identity, server_name });
-    }
+        TlsOptions { ca: ca.clone(), identity, server_name }
+    });
+    let options = Options::of(&remote.server, tls);
+    let options = options.map_err(|error| UsageError(format!("--server: {error}")))?;
     Ok(Client::new(options))
 }
 
@@ -62,9 +54,20 @@ pub(crate) fn exit(error: &anyhow::Error) -> Exit {
     if error.is::<UsageError>() {
         return Exit::Usage;
     }
-    match error.downcast_ref::<Error>() {
-        Some(Error::Connection { .. } | Error::Tls { .. }) => Exit::Unreachable,
+    if let Some(error) = error.downcast_ref::<NotStored>() {
+        return if error.unclear { Exit::Indeterminate } else { Exit::Failure };
+    }
+    let error = error.downcast_ref::<Error>();
+    let (error, read) = match error {
+        Some(Error::Partition { source, .. }) => (Some(&**source), true),
+        error => (error, false),
+    };
+    match error {
+        Some(Error::Unreachable { .. } | Error::Tls { .. }) => Exit::Unreachable,
         Some(Error::Option(_)) => Exit::Usage,
+        Some(Error::Unreadable { code: ErrorCode::Damaged, .. }) => Exit::Damaged,
+        // Of what is stored; one to send may be too large.
+        Some(Error::Batch(_) | Error::Record(_)) if read => Exit::Damaged,
         Some(error) if error.class() == Class::Indeterminate => Exit::Indeterminate,
         _ => Exit::Failure,
     }
@@ -75,4 +78,27 @@ fn print_json(value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{value:#}")?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use catena_client::format::{BatchError, Offset, PartitionIndex, records::RecordError};
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_partition_has_a_code_of_its_own() {
+        let unreadable = |code| {
+            let (partition, next, message) = (PartitionIndex::new(0), Offset::ZERO, String::new());
+            exit(&Error::Unreadable { code, partition, next, message }.into())
+        };
+        assert_eq!(unreadable(ErrorCode::Damaged), Exit::Damaged);
+        assert_eq!(unreadable(ErrorCode::OffsetOutOfRange), Exit::Failure);
+        let (partition, offset) = (PartitionIndex::new(0), Offset::ZERO);
+        let checksum = || BatchError::Checksum { stored: 1, computed: 2 }.into();
+        let read = Error::Partition { partition, offset, source: Box::new(checksum()) };
+        assert_eq!(exit(&read.into()), Exit::Damaged);
+        let large = Error::from(RecordError::TooLarge(17));
+        assert_eq!(exit(&large.into()), Exit::Failure);
+    }
 }

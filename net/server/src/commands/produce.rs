@@ -1,23 +1,32 @@
 //! `catena produce`: each line of the input becomes a record.
 
 use std::{
+    collections::VecDeque,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use catena_client::{Client, Header, NewRecord, Producer, ProducerOptions};
+use catena_client::{Class, Client, Error, Header, NewRecord, Producer, ProducerOptions, Ticket};
 use catena_format::PartitionIndex;
 use serde_json::json;
 
-use super::{UsageError, input::Input, print_json, progress::Progress};
+use super::{
+    UsageError,
+    input::{Input, Place},
+    print_json,
+    progress::Progress,
+};
 use crate::cli::{Output, ProduceArgs};
+
+/// Lines under way at most: of each it is known where it stands until it is stored.
+const PENDING_MAX: usize = 1 << 20;
 
 /// Sends each line as a record; says how many, once all are acknowledged.
 ///
 /// # Errors
-/// When the input cannot be read to its end, or a batch is refused. Of an input that cannot be
-/// read, the lines before are sent.
+/// When the input cannot be read to its end, or a line is not stored: no further ones are sent
+/// then. Of an input that cannot be read, the lines before are sent.
 pub(crate) fn produce(
     client: &mut Client,
     args: &ProduceArgs,
@@ -44,10 +53,16 @@ pub(crate) fn produce(
     let producer = client.producer(name, options)?;
     let mut input = Input::new(&args.files, batch_bytes_max);
     let mut progress = Progress::new(&args.files, !args.no_progress);
-    let (records, ended) = send_lines(&producer, args, &mut input, &mut progress);
-    // Whether what was appended is stored, closing tells: that goes before what the input has.
-    producer.close()?;
+    let mut pending = Pending::default();
+    let ended = send_lines(&producer, args, &mut input, &mut progress, &mut pending);
+    // Whether what was appended is stored goes before what the input has. What waits behind a line
+    // that failed is left with the process: sent now, it would be stored behind a hole.
+    let stored = producer.failure().map_or_else(|| producer.close(), Err);
     progress.finish();
+    if let Err(error) = stored {
+        return Err(pending.failure().map_or_else(|| error.into(), Into::into));
+    }
+    let records = pending.sent;
     match output {
         Output::Json => print_json(&json!({ "topic": name, "records": records }))?,
         Output::Table => eprintln!("catena: {records} records acknowledged"),
@@ -55,40 +70,100 @@ pub(crate) fn produce(
     ended.context("the input ends early; what stands before is acknowledged")
 }
 
-/// How many lines were appended, and whether those are all.
+/// A line is not stored, and nothing behind it was read any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {error} ({acknowledged} of {sent} records acknowledged)")]
+pub(crate) struct NotStored {
+    place: Place,
+    error: Error,
+    acknowledged: u64,
+    sent: u64,
+    /// Whether it, or a line that was sent behind it, may be stored all the same.
+    pub(crate) unclear: bool,
+}
+
+/// Lines that were appended, in order, from the first on of which nothing is known yet.
+#[derive(Default)]
+struct Pending {
+    lines: VecDeque<(Place, Ticket)>,
+    acknowledged: u64,
+    sent: u64,
+}
+
+impl Pending {
+    fn push(&mut self, place: Place, ticket: Ticket) {
+        self.sent += 1;
+        self.lines.push_back((place, ticket));
+        while let Some((_, ticket)) = self.lines.front()
+            && matches!(ticket.outcome(), Some(Ok(_)))
+        {
+            self.lines.pop_front();
+            self.acknowledged += 1;
+        }
+    }
+
+    /// Waits for the first line, when there are too many.
+    fn limit(&mut self) {
+        if self.lines.len() >= PENDING_MAX
+            && let Some((_, ticket)) = self.lines.front_mut()
+        {
+            // What it came to is looked at with the next.
+            let _ = futures_lite::future::block_on(ticket);
+        }
+    }
+
+    /// The first line that is not stored, as far as is known by now.
+    fn failure(mut self) -> Option<NotStored> {
+        let (mut first, mut unclear) = (None, false);
+        for (place, ticket) in self.lines.drain(..) {
+            match ticket.outcome() {
+                Some(Ok(_)) => self.acknowledged += 1,
+                Some(Err(error)) => {
+                    unclear |= error.class() == Class::Indeterminate;
+                    first.get_or_insert((place, error));
+                }
+                None => unclear = true,
+            }
+        }
+        let (place, error) = first?;
+        let Self { acknowledged, sent, .. } = self;
+        Some(NotStored { place, error, acknowledged, sent, unclear })
+    }
+}
+
+/// Appends all lines, until one is not stored. Whether the last ones are, closing the producer
+/// tells.
 fn send_lines(
     producer: &Producer,
     args: &ProduceArgs,
     input: &mut Input,
     progress: &mut Progress,
-) -> (u64, anyhow::Result<()>) {
+    pending: &mut Pending,
+) -> anyhow::Result<()> {
     let headers: Vec<Header<'_>> = args
         .header
         .iter()
         .map(|(key, value)| Header { key: key.as_bytes(), value: Some(value.as_bytes()) })
         .collect();
     let began = Instant::now();
-    let mut records = 0;
-    loop {
-        match input.next_line() {
-            Ok(true) => {}
-            Ok(false) => return (records, Ok(())),
-            Err(error) => return (records, Err(error.into())),
-        }
+    while producer.failure().is_none() && input.next_line()? {
         if input.line().is_empty() && args.skip_empty {
             continue;
         }
         if let Some(rate) = args.rate {
-            let due = Duration::from_secs_f64(records as f64 / rate);
-            thread::sleep(due.saturating_sub(began.elapsed()));
+            thread::sleep(due(pending.sent, rate).saturating_sub(began.elapsed()));
         }
-        // Whether it is stored, closing the producer tells.
-        if let Err(error) = producer.append(&record(input.line(), args, &headers)) {
-            return (records, Err(error).with_context(|| input.place()));
-        }
-        records += 1;
-        progress.set(input.bytes(), records);
+        let appended = producer.append(&record(input.line(), args, &headers));
+        pending.push(input.place().clone(), appended.with_context(|| input.place().clone())?);
+        pending.limit();
+        progress.set(input.bytes(), pending.sent);
     }
+    Ok(())
+}
+
+/// When the line behind so many is due, at so many a second.
+fn due(lines: u64, rate: f64) -> Duration {
+    Duration::try_from_secs_f64(lines as f64 / rate).unwrap_or(Duration::MAX)
 }
 
 fn record<'a>(line: &'a [u8], args: &ProduceArgs, headers: &'a [Header<'a>]) -> NewRecord<'a> {
@@ -116,6 +191,13 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> (Option<&'a [u8]>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_due_however_slow_the_rate() {
+        assert_eq!(due(3, 2.0), Duration::from_millis(1500));
+        assert_eq!(due(0, 1e-30), Duration::ZERO);
+        assert_eq!(due(1, 1e-30), Duration::MAX);
+    }
 
     #[test]
     fn a_line_is_split_at_the_first_separator() {

@@ -110,6 +110,19 @@ pub(crate) enum Problem {
         /// The one that bounds it.
         other: &'static str,
     },
+    /// The memory of each core is too little for the batches that may come.
+    #[error(
+        "{origin}: `limits.memory` must be at least {least}: eight of the largest batches \
+         (`limits.batch_bytes`), and 4 MiB, for each of {cores} cores (`node.cores`)"
+    )]
+    Share {
+        /// Where the memory was set.
+        origin: Origin,
+        /// The least that will do.
+        least: String,
+        /// How many cores share it.
+        cores: u64,
+    },
     /// One setting makes no sense without another.
     #[error("{origin}: `{key}` needs `{missing}` beside it")]
     Needs {

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use catena_node::TopicDefaults;
 use catena_replication::control::TOPIC_SETTINGS;
 
+use self::value::{Bytes, Value};
 pub(crate) use self::{
     error::ConfigError,
     gather::{Flag, Gathered, Sources},
@@ -31,6 +32,12 @@ pub(crate) use self::{
     settings::{Limits, Listen, Logging, Node, Settings, Storage, Timeouts, Topic},
     value::{LogFormat, LogLevel, LogOutput},
 };
+
+/// The largest batches that the memory of a core has room for, at least. What waits for clients may
+/// take a quarter of it, and one answer takes an eighth at most.
+const CORE_BATCHES_MIN: u64 = 8;
+/// The least memory of a core, however small batches are.
+const CORE_BYTES_MIN: u64 = 4 << 20;
 
 /// Everything that the server is told, parsed: nothing is missing, nothing contradicts.
 #[derive(Clone, PartialEq, Debug)]
@@ -97,6 +104,11 @@ impl Config {
         TopicDefaults { partitions: topic.partitions, settings }
     }
 
+    /// Each core's part of `limits.memory`, in bytes: room for some of the largest batches.
+    pub(crate) fn memory_of_core(&self) -> u64 {
+        self.limits.memory.0 / u64::from(self.node.cores.count().get())
+    }
+
     /// What clients are told to connect to, host and port; empty: where they came to.
     pub(crate) fn advertised(&self) -> String {
         self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()
@@ -134,6 +146,16 @@ impl Config {
                 origin: gathered.origin("limits.in_flight_per_connection"),
                 key: "limits.in_flight_per_connection",
                 other: "limits.in_flight_per_core",
+            });
+        }
+        let cores = u64::from(node.cores.count().get());
+        let of_core = (CORE_BATCHES_MIN * limits.batch_bytes.0).max(CORE_BYTES_MIN);
+        let least = Bytes(cores * of_core);
+        if limits.memory < least {
+            problems.push(error::Problem::Share {
+                origin: gathered.origin("limits.memory"),
+                least: least.print(),
+                cores,
             });
         }
         let tls = resolve_tls(tls, gathered, problems);

@@ -131,7 +131,7 @@ settings! {
     }
     /// How long the node waits.
     timeouts as Timeouts {
-        /// From a connection's first byte to the end of its handshake, TLS included.
+        /// From a connection's beginning to the end of its handshake, preface and TLS included.
         handshake: Duration = "10s", from "100ms" to "10m", live "SIGHUP";
         /// The longest that any request waits, a long poll included; a shorter wish is granted.
         request: Duration = "30s", from "100ms" to "1h", live "SIGHUP";
@@ -156,8 +156,9 @@ settings! {
         /// Client connections, over all cores.
         connections: u32 = "12000", from "1" to "1000000";
         /// Memory for batches on their way to the disk, kept for readers of the recent end, and
-        /// read from the disk for clients, over all cores, each with an equal part. Beyond it a
-        /// quarter as much may be taken by requests that are arriving. Not in it: requests that
+        /// read from the disk for clients, over all cores, each with an equal part: eight of the
+        /// largest batches, and 4 MiB, at least. A fetch brings an eighth of it at most. Beyond it
+        /// a quarter as much may be taken by requests that are arriving. Not in it: requests that
         /// wait to be decided (`limits.in_flight_per_core`), indexes and tables of producers,
         /// TLS, sockets.
         memory: Bytes = "1GiB", from "64MiB" to "1024GiB";

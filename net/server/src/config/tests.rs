@@ -221,6 +221,25 @@ fn values_outside_their_limits_name_them() {
 }
 
 #[test]
+fn memory_must_be_enough_for_the_largest_batches_on_every_core() {
+    let of = |cores: u32, batch: &str| {
+        format!(
+            "[node]\ncores = {cores}\n[limits]\nmemory = '64MiB'\nbatch_bytes = '{batch}'\n\
+                 [topic]\n'max.batch.bytes' = '1KiB'\n"
+        )
+    };
+    assert!(load(&of(8, "1MiB")).is_ok());
+    refused(
+        &of(9, "1MiB"),
+        "catena.toml:4: `limits.memory` must be at least 72MiB: eight of the largest batches \
+         (`limits.batch_bytes`), and 4 MiB, for each of 9 cores (`node.cores`)",
+    );
+    assert!(load(&of(16, "1KiB")).is_ok());
+    let error = load(&of(17, "1KiB")).unwrap_err();
+    assert!(error.contains("must be at least 68MiB"), "{error}");
+}
+
+#[test]
 fn settings_that_contradict_each_other_are_refused() {
     refused(
         "[topic]\nmax.batch.bytes = '2MiB'\n",

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
+    collections::BTreeMap,
     ffi::OsStr,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -13,8 +14,8 @@ use std::{
 };
 
 use catena_wire::{
-    Api, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest, HandshakeResponse,
-    Message, Preface, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest,
+    HandshakeResponse, Message, Preface, encode_message,
 };
 
 /// How long anything is waited for.
@@ -71,6 +72,31 @@ impl Server {
         }
     }
 
+    /// What the admin address answers, head and all.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let log = self.log();
+        let (_, behind) = log.rsplit_once("(metrics on ").expect("it says where");
+        let mut stream = TcpStream::connect(behind.split_once(')').unwrap().0).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// A metric of each core, as it was last published.
+    pub(crate) fn metric(&self, name: &str) -> Vec<u64> {
+        let (text, begin) = (self.get("/metrics"), format!("{name}{{core=\""));
+        let lines = text.lines().filter_map(|line| line.strip_prefix(&begin));
+        let cores: BTreeMap<u16, u64> = lines
+            .map(|line| {
+                let (core, value) = line.split_once("\"} ").unwrap();
+                (core.parse().unwrap(), value.parse().unwrap())
+            })
+            .collect();
+        cores.into_values().collect()
+    }
+
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         self.child.wait().expect("the server is gone");
@@ -100,6 +126,15 @@ pub(crate) fn skipped(reason: &str) {
     let Some(path) = std::env::var_os("CATENA_SKIPS") else { return };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();
+}
+
+/// Waits until something is so.
+pub(crate) fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "it never is so that {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 pub(crate) fn free_address() -> String {
@@ -147,5 +182,8 @@ pub(crate) fn greet(stream: &mut (impl Read + Write)) -> std::io::Result<u16> {
         return Err(std::io::Error::other("refused"));
     }
     let response = HandshakeResponse::decode(&head).unwrap();
-    Ok(response.core)
+    match response.error {
+        ErrorCode::None => Ok(response.core),
+        error => Err(std::io::Error::other(error.to_string())),
+    }
 }

@@ -122,6 +122,21 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::WriteError,
+        Self::SyncError,
+        Self::DirectorySyncError,
+        Self::ReadError,
+        Self::NoSpace,
+        Self::ShortWrite,
+        Self::NoDescriptors,
+        Self::BitFlip,
+        Self::MisdirectedWrite,
+        Self::LostWrite,
+        Self::SlowPeriod,
+    ];
+
     /// The name under which it is counted.
     #[must_use]
     pub const fn name(self) -> &'static str {

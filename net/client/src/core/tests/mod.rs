@@ -1,6 +1,11 @@
 //! A producer and a consumer against a server that fails in every way that the protocol knows: a
 //! seed is a history. What was told is compared with what the server stored.
 
+mod added;
+mod conditional;
+mod reading;
+mod server;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -8,17 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_format::{
-    BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
-    PartitionUid, ProducerEpoch, ProducerId, TopicId, batch::patch, records::Records,
-};
-use catena_wire::{
-    Api, ApiRange, Class, ConnectionLimits, CreditRequest, Durability, ErrorCode,
-    FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeResponse, Message, MetadataResponse,
-    PartitionMetadata, ProduceRequest, ProduceResponse, Push, ReceiptFlags, Refusal,
-    StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
-    encode_message, encode_refusal,
-};
+use catena_format::{Millis, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_wire::{Class, ErrorCode};
+use server::{CREDIT_BYTES_MAX, PARTITIONS, POISON, Random, Server, Wire, topic};
 
 use super::{
     Step,
@@ -34,354 +31,20 @@ use crate::{
     record::{NewRecord, Receipt},
 };
 
-const PARTITIONS: u32 = 3;
-/// A record with this value is refused for good.
-const POISON: &str = "poison";
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
-    }
-
-    fn one_in(&mut self, chances: u64) -> bool {
-        self.below(chances) == 0
-    }
-}
-
-#[derive(Default)]
-struct Log {
-    /// Values, by offset.
-    values: Vec<String>,
-    batches: Vec<(u64, Vec<u8>)>,
-    /// The epoch and next sequence of the one producer, and where its batches are.
-    epoch: i16,
-    next_sequence: i32,
-    known: BTreeMap<(i16, i32), u64>,
-}
-
-/// A server with one producer and some cores.
-struct Server {
-    logs: Vec<Log>,
-    cores: u16,
-    calm: bool,
-    /// Requests that came to a core which does not own the partition.
-    forwarded: u64,
-    /// A core that takes no connections.
-    full: Option<u16>,
-    /// What comes is not read any more.
-    hangs: bool,
-}
-
-/// A connection as the server has it, to the core of a lane.
-#[derive(Default)]
-struct Wire {
-    lane: u16,
-    /// What the preface names.
-    core: u16,
-    inbound: Vec<u8>,
-    greeted: bool,
-    subscriptions: BTreeMap<u32, Subscription>,
-    to_client: Vec<u8>,
-}
-
-struct Subscription {
-    correlation: u32,
-    partition: PartitionIndex,
-    next: u64,
-    credit: i64,
-}
-
-impl Wire {
-    /// The core at the other end; any is the first.
-    fn serving(&self) -> u16 {
-        if self.core == u16::MAX { 0 } else { self.core }
-    }
-}
-
-impl Server {
-    fn new() -> Self {
-        let logs = (0..PARTITIONS).map(|_| Log::default()).collect();
-        Self { logs, cores: 2, calm: false, forwarded: 0, full: None, hangs: false }
-    }
-
-    /// Takes bytes, and answers what is whole.
-    fn on_bytes(&mut self, wire: &mut Wire, bytes: &[u8], random: &mut Random) {
-        if self.hangs {
-            return;
-        }
-        wire.inbound.extend_from_slice(bytes);
-        if !wire.greeted {
-            if wire.inbound.len() < 16 {
-                return;
-            }
-            let core = u16::from_le_bytes([wire.inbound[10], wire.inbound[11]]);
-            assert!(core == wire.lane || core == u16::MAX, "the preface names {core}");
-            wire.core = core;
-            wire.inbound.drain(..16);
-            wire.greeted = true;
-        }
-        while let Some(header) = wire.inbound.first_chunk::<FRAME_HEADER_BYTES>() {
-            let header = FrameHeader::parse(header, FrameLimits::REQUEST).unwrap();
-            let whole = usize::try_from(header.frame_bytes()).unwrap();
-            if wire.inbound.len() < whole {
-                break;
-            }
-            let frame: Vec<u8> = wire.inbound.drain(..whole).collect();
-            let (head, payload) = frame[FRAME_HEADER_BYTES..].split_at(header.head_bytes as usize);
-            self.on_frame(wire, &header, head, payload, random);
-        }
-    }
-
-    fn on_frame(
-        &mut self,
-        wire: &mut Wire,
-        header: &FrameHeader,
-        head: &[u8],
-        payload: &[u8],
-        random: &mut Random,
-    ) {
-        let correlation = header.correlation;
-        let serving = wire.serving();
-        let out = &mut wire.to_client;
-        match Api::from_number(header.api).unwrap() {
-            Api::Handshake if self.full == Some(wire.core) => {
-                let refusal = Refusal { error: ErrorCode::ConnectionBudget, message: "".into() };
-                encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
-            }
-            Api::Handshake => {
-                encode_message(Api::Handshake, correlation, &greeting(), 0, out).unwrap();
-            }
-            Api::Produce => {
-                let request = ProduceRequest::decode(head).unwrap();
-                self.forwarded += u64::from(self.owner(request.partition) != serving);
-                let answer = self.produce(&request, payload, random);
-                encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
-            }
-            Api::Metadata => {
-                let (error, nodes) = (ErrorCode::None, Vec::new());
-                let busy = !self.calm && random.one_in(4);
-                let topics = if busy { Vec::new() } else { vec![topic(self.cores)] };
-                let answer =
-                    MetadataResponse { error, version: 1, nodes, topics, message: "".into() };
-                encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
-            }
-            Api::Subscribe => {
-                let request = SubscribeRequest::decode(head).unwrap();
-                self.subscribe(wire, correlation, &request, random);
-            }
-            Api::Credit => {
-                let request = CreditRequest::decode(head).unwrap();
-                if let Some(there) = wire.subscriptions.get_mut(&request.subscription) {
-                    there.credit += i64::from(request.bytes);
-                }
-            }
-            Api::Unsubscribe => {
-                let request = UnsubscribeRequest::decode(head).unwrap();
-                wire.subscriptions.remove(&request.subscription);
-                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
-                encode_message(Api::Unsubscribe, correlation, &answer, 0, out).unwrap();
-            }
-            Api::Ping => {
-                let answer = StatusResponse { error: ErrorCode::None, message: "".into() };
-                encode_message(Api::Ping, correlation, &answer, 0, out).unwrap();
-            }
-            other => panic!("nobody asks for {other:?}"),
-        }
-        self.push(wire, random);
-    }
-
-    fn owner(&self, partition: PartitionIndex) -> u16 {
-        partition.get() as u16 % self.cores
-    }
-
-    fn subscribe(
-        &mut self,
-        wire: &mut Wire,
-        correlation: u32,
-        request: &SubscribeRequest,
-        random: &mut Random,
-    ) {
-        self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
-        let refused = !self.calm && random.one_in(10);
-        let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
-        let answer = SubscribeResponse {
-            subscription: request.subscription,
-            ..SubscribeResponse::refused(error, "")
-        };
-        encode_message(Api::Subscribe, correlation, &answer, 0, &mut wire.to_client).unwrap();
-        if refused {
-            return;
-        }
-        let (partition, next) = (request.partition, request.offset.get());
-        let credit = i64::from(request.credit_bytes);
-        let there = Subscription { correlation, partition, next, credit };
-        let before = wire.subscriptions.insert(request.subscription, there);
-        assert!(before.is_none(), "the name {} is in use", request.subscription);
-    }
-
-    /// Sends what the credit of each subscription covers; now and then one ends.
-    fn push(&mut self, wire: &mut Wire, random: &mut Random) {
-        let mut ended = Vec::new();
-        for (name, there) in &mut wire.subscriptions {
-            let log = &self.logs[there.partition.get() as usize];
-            let end = log.values.len() as u64;
-            let mut push = Push {
-                error: ErrorCode::None,
-                subscription: *name,
-                next_offset: Offset::new(there.next),
-                log_start: Offset::ZERO,
-                high_watermark: Offset::new(end),
-                epoch: Epoch::new(1),
-                message: "".into(),
-            };
-            while there.credit > 0 && there.next < end {
-                let behind = log.batches.partition_point(|(first, _)| *first <= there.next);
-                let batch = &log.batches[behind - 1].1;
-                there.next = log.batches.get(behind).map_or(end, |(first, _)| *first);
-                there.credit -= batch.len() as i64;
-                push.next_offset = Offset::new(there.next);
-                let (out, bytes) = (&mut wire.to_client, batch.len());
-                encode_message(Api::Push, there.correlation, &push, bytes, out).unwrap();
-                out.extend_from_slice(batch);
-            }
-            if !self.calm && random.one_in(20) {
-                push.error = ErrorCode::ShuttingDown;
-                let out = &mut wire.to_client;
-                encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
-                ended.push(*name);
-            }
-        }
-        for name in ended {
-            wire.subscriptions.remove(&name);
-        }
-    }
-
-    fn produce(
-        &mut self,
-        request: &ProduceRequest,
-        payload: &[u8],
-        random: &mut Random,
-    ) -> ProduceResponse<'static> {
-        if !self.calm && random.one_in(10) {
-            return ProduceResponse::refused(ErrorCode::Throttled, "");
-        }
-        let header = BatchHeader::parse(payload).unwrap();
-        header.verify(payload).unwrap();
-        let values = values(&header, payload);
-        let log = &mut self.logs[request.partition.get() as usize];
-        let (epoch, sequence) = (header.producer_epoch.get(), header.base_sequence.get());
-        let expected = if epoch > log.epoch { 0 } else { log.next_sequence };
-        if epoch < log.epoch {
-            return ProduceResponse::refused(ErrorCode::ProducerFenced, "");
-        }
-        let receipt = |first: u64, duplicate: bool| ProduceResponse {
-            error: ErrorCode::None,
-            level: Durability::ChainDisk,
-            flags: ReceiptFlags { duplicate, tentative: false },
-            copies: 1,
-            partition: request.partition,
-            first_offset: Offset::new(first),
-            next_offset: Offset::new(first + u64::from(header.count)),
-            epoch: Epoch::new(1),
-            append_time: Millis::new(0),
-            retry_after_ms: 0,
-            message: "".into(),
-        };
-        if let Some(first) = log.known.get(&(epoch, sequence)) {
-            return receipt(*first, true);
-        }
-        if sequence != expected {
-            let code = if log.next_sequence == 0 && log.epoch == 0 {
-                ErrorCode::UnknownProducer
-            } else {
-                ErrorCode::OutOfOrderSequence
-            };
-            return ProduceResponse::refused(code, "");
-        }
-        if values.iter().any(|value| value == POISON) {
-            return ProduceResponse::refused(ErrorCode::BadBatch, "");
-        }
-        let first = log.values.len() as u64;
-        log.values.extend(values);
-        log.epoch = epoch;
-        log.next_sequence = header.base_sequence.wrapping_add(header.count).get();
-        log.known.insert((epoch, sequence), first);
-        let mut stored = payload.to_vec();
-        patch(&mut stored, Offset::new(first), Epoch::new(1));
-        log.batches.push((first, stored));
-        if !self.calm && random.one_in(20) {
-            return ProduceResponse::refused(ErrorCode::Timeout, "");
-        }
-        receipt(first, false)
-    }
-}
-
-fn values(header: &BatchHeader, batch: &[u8]) -> Vec<String> {
-    let records = Records::new(&batch[61..], header.count, header.base_timestamp);
-    let value = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    records.map(|record| value(record.unwrap().value.unwrap())).collect()
-}
-
-fn greeting() -> HandshakeResponse<'static> {
-    HandshakeResponse {
-        error: ErrorCode::None,
-        server_version: "test".into(),
-        apis: ApiRange::spoken(&Api::ALL),
-        features: 0,
-        limits: ConnectionLimits {
-            head_bytes_max: 1 << 20,
-            payload_bytes_max: 1 << 20,
-            in_flight_bytes_max: 1 << 20,
-            in_flight_max: 100,
-            dedup_window: 8,
-            credit_bytes_max: 1 << 20,
-        },
-        cluster: ClusterId::new(1),
-        node: NodeId::new(1),
-        incarnation: Incarnation::new(1),
-        core: 0,
-        cores: Vec::new(),
-        mechanisms: "".into(),
-        authentication: Vec::new().into(),
-        message: "".into(),
-    }
-}
-
-fn topic(cores: u16) -> TopicMetadata<'static> {
-    let partition = |index: u32| PartitionMetadata {
-        index: PartitionIndex::new(index),
-        uid: PartitionUid::new(u64::from(index)),
-        epoch: Epoch::new(1),
-        core: index as u16 % cores,
-        chain: Vec::new(),
-        error: ErrorCode::None,
-    };
-    TopicMetadata {
-        error: ErrorCode::None,
-        name: "t".into(),
-        id: TopicId::new(1),
-        config_version: 1,
-        batch_bytes_max: 4096,
-        partitions: (0..PARTITIONS).map(partition).collect(),
-    }
-}
-
 fn hello() -> Hello {
     Hello { client_id: "test".to_owned(), core: None, trust: None }
 }
 
 fn producer(options: ProducerOptions) -> Producer {
+    producer_of(options, 0)
+}
+
+fn producer_of(options: ProducerOptions, epoch: i16) -> Producer {
     let target = Target {
         topic: TopicId::new(1),
-        places: Places::of(&topic(2), 1),
-        partitions: PARTITIONS,
+        places: Places::of(&topic(2, PARTITIONS), Some(options.refresh), 1),
         batch_bytes_max: 4096,
-        producer: (ProducerId::new(1), ProducerEpoch::new(0)),
+        producer: (ProducerId::new(1), ProducerEpoch::new(epoch)),
     };
     Producer::new(target, options, hello(), Duration::from_secs(1), 3)
 }
@@ -397,6 +60,8 @@ struct World {
     random: Random,
     now: Instant,
     wires: BTreeMap<Lane, Wire>,
+    /// What was on its way on connections that broke and comes yet; `None`: nothing does.
+    late: Option<Vec<(Wire, Vec<u8>)>>,
 }
 
 /// What a world drives.
@@ -432,7 +97,8 @@ client!(Reader);
 impl World {
     fn new(seed: u64) -> Self {
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        Self { server: Server::new(), random, now: Instant::now(), wires: BTreeMap::new() }
+        let (server, wires) = (Server::new(), BTreeMap::new());
+        Self { server, random, now: Instant::now(), wires, late: None }
     }
 
     /// One step of the client; whether it is done.
@@ -462,12 +128,29 @@ impl World {
         let wire = self.wires.get_mut(&lane).expect("bytes go where there is a connection");
         self.server.on_bytes(wire, &bytes[..arrive], &mut self.random);
         if breaks {
-            self.wires.remove(&lane);
+            let wire = self.wires.remove(&lane);
+            if let (Some(late), Some(wire)) = (&mut self.late, wire) {
+                late.push((wire, bytes[arrive..].to_vec()));
+            }
             client.lost(lane, self.now);
         }
     }
 
+    /// All that was on its way on connections that broke arrives.
+    fn settle(&mut self) {
+        for (mut wire, bytes) in self.late.take().into_iter().flatten() {
+            self.server.on_bytes(&mut wire, &bytes, &mut self.random);
+        }
+    }
+
     fn wait(&mut self, client: &mut impl Client, until: Option<Instant>) {
+        if let Some(late) = &mut self.late
+            && !late.is_empty()
+            && self.random.one_in(20)
+        {
+            let (mut wire, bytes) = late.swap_remove(self.random.below(late.len() as u64) as usize);
+            self.server.on_bytes(&mut wire, &bytes, &mut self.random);
+        }
         let lanes: Vec<Lane> = self.wires.keys().copied().collect();
         if !lanes.is_empty() && !self.server.calm && self.random.one_in(20) {
             // One breaks, or the server comes back with other cores.
@@ -593,9 +276,10 @@ fn what_is_acknowledged_is_stored_once_and_in_order() {
 
 #[test]
 fn what_takes_too_long_is_given_up_and_the_rest_still_stored() {
-    let mut given_up = 0;
-    for seed in 0..200 {
+    let (mut given_up, mut raises) = (0, 0);
+    for seed in 0..800 {
         let mut world = World::new(seed);
+        world.late = (seed % 4 > 0).then(Vec::new);
         let options = ProducerOptions {
             batch_bytes: 200,
             delivery_timeout: Duration::from_millis(40),
@@ -603,11 +287,14 @@ fn what_takes_too_long_is_given_up_and_the_rest_still_stored() {
         };
         let mut producer = producer(options);
         let (appended, outcomes) = produce(&mut world, &mut producer, 300);
+        world.settle();
         check(seed, &world.server, &appended, &outcomes);
+        raises += world.server.raises;
         let late = |outcome: &&Result<_, Error>| matches!(outcome, Err(Error::Undelivered { .. }));
         given_up += outcomes.values().filter(late).count();
     }
-    assert!(given_up > 200, "{given_up} batches were given up");
+    assert!(given_up > 800, "{given_up} batches were given up");
+    assert!(raises > 100, "{raises} times older epochs were fenced");
 }
 
 #[test]
@@ -623,7 +310,7 @@ fn a_consumer_reads_everything_once_and_in_order() {
             (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(seed % 20))).collect();
         let options = ConsumerOptions { buffer_bytes: 500, ..ConsumerOptions::default() };
         let patience = Duration::from_secs(1000);
-        let mut reader = Reader::new(&topic(2), options, hello(), patience, &starts, 1);
+        let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), patience, &starts, 1);
         let largest = world.server.logs.iter().flat_map(|log| &log.batches);
         let largest = largest.map(|(_, batch)| batch.len()).max().unwrap();
         let mut read = vec![Vec::new(); PARTITIONS as usize];
@@ -677,6 +364,65 @@ fn a_full_buffer_refuses_until_something_is_settled() {
 }
 
 #[test]
+fn times_that_nobody_lives_to_see_are_times_like_others() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let ever = Duration::MAX;
+    let options = ProducerOptions { linger: ever, delivery_timeout: ever, ..Default::default() };
+    let mut producer = producer(ProducerOptions { refresh: ever, ..options });
+    producer.append(&NewRecord::value(b"1"), Millis::new(0), world.now).unwrap();
+    for _ in 0..100 {
+        world.turn(&mut producer);
+    }
+    producer.flush();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+}
+
+#[test]
+fn behind_the_last_epoch_a_producer_has_another_id() {
+    let mut world = World::new(1);
+    world.server.calm = true;
+    let mut producer = producer_of(ProducerOptions::default(), i16::MAX);
+    let mut append = |value: &str| {
+        let record = NewRecord::value(value.as_bytes()).with_partition(PartitionIndex::new(0));
+        producer.append(&record, Millis::new(0), world.now).unwrap();
+        loop {
+            world.turn(&mut producer);
+            if let Some((_, outcome)) = producer.poll_settled() {
+                break outcome;
+            }
+        }
+    };
+    assert!(append("1").is_ok());
+    assert_eq!(append(POISON).unwrap_err().class(), Class::Definite);
+    assert!(append("2").is_ok());
+    assert_eq!(world.server.logs[0].values, ["1", "2"]);
+    assert_eq!(world.server.raises, 1);
+}
+
+#[test]
+fn a_producer_that_is_shut_out_says_of_what_was_under_way_that_it_may_be_stored() {
+    let mut world = World::new(1);
+    (world.server.calm, world.server.cores) = (true, 1);
+    world.server.shut_out(1, 1);
+    let mut producer = producer(ProducerOptions::default());
+    for partition in 0..2 {
+        let record = NewRecord::value(b"1").with_partition(PartitionIndex::new(partition));
+        producer.append(&record, Millis::new(0), world.now).unwrap();
+    }
+    let mut classes = Vec::new();
+    while classes.len() < 2 {
+        world.turn(&mut producer);
+        let settled = std::iter::from_fn(|| producer.poll_settled());
+        classes.extend(settled.map(|(_, outcome)| outcome.unwrap_err().class()));
+    }
+    classes.sort_unstable_by_key(|class| *class as u8);
+    assert_eq!(classes, [Class::Definite, Class::Indeterminate]);
+}
+
+#[test]
 fn a_batch_lingers_for_company_and_a_flush_ends_that() {
     let mut world = World::new(1);
     world.server.calm = true;
@@ -715,8 +461,10 @@ fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
     let mut world = World::new(1);
     world.server.calm = true;
     let starts = [(PartitionIndex::new(0), Offset::ZERO)];
-    let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
-    let mut reader = Reader::new(&topic(1), options, hello(), wait, &starts, 1);
+    let partitions = Some(vec![PartitionIndex::new(0)]);
+    let options = ConsumerOptions { partitions, ..ConsumerOptions::default() };
+    let wait = Duration::from_secs(1);
+    let mut reader = Reader::new(&topic(1, PARTITIONS), options, hello(), wait, &starts, 1);
     let subscribed = |world: &World| world.wires.values().any(|w| !w.subscriptions.is_empty());
     while !subscribed(&world) {
         world.turn(&mut reader);
@@ -753,7 +501,7 @@ fn each_partition_is_written_and_read_on_the_core_that_owns_it() {
     world.server.cores = 3;
     let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
     let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
-    let mut reader = Reader::new(&topic(2), options, hello(), wait, &starts, 1);
+    let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), wait, &starts, 1);
     while world.wires.len() < 2 {
         world.turn(&mut reader);
     }

@@ -1,0 +1,106 @@
+//! How connections end that the server refuses: each hears why, and none stays.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    path::Path,
+};
+
+use catena_client::{Client, Options};
+use catena_format::{
+    Millis, Offset, PartitionIndex,
+    records::{BatchBuilder, Producer},
+};
+use catena_wire::{
+    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits,
+    HandshakeRequest, HandshakeResponse, Message, PingRequest, ProduceRequest, encode_message,
+};
+use common::{Server, ask, connect, free_address, greet, wait_until};
+use tempfile::TempDir;
+
+fn server() -> (TempDir, Server) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let settings = [("CATENA_TIMEOUTS_HANDSHAKE", Path::new("2s"))];
+    let address = free_address();
+    let server = Server::start_in(directory.path(), &address, &["--cores", "1"], &settings);
+    server.wait_for("ready on", 1);
+    (directory, server)
+}
+
+fn hello(mechanism: &str) -> HandshakeRequest<'_> {
+    HandshakeRequest {
+        client: "test".into(),
+        client_version: "0".into(),
+        apis: Vec::new(),
+        features: 0,
+        mechanism: mechanism.into(),
+        authentication: Vec::new().into(),
+    }
+}
+
+#[test]
+fn a_handshake_that_fails_is_answered_and_ends_the_connection() {
+    let (_directory, server) = server();
+    let mut stream = connect(&server.address, None);
+    let (_, head) = ask(&mut stream, Api::Handshake, &hello("kerberos")).unwrap();
+    let error = HandshakeResponse::decode(&head).unwrap().error;
+    assert_eq!(error, ErrorCode::AuthenticationFailed);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+
+    // One that cannot be read: it ends too early.
+    let mut stream = connect(&server.address, None);
+    let mut bytes = Vec::new();
+    encode_message(Api::Handshake, 7, &PingRequest {}, 0, &mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+    let mut header = [0; FRAME_HEADER_BYTES];
+    stream.read_exact(&mut header).unwrap();
+    let header = FrameHeader::parse(&header, FrameLimits::RESPONSE).unwrap();
+    let mut head = vec![0; header.head_bytes as usize];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(HandshakeResponse::decode(&head).unwrap().error, ErrorCode::InvalidRequest);
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn who_is_refused_and_does_not_read_why_is_cut() {
+    let (_directory, server) = server();
+    let topic = {
+        let mut client = Client::new(Options::new(&server.address));
+        client.create_topic("t", 1, Vec::new()).unwrap();
+        let topic = client.topic("t").unwrap().id;
+        let mut builder = BatchBuilder::new();
+        builder.push(Millis::new(1_000_000), None, Some(&[7; 1 << 19]), &[]);
+        let batch = builder.build(Producer::NONE).unwrap();
+        let request = ProduceRequest {
+            topic,
+            partition: PartitionIndex::new(0),
+            durability: Durability::ChainDisk,
+            deadline_ms: 0,
+            expect_next_offset: None,
+        };
+        let connection = client.connection().unwrap();
+        connection.send_batch(&request, &batch).unwrap();
+        connection.receive_answer().unwrap();
+        topic
+    };
+    let mut stream = connect(&server.address, None);
+    greet(&mut stream).unwrap();
+    let request = FetchRequest {
+        topic,
+        partition: PartitionIndex::new(0),
+        offset: Offset::ZERO,
+        max_bytes: 1 << 20,
+        min_bytes: 1,
+        max_wait_ms: 0,
+    };
+    let mut bytes = Vec::new();
+    (0..64).for_each(|_| encode_message(Api::Fetch, 1, &request, 0, &mut bytes).unwrap());
+    stream.write_all(&bytes).unwrap();
+    wait_until("answers wait", || server.metric("catena_unsent_bytes")[0] > 0);
+    // Longer than any request may be.
+    let mut bytes = Vec::new();
+    encode_message(Api::Produce, 2, &request, 16 << 20, &mut bytes).unwrap();
+    stream.write_all(&bytes).unwrap();
+    wait_until("it is cut", || server.metric("catena_connections")[0] == 0);
+}

@@ -1,0 +1,95 @@
+//! What befalls a world or is done in it, by name: a long range of seeds must have seen all of it.
+
+use std::collections::BTreeMap;
+
+use super::disk::FaultKind;
+
+/// How often each kind came.
+pub type Counts = BTreeMap<&'static str, u64>;
+
+/// What the disk tells of crashes, beside its [`FaultKind`]s.
+const CRASHES: [&str; 4] = ["power_loss", "process_kill", "late_write", "stale_blocks"];
+
+macro_rules! deeds {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What a client does, or what is done to one or to the clock.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Deed { $($(#[$doc])* $name,)* }
+
+        impl Deed {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The name under which it is counted.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+deeds! {
+    /// An append under a condition was acknowledged.
+    ConditionMet = "condition_met",
+    /// One was refused, for the log ended elsewhere.
+    ConditionFailed = "condition_failed",
+    /// One that had been stored was asked for again, and told so.
+    ConditionRepeated = "condition_repeated",
+    /// A batch was sent twice on one connection.
+    SentTwice = "sent_twice",
+    /// A batch was sent on a second connection too, and acknowledged there.
+    CopyAcked = "copy_acked",
+    /// Or refused.
+    CopyRefused = "copy_refused",
+    /// A batch was acknowledged before it was on the disk.
+    WeaklyAcked = "weakly_acked",
+    /// One such was lost in a crash, and its producer heard of it.
+    WeaklyLost = "weakly_lost",
+    /// A producer asked for the next epoch.
+    EpochRaised = "epoch_raised",
+    /// A client hung up with requests under way.
+    HungUp = "hung_up",
+    /// A client neither read nor sent for a while.
+    Paused = "paused",
+    /// All clients did.
+    AllPaused = "all_paused",
+    /// A subscriber gave no credit for long, and then some.
+    Fasted = "fasted",
+    /// A log start was raised.
+    Trimmed = "trimmed",
+    /// Retention by age moved a log start.
+    Expired = "expired",
+    /// The first offset was asked for.
+    AskedEarliest = "asked_earliest",
+    /// The high watermark was asked for.
+    AskedLatest = "asked_latest",
+    /// The log's end was asked for.
+    AskedLogEnd = "asked_log_end",
+    /// An offset was asked for by time, and found.
+    AskedTime = "asked_time",
+    /// Or there was none.
+    AskedTimeInVain = "asked_time_in_vain",
+    /// A readable offset was asked for.
+    AskedOffset = "asked_offset",
+    /// Partitions were added.
+    Grown = "grown",
+    /// A topic was deleted.
+    Deleted = "deleted",
+    /// A request met a topic that was deleted.
+    MetDeleted = "met_deleted",
+    /// A start removed files of a deleted partition that a crash had left.
+    LeftoversRemoved = "leftovers_removed",
+    /// The wall clock jumped ahead.
+    ClockAhead = "clock_ahead",
+    /// It was set back.
+    ClockBack = "clock_back",
+    /// A record was refused, for the clock was far behind it.
+    TooFarAhead = "too_far_ahead",
+}
+
+/// Every kind that a long range must have seen.
+pub fn all_kinds() -> impl Iterator<Item = &'static str> {
+    let faults = FaultKind::ALL.iter().map(|kind| kind.name());
+    faults.chain(CRASHES).chain(Deed::ALL.iter().map(|deed| deed.name()))
+}
