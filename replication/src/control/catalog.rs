@@ -223,6 +223,8 @@ struct PartitionV2 {
 
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
+/// Nor have epochs, which the starts of a node count.
+const EPOCH_COUNTED_MAX: u32 = Epoch::MAX.get() / 2;
 
 impl SnapshotV2 {
     /// Whether a catalog can have come to this.
@@ -242,7 +244,7 @@ impl SnapshotV2 {
             && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
             && self.topics.iter().all(TopicV2::is_configured)
             && uids.last().is_none_or(|last| *last < self.next_uid)
-            && partitions().all(|p| p.epoch < Epoch::MAX.get())
+            && partitions().all(|p| p.epoch < EPOCH_COUNTED_MAX)
             && self.producers.is_sorted_by(|a, b| a.0 < b.0)
             && self.producers.len() <= RAISED_PRODUCERS_MAX
             && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)

@@ -34,6 +34,8 @@ const FILES: [FileName; 6] = [
     FileName::Manifest(Slot::Second),
     FileName::Index(ACTIVE),
 ];
+const MANIFEST: &[u8; 8] = b"CTNMANIF";
+const INDEX: &[u8; 8] = b"CTNINDEX";
 const NOW: Now = Now { wall: Millis::new(1_000), monotonic: Duration::ZERO };
 
 /// The offsets of its batches are the fold.
@@ -48,7 +50,7 @@ fn with(file: FileName, input: Vec<u8>) -> Disk {
 
 /// The manifest of a log whose segments are there: an archive, made up.
 pub(super) fn manifest(archive: &[u8]) {
-    let image = seal::envelope(b"CTNMANIF", IDENTITY.uid, archive);
+    let image = seal::envelope(MANIFEST, IDENTITY.uid, archive);
     let mut disk = with(FileName::Manifest(Slot::First), image);
     disk.0.remove(&FileName::Manifest(Slot::Second));
     opened(disk);
@@ -56,7 +58,7 @@ pub(super) fn manifest(archive: &[u8]) {
 
 /// The index, with its fold, of a segment: an archive, made up.
 pub(super) fn index(archive: &[u8]) {
-    let image = seal::envelope(b"CTNINDEX", IDENTITY.uid, archive);
+    let image = seal::envelope(INDEX, IDENTITY.uid, archive);
     for file in [SEALED, ACTIVE] {
         opened(with(FileName::Index(file), image.clone()));
     }
@@ -215,12 +217,20 @@ fn crashed() -> &'static Disk {
 }
 
 pub(super) fn manifest_seeds() -> Vec<Vec<u8>> {
-    let image = |slot| seal::opened(&crashed().0[&FileName::Manifest(slot)]).to_vec();
-    vec![image(Slot::First), image(Slot::Second)]
+    [Slot::First, Slot::Second].map(|slot| archive(MANIFEST, FileName::Manifest(slot))).into()
 }
 
 pub(super) fn index_seeds() -> Vec<Vec<u8>> {
-    vec![seal::opened(&crashed().0[&FileName::Index(SEALED)]).to_vec()]
+    vec![archive(INDEX, FileName::Index(SEALED))]
+}
+
+/// The archive in a file, from which its target makes the same file.
+fn archive(magic: &[u8; 8], file: FileName) -> Vec<u8> {
+    let image = &crashed().0[&file];
+    let archive = seal::opened(image).to_vec();
+    let again = seal::envelope(magic, IDENTITY.uid, &archive);
+    assert_eq!(again, *image, "the envelope of the target is the one that is written");
+    archive
 }
 
 pub(super) fn recovery_seeds() -> Vec<Vec<u8>> {

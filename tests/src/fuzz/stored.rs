@@ -1,5 +1,7 @@
 //! What single bytes on the disk mean: frames, batches, folds.
 
+use std::fmt::Debug;
+
 use catena_format::{
     BATCH_HEADER_BYTES, BatchHeader, Codec, Epoch, FRAME_HEADER_BYTES, FileNumber, FrameHeader,
     FrameSeed, Millis, Offset, PartitionUid, Position, ProducerEpoch, ProducerId, SegmentFooter,
@@ -104,6 +106,10 @@ pub(super) fn frame_seeds() -> Vec<Vec<u8>> {
         header.write(&mut bytes[at..], SEED, Position::new(START + at as u64));
         bytes.resize(at + header.frame_bytes(), 0);
     }
+    let mut sealed = bytes.clone();
+    sealed[56..64].fill(0);
+    seal::frames(&mut sealed, SEED, START);
+    assert_eq!(sealed, bytes, "the checksums of the target are those that are written");
     let padded = {
         let mut padded = bytes.clone();
         padded.resize(bytes.len().next_multiple_of(4096), 0);
@@ -184,16 +190,23 @@ fn content<'a>(record: &Record<'a>) -> Content<'a> {
 }
 
 pub(super) fn batch_seeds() -> Vec<Vec<u8>> {
-    vec![
+    let seeds = vec![
         built(&["catena"], Producer::NONE),
         built(&["", "b", &"long ".repeat(30)], producer(7, 1, 9)),
-    ]
+    ];
+    let mut sealed = seeds.clone();
+    for batch in &mut sealed {
+        batch[17..21].fill(0);
+        seal::batch(batch);
+    }
+    assert_eq!(sealed, seeds, "the checksums of the target are those that are written");
+    seeds
 }
 
 /// The table of producers as an index holds it: an archive behind its version.
 pub(super) fn dedup(archive: &[u8]) {
     let mut table = Dedup::default();
-    if !table.restore(&versioned(archive)) {
+    if !table.restore(&versioned::<Dedup>(archive)) {
         assert_eq!(table, Dedup::default(), "what is refused leaves nothing");
         return;
     }
@@ -211,28 +224,37 @@ pub(super) fn dedup(archive: &[u8]) {
     }
 }
 
-fn versioned(archive: &[u8]) -> Vec<u8> {
-    let mut snapshot = vec![0; 16];
-    snapshot[0] = 1;
+/// An archive behind the version that `F` writes.
+fn versioned<F: Fold + Default>(archive: &[u8]) -> Vec<u8> {
+    let mut snapshot = F::default().snapshot()[..16].to_vec();
     snapshot.extend_from_slice(archive);
     snapshot
 }
 
+/// The archive of a fold, from which its target makes the same fold.
+fn archive<F: Fold + Default + PartialEq + Debug>(fold: &F) -> Vec<u8> {
+    let archive = fold.snapshot()[16..].to_vec();
+    let mut copy = F::default();
+    assert!(copy.restore(&versioned::<F>(&archive)), "the target reads what is written");
+    assert_eq!(copy, *fold);
+    archive
+}
+
 pub(super) fn dedup_seeds() -> Vec<Vec<u8>> {
     let mut table = Dedup::default();
-    let mut seeds = vec![table.snapshot()[16..].to_vec()];
+    let mut seeds = vec![archive(&table)];
     for (offset, (id, sequence)) in [(1, 0), (2, 0), (1, 2), (3, 0)].into_iter().enumerate() {
         let batch = built(&["a", "b"], producer(id, 0, sequence));
         table.apply(&framed(&batch, 2 * offset as u64), &batch);
     }
-    seeds.push(table.snapshot()[16..].to_vec());
+    seeds.push(archive(&table));
     seeds
 }
 
 /// The catalog as an index holds it: an archive behind its version.
 pub(super) fn catalog(archive: &[u8]) {
     let mut catalog = Catalog::default();
-    if !catalog.restore(&versioned(archive)) {
+    if !catalog.restore(&versioned::<Catalog>(archive)) {
         assert_eq!(catalog, Catalog::default(), "what is refused leaves nothing");
         return;
     }
@@ -245,26 +267,34 @@ pub(super) fn catalog(archive: &[u8]) {
     }
 }
 
-fn entries(id: u128, name: &str) -> [Entry; 6] {
+fn entries(id: u128, name: &str) -> [Entry; 8] {
     let config = vec![("retention.ms".to_owned(), "5000".to_owned())];
     [
         Entry::NodeStarted { node: 1 },
         Entry::CreateTopic { id, name: name.to_owned(), partitions: 2, config, node: 1 },
         Entry::TopicReady { id },
         Entry::AlterTopic { id, set: Vec::new(), remove: vec!["retention.ms".to_owned()] },
+        Entry::ChangeTopic {
+            id,
+            set: vec![("retention.ms".to_owned(), "6000".to_owned())],
+            remove: Vec::new(),
+            partitions: 3,
+            name: "renamed".to_owned(),
+        },
         Entry::ProducerIds { count: 1000 },
+        Entry::RaiseProducer { id: 0, epoch: 7 },
         Entry::DeleteTopic { id },
     ]
 }
 
 pub(super) fn catalog_seeds() -> Vec<Vec<u8>> {
     let mut catalog = Catalog::default();
-    let mut seeds = vec![catalog.snapshot()[16..].to_vec()];
+    let mut seeds = vec![archive(&catalog)];
     for (id, name) in [(1, "orders"), (2, "a-topic-with-a-longer-name")] {
         for entry in &entries(id, name)[..3] {
             catalog.apply(entry).expect("the entries are good");
         }
     }
-    seeds.push(catalog.snapshot()[16..].to_vec());
+    seeds.push(archive(&catalog));
     seeds
 }

@@ -156,7 +156,9 @@ fn a_snapshot_that_no_catalog_makes_is_refused() {
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().ready = 3));
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
-    assert!(refused(|c| c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::MAX));
+    assert!(refused(|c| {
+        c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::new(EPOCH_COUNTED_MAX);
+    }));
     assert!(refused(|c| {
         c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
     }));
