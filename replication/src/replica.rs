@@ -194,8 +194,8 @@ enum State<M: Memory> {
 /// After which what could not be opened for want of something is tried again.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of its
-/// own.
+/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of
+/// its own.
 const PARKED_REPETITIONS_MAX: usize = 4096;
 
 struct Parked {

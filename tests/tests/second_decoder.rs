@@ -38,6 +38,7 @@ impl Disk {
             }
             Op::Write { file, position, bytes, .. } => self.put(file, position.get(), &bytes),
             Op::Remove { file } => drop(self.0.remove(&file)),
+            Op::Read { file, .. } if !self.0.contains_key(&file) => return Err(IoError::NotFound),
             op @ (Op::Read { .. } | Op::Rename { .. } | Op::Release { .. }) => {
                 panic!("nobody asked for {op:?}")
             }

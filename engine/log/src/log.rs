@@ -197,6 +197,13 @@ pub(crate) struct ManifestWriter {
     pub(crate) dropped: usize,
 }
 
+impl ManifestWriter {
+    /// Of a log whose manifest is that `generation`.
+    fn of(generation: u64) -> Self {
+        Self { wanted: generation, durable: generation, ..Self::default() }
+    }
+}
+
 /// An index image that waits until what it covers is durable.
 pub(crate) struct PendingImage<S> {
     pub(crate) file: FileNumber,
@@ -315,11 +322,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             undurable_bytes: 0,
             tail: Tail::new(),
             group_hint: BLOCK_BYTES,
-            manifest: ManifestWriter {
-                wanted: manifest.generation,
-                durable: manifest.generation,
-                ..ManifestWriter::default()
-            },
+            manifest: ManifestWriter::of(manifest.generation),
             manifest_copy: None,
             images: Images { queue: VecDeque::new(), busy: false, retry: false },
             dropped: Vec::new(),

@@ -114,10 +114,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// How many segments the next manifest does not name: up to one whose index is on the disk, for
-    /// what is derived from them all stands there. A full disk cannot wait for that.
+    /// what is derived from them all stands there. A full disk cannot wait for that, unless the log
+    /// is of no use without.
     fn to_drop(&self) -> usize {
         let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
-        let last = below.enumerate().filter(|(_, s)| s.indexed || self.disk_full).last();
+        let last = below
+            .enumerate()
+            .filter(|(_, s)| s.indexed || (self.disk_full && !F::INDISPENSABLE))
+            .last();
         last.map_or(0, |(at, _)| at + 1)
     }
 

@@ -299,8 +299,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.state = State::SettlingManifests(rest);
             return Ok(None);
         }
-        // What an interrupted creation left is settled too: its late writes must not come over those
-        // of this one.
+        // What an interrupted creation left is settled too: its late writes must not come over
+        // those of this one.
         self.read_manifests([Slot::First, Slot::Second].into())
     }
 
@@ -426,8 +426,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         self.lose_fold()
     }
 
-    /// Goes on without what the dropped segments brought, if that is of any use. Nothing was written
-    /// yet: an index of now would say at the next start that all is well.
+    /// Goes on without what the dropped segments brought, if that is of any use. Nothing was
+    /// written yet: an index of now would say at the next start that all is well.
     fn lose_fold(&mut self) -> Flow<F> {
         if F::INDISPENSABLE {
             let start = self.manifest.segments.first().map_or(self.manifest.log_end, |s| s.base);
@@ -582,8 +582,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
     }
 
-    /// What is there can be read; nothing may be added. But a log whose manifest may vanish does not
-    /// exist yet, and descriptors will be free again.
+    /// What is there can be read; nothing may be added. But a log whose manifest may vanish does
+    /// not exist yet, and descriptors will be free again.
     fn not_written(&mut self, error: IoError) -> Flow<F> {
         if self.create || error == IoError::NoDescriptors {
             return Err(error.into());

@@ -18,8 +18,8 @@ use catena_replication::{
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::{
-    node::{Caller, Directory, Node, Send, SessionId, Status, about_topics},
-    push::Pushed,
+    node::{Caller, Directory, Node, Reader, Send, SessionId, Status, about_topics},
+    window::Pushed,
 };
 
 /// The core that orders the catalog.
@@ -130,7 +130,7 @@ impl<M: Memory + Clone> Node<M> {
                     self.sends.push_back(Send { pushed: Some(pushed), ..send });
                 }
             }
-            Content::Pushed(pushed) => self.on_pushed(pushed),
+            Content::Pushed(pushed) => self.on_pushed(pushed, now),
             Content::Gone(session) => self.forget(session),
             Content::Hold { topic, from, cores, create } => {
                 self.hold(&topic, from, &cores, create);
@@ -216,13 +216,19 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn forget(&mut self, session: SessionId) {
         for held in self.held.values_mut() {
             held.waiters.retain(|waiter| waiter.caller.session != session);
+            for reader in held.readers.values_mut() {
+                if let Reader::Fetch(waiter, charge) = reader
+                    && waiter.caller.session == session
+                {
+                    *reader = Reader::Ended(*charge);
+                }
+            }
         }
         let names = self.subscribed.range((session, 0)..=(session, u32::MAX));
         for name in names.map(|(name, _)| *name).collect::<Vec<_>>() {
             self.drop_subscription(name);
         }
-        self.unsent.forget(session);
-        self.fetching.remove(&session);
+        self.forget_windows(session);
     }
 
     /// Which core takes each partition of a topic: one after the other, so that partitions of a

@@ -1,6 +1,6 @@
 //! Produce, fetch, list offsets, trim.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
@@ -18,23 +18,11 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    node::{Awaited, Caller, Directory, Node, Notice, Reader, Status, Waiter},
+    node::{Awaited, Caller, Directory, Node, Notice, Reader, SessionId, Status, Waiter},
+    window::FETCH_BYTES_MIN,
 };
 
 type Handled = Result<(), WireError>;
-
-/// A session whose fetches read so much from the disk begins no further one: others have their turn,
-/// and little is read for nothing when it goes.
-const FETCHING_BYTES_MAX: u64 = 32 << 20;
-
-/// Fetches of a session that read from the disk.
-#[derive(Default)]
-pub(crate) struct Fetching {
-    /// What they may bring.
-    bytes: u64,
-    /// Those that begin later.
-    waiting: VecDeque<(PartitionUid, Waiter)>,
-}
 
 /// A request about a partition, as it came.
 #[derive(Clone, Copy)]
@@ -185,38 +173,26 @@ impl<M: Memory + Clone> Node<M> {
         if from >= high_watermark && within {
             return self.fetched(uid, waiter, Batches::empty(from), now);
         }
-        let fetching = self.fetching.get_mut(&waiter.caller.session);
-        if let Some(fetching) = fetching.filter(|f| f.bytes >= FETCHING_BYTES_MAX) {
-            return fetching.waiting.push_back((uid, waiter));
+        let session = waiter.caller.session;
+        if self.fetching.room(session, self.limits.push_bytes_core_max).is_none() {
+            return self.fetching.wait(uid, waiter);
         }
         let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
         self.dirty.insert(Directory::Partition(uid));
         match held.replica.read(from, max as usize) {
             Ok(ReadOutcome::Ready(batches)) => self.fetched(uid, waiter, batches, now),
             Ok(ReadOutcome::Pending(id)) => {
-                self.fetching.entry(waiter.caller.session).or_default().bytes += u64::from(max);
-                held.readers.insert(id, Reader::Fetch(waiter));
+                let charge = self.fetching.charge(session, u64::from(max).max(FETCH_BYTES_MIN));
+                held.readers.insert(id, Reader::Fetch(waiter, charge));
             }
             Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
         }
     }
 
-    /// A fetch's read from the disk is over; those that waited for it begin.
-    fn fetch_ended(&mut self, waiter: &Waiter, now: Now) {
-        let session = waiter.caller.session;
-        let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
-        // The session may be gone.
-        let Some(fetching) = self.fetching.get_mut(&session) else { return };
-        fetching.bytes -= u64::from(max);
-        while let Some(fetching) = self.fetching.get_mut(&session)
-            && fetching.bytes < FETCHING_BYTES_MAX
-        {
-            let Some((uid, next)) = fetching.waiting.pop_front() else {
-                if fetching.bytes == 0 {
-                    self.fetching.remove(&session);
-                }
-                return;
-            };
+    /// Begins fetches of a session that waited for others of its own.
+    pub(crate) fn fetch_on(&mut self, session: SessionId, now: Now) {
+        while self.fetching.room(session, self.limits.push_bytes_core_max).is_some() {
+            let Some((uid, next)) = self.fetching.next(session) else { return };
             if self.held.contains_key(&uid) {
                 self.read(uid, next, now);
             } else {
@@ -227,14 +203,16 @@ impl<M: Memory + Clone> Node<M> {
 
     /// The partition of a reader is gone.
     pub(crate) fn end_reader(&mut self, reader: Reader, now: Now) {
-        if let Reader::Fetch(waiter) = &reader {
-            self.fetch_ended(waiter, now);
-        }
-        if let Reader::Fetch(Waiter { caller, .. })
-        | Reader::List(caller)
-        | Reader::Seek(caller, _) = reader
-        {
-            self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+        match reader {
+            Reader::Fetch(Waiter { caller, .. }, charge) => {
+                self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+                self.give_back(charge, now);
+            }
+            Reader::List(caller) | Reader::Seek(caller, _) => {
+                self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
+            }
+            Reader::Ended(charge) => self.give_back(charge, now),
+            Reader::Push(_) => {}
         }
     }
 
@@ -310,11 +288,16 @@ impl<M: Memory + Clone> Node<M> {
     ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         let reader = held.readers.remove(&id);
-        if let Some(Reader::Fetch(waiter)) = &reader {
-            self.fetch_ended(waiter, now);
-        }
+        let session = match &reader {
+            Some(Reader::Fetch(waiter, charge)) => {
+                self.fetching.subtract(*charge);
+                Some(waiter.caller.session)
+            }
+            _ => None,
+        };
         match (reader, answer) {
-            (Some(Reader::Fetch(mut waiter)), Ok(ReadAnswer::Batches(batches))) => {
+            (Some(Reader::Ended(charge)), _) => self.give_back(charge, now),
+            (Some(Reader::Fetch(mut waiter, _)), Ok(ReadAnswer::Batches(batches))) => {
                 // A gap between segments: go on behind it.
                 if batches.is_empty() && batches.next > waiter.request.offset {
                     waiter.request.offset = batches.next;
@@ -323,7 +306,7 @@ impl<M: Memory + Clone> Node<M> {
                     self.fetched(uid, waiter, batches, now);
                 }
             }
-            (Some(Reader::Fetch(waiter)), Err(error)) => {
+            (Some(Reader::Fetch(waiter, _)), Err(error)) => {
                 self.answer_fetch(uid, waiter.caller, waiter.request.offset, Err(error));
             }
             (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
@@ -342,8 +325,11 @@ impl<M: Memory + Clone> Node<M> {
                     self.seek(uid, caller, next);
                 }
             }
-            (Some(Reader::Push(name)), answer) => self.push_read(name, id, answer),
+            (Some(Reader::Push(name)), answer) => self.push_read(name, answer),
             (None, _) | (Some(_), Ok(_)) => {}
+        }
+        if let Some(session) = session {
+            self.fetch_on(session, now);
         }
     }
 
@@ -368,6 +354,7 @@ impl<M: Memory + Clone> Node<M> {
                 response.next_offset = batches.next;
                 self.stats.fetched_bytes += batches.bytes as u64;
                 self.answer_with(caller, &response, batches.shares);
+                self.charge_answer(caller.session, batches.bytes as u64);
             }
             Err(error) => {
                 response.error = read_code(&error);

@@ -11,11 +11,12 @@ mod node;
 mod push;
 mod topics;
 mod totals;
+mod window;
 
 pub use cores::{Parcel, Post};
 pub use limits::Limits;
 pub use node::{
     Directory, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status, TopicDefaults,
 };
-pub use push::Pushed;
 pub use totals::Totals;
+pub use window::Pushed;

@@ -22,10 +22,10 @@ use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
-    data::Fetching,
     limits::Limits,
-    push::{Name, Pushed, Subscription, Unsent},
+    push::{Name, Subscription},
     totals::Totals,
+    window::{Charge, Fetching, Pushed, Pushing},
 };
 
 /// A client's connection, named by the shell.
@@ -182,11 +182,13 @@ pub(crate) struct Waiter {
 
 /// A read that waits for the disk.
 pub(crate) enum Reader {
-    Fetch(Waiter),
+    Fetch(Waiter, Charge),
     List(Caller),
     /// For the first readable offset at this one or behind.
     Seek(Caller, Offset),
     Push(Name),
+    /// Whoever it was for is gone; it counts until it ends.
+    Ended(Charge),
 }
 
 /// A partition that the node holds.
@@ -251,8 +253,8 @@ pub struct Node<M: Memory> {
     pub(crate) raises: BTreeMap<Ticket, Raise>,
     /// The partition of each subscription that lives here.
     pub(crate) subscribed: BTreeMap<Name, PartitionUid>,
-    pub(crate) unsent: Unsent,
-    pub(crate) fetching: BTreeMap<SessionId, Fetching>,
+    pub(crate) pushing: Pushing,
+    pub(crate) fetching: Fetching,
     pub(crate) parcels: VecDeque<(u16, Parcel)>,
     pub(crate) notices: VecDeque<Notice>,
     pub(crate) sessions: BTreeMap<SessionId, Session>,
@@ -333,8 +335,8 @@ impl<M: Memory + Clone> Node<M> {
             raised: BTreeMap::new(),
             raises: BTreeMap::new(),
             subscribed: BTreeMap::new(),
-            unsent: Unsent::default(),
-            fetching: BTreeMap::new(),
+            pushing: Pushing::default(),
+            fetching: Fetching::default(),
             parcels: VecDeque::new(),
             notices: VecDeque::new(),
             ticks: BTreeSet::new(),

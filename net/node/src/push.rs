@@ -2,10 +2,8 @@
 //!
 //! A subscription lives on the core that owns its partition, and reads from where it began to the
 //! live end and on, by the same reads as a fetch: between history and the live end is no seam.
-//! Nothing waits in it; what was read is sent. The credit bounds what is under way, and so does what
-//! the client has not read yet: a slow one holds up its own subscriptions.
-
-use std::collections::{BTreeMap, VecDeque};
+//! Nothing waits in it; what was read is sent. The credit bounds what is under way, and so does
+//! what the client has not read yet: a slow one holds up its own subscriptions.
 
 use catena_format::Offset;
 use catena_log::{Batches, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory};
@@ -18,84 +16,8 @@ use crate::{
     cores::Content,
     data::{Asked, read_code},
     node::{Caller, Directory, Node, Reader, Send, SessionId},
+    window::Charge,
 };
-
-/// What is read for one push, at most, when no single batch is larger; half of what a core may
-/// leave unread, where that is less.
-const PUSH_BYTES_MAX: usize = 1 << 20;
-/// The same while clients leave much unread.
-const PUSH_BYTES_SCARCE: usize = 64 << 10;
-/// A session with so much unread gets no more pushes.
-const UNSENT_BYTES_MAX: u64 = 4 << 20;
-
-/// A push whose bytes wait for the client to read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pushed {
-    pub(crate) session: SessionId,
-    /// The core of the subscription.
-    core: u16,
-    bytes: u64,
-}
-
-/// What clients have not read of the pushes of this core's subscriptions, reads for them included.
-#[derive(Default)]
-pub(crate) struct Unsent {
-    total: u64,
-    sessions: BTreeMap<SessionId, Window>,
-}
-
-/// Of one session.
-#[derive(Default)]
-struct Window {
-    bytes: u64,
-    /// Subscriptions that wait for room, in the order in which they get it.
-    waiting: VecDeque<u32>,
-}
-
-impl Unsent {
-    /// How much may be read for a session's next push. A session that has left nothing unread is
-    /// never held up, so that whatever waits has something of its own to wait for.
-    fn room(&self, session: SessionId, core_max: u64) -> Option<usize> {
-        let own = self.sessions.get(&session).map_or(0, |window| window.bytes);
-        let most = usize::try_from(core_max / 2).unwrap_or(usize::MAX).min(PUSH_BYTES_MAX);
-        match self.total < core_max {
-            true if own < UNSENT_BYTES_MAX => Some(most),
-            false if own == 0 => Some(PUSH_BYTES_SCARCE),
-            _ => None,
-        }
-    }
-
-    fn add(&mut self, session: SessionId, bytes: u64) {
-        self.total += bytes;
-        self.sessions.entry(session).or_default().bytes += bytes;
-    }
-
-    fn subtract(&mut self, session: SessionId, bytes: u64) {
-        // It may be gone, with all it held.
-        if let Some(window) = self.sessions.get_mut(&session) {
-            window.bytes -= bytes;
-            self.total -= bytes;
-        }
-    }
-
-    fn wait(&mut self, name: Name) {
-        self.sessions.entry(name.0).or_default().waiting.push_back(name.1);
-    }
-
-    /// The next that waits; a session of which nothing is left is forgotten.
-    fn next(&mut self, session: SessionId) -> Option<u32> {
-        let window = self.sessions.get_mut(&session)?;
-        let next = window.waiting.pop_front();
-        if next.is_none() && window.bytes == 0 {
-            self.sessions.remove(&session);
-        }
-        next
-    }
-
-    pub(crate) fn forget(&mut self, session: SessionId) {
-        self.total -= self.sessions.remove(&session).map_or(0, |window| window.bytes);
-    }
-}
 
 /// A subscription's name: the client's, within its connection.
 pub(crate) type Name = (SessionId, u32);
@@ -108,8 +30,8 @@ pub(crate) struct Subscription {
     next: Offset,
     /// Payload bytes that the client still takes; a push may overshoot it by a batch.
     credit: i64,
-    /// The read that is under way, and for how many bytes there is room.
-    reading: Option<(ReadId, u64)>,
+    /// The read that is under way, and what it counts.
+    reading: Option<(ReadId, Charge)>,
     /// It waits for room.
     waiting: bool,
 }
@@ -198,7 +120,7 @@ impl<M: Memory + Clone> Node<M> {
             return Ok(());
         }
         self.drop_subscription((caller.session, request.subscription));
-        self.go_on(caller.session);
+        self.push_on(caller.session);
         self.answer_status(caller, ErrorCode::None, "");
         Ok(())
     }
@@ -217,8 +139,11 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn drop_subscription(&mut self, name: Name) -> Option<Subscription> {
         let uid = self.subscribed.remove(&name)?;
-        let subscription = self.held.get_mut(&uid)?.subscriptions.remove(&name)?;
-        self.unsent.subtract(name.0, subscription.reading.map_or(0, |(_, room)| room));
+        let held = self.held.get_mut(&uid)?;
+        let subscription = held.subscriptions.remove(&name)?;
+        if let Some((id, charge)) = subscription.reading {
+            held.readers.insert(id, Reader::Ended(charge));
+        }
         Some(subscription)
     }
 
@@ -236,9 +161,9 @@ impl<M: Memory + Clone> Node<M> {
             if idle || (next >= live_end && ahead) {
                 return;
             }
-            let Some(room) = self.unsent.room(name.0, self.limits.push_bytes_core_max) else {
+            let Some(room) = self.pushing.room(name.0, self.limits.push_bytes_core_max) else {
                 if !std::mem::replace(&mut subscription.waiting, true) {
-                    self.unsent.wait(name);
+                    self.pushing.wait(name.0, name.1);
                 }
                 return;
             };
@@ -247,8 +172,8 @@ impl<M: Memory + Clone> Node<M> {
                 Ok(ReadOutcome::Ready(batches)) if batches.next <= next => return,
                 Ok(ReadOutcome::Ready(batches)) => self.pushed(name, batches),
                 Ok(ReadOutcome::Pending(id)) => {
-                    subscription.reading = Some((id, most as u64));
-                    self.unsent.add(name.0, most as u64);
+                    let charge = self.pushing.charge(name.0, most as u64);
+                    subscription.reading = Some((id, charge));
                     held.readers.insert(id, Reader::Push(name));
                     return;
                 }
@@ -257,19 +182,10 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// The client's side of the connection has the bytes of a push.
-    pub fn on_pushed(&mut self, pushed: Pushed) {
-        if pushed.core != self.core {
-            return self.send_parcel(pushed.core, Content::Pushed(pushed));
-        }
-        self.unsent.subtract(pushed.session, pushed.bytes);
-        self.go_on(pushed.session);
-    }
-
     /// Gives room to subscriptions that wait for it.
-    fn go_on(&mut self, session: SessionId) {
-        while self.unsent.room(session, self.limits.push_bytes_core_max).is_some() {
-            let Some(subscription) = self.unsent.next(session) else { return };
+    pub(crate) fn push_on(&mut self, session: SessionId) {
+        while self.pushing.room(session, self.limits.push_bytes_core_max).is_some() {
+            let Some(subscription) = self.pushing.next(session) else { return };
             let name = (session, subscription);
             if let Some(subscription) = self.subscription(name) {
                 subscription.waiting = false;
@@ -282,22 +198,18 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn push_read(
         &mut self,
         name: Name,
-        id: ReadId,
         answer: Result<ReadAnswer<M::Share>, ReadError>,
     ) {
-        // It may have been ended meanwhile, and another one begun under its name.
         let Some(subscription) = self.subscription(name) else { return };
-        let Some((_, room)) = subscription.reading.take_if(|(reading, _)| *reading == id) else {
-            return;
-        };
-        self.unsent.subtract(name.0, room);
+        let Some((_, charge)) = subscription.reading.take() else { return };
+        self.pushing.subtract(charge);
         match answer {
             Ok(ReadAnswer::Batches(batches)) => self.pushed(name, batches),
             Ok(ReadAnswer::Offset(_)) => {}
             Err(error) => return self.end_subscription(name, &error),
         }
         self.push(name);
-        self.go_on(name.0);
+        self.push_on(name.0);
     }
 
     fn pushed(&mut self, name: Name, batches: Batches<M::Share>) {
@@ -391,8 +303,8 @@ impl<M: Memory + Clone> Node<M> {
         encode_message(Api::Push, subscription.correlation, &push, payload, &mut bytes)
             .expect("a push is within the limits of a response");
         let session = name.0;
-        let pushed = Pushed { session, core: self.core, bytes: payload as u64 };
-        self.unsent.add(session, pushed.bytes);
+        let charge = self.pushing.charge(session, payload as u64);
+        let pushed = self.until_read(charge);
         if session.core == self.core {
             let send = Send::new(session, bytes, shares);
             self.sends.push_back(Send { pushed: Some(pushed), ..send });

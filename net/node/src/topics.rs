@@ -49,8 +49,10 @@ pub(crate) enum Proposal {
         ticket: Ticket,
         topic: TopicId,
         grows: bool,
+        /// The name that the topic has until then, when it gets another.
+        was: Option<String>,
     },
-    Delete(Ticket, TopicId),
+    Delete(Ticket, TopicId, String),
     /// A block of producer ids.
     ProducerIds,
     RaiseProducer(Ticket),
@@ -250,6 +252,7 @@ impl<M: Memory + Clone> Node<M> {
         let request = AlterTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
         let set = pairs(request.set);
+        let renames = !request.new_name.is_empty();
         let entry = Entry::ChangeTopic {
             id: id.get(),
             set: set.clone(),
@@ -260,7 +263,8 @@ impl<M: Memory + Clone> Node<M> {
         if self.checked(caller, &set, &entry, request.validate_only) {
             let topic = self.orderer().catalog().topic(id);
             let grows = topic.is_some_and(|topic| request.partitions > topic.partition_count());
-            let alter = |ticket| Proposal::Alter { ticket, topic: id, grows };
+            let was = renames.then(|| request.name.into_owned());
+            let alter = |ticket| Proposal::Alter { ticket, topic: id, grows, was };
             self.propose(caller, alter, &entry, now);
         }
         Ok(())
@@ -270,22 +274,27 @@ impl<M: Memory + Clone> Node<M> {
         let request = DeleteTopicRequest::decode(head)?;
         let Some(id) = self.topic_id(caller, &request.name) else { return Ok(()) };
         let entry = Entry::DeleteTopic { id: id.get() };
-        self.propose(caller, |ticket| Proposal::Delete(ticket, id), &entry, now);
+        let name = request.name.into_owned();
+        self.propose(caller, |ticket| Proposal::Delete(ticket, id, name), &entry, now);
         Ok(())
     }
 
     fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
         let id = self.orderer().catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
-            self.refuse(caller, self.missing_code(), &format!("there is no topic `{name}`"));
+            self.refuse(caller, self.missing_code(name), &format!("there is no topic `{name}`"));
         }
         id
     }
 
-    /// What a name is answered that leads nowhere: as long as a deletion or another name is not
-    /// durable, a crash may bring the topic back.
-    fn missing_code(&self) -> ErrorCode {
-        let takes_away = |p: &Proposal| matches!(p, Proposal::Delete(..) | Proposal::Alter { .. });
+    /// What a name is answered that leads nowhere: as long as the deletion of its topic, or that
+    /// one's other name, is not durable, a crash may bring it back.
+    fn missing_code(&self, name: &str) -> ErrorCode {
+        let takes_away = |proposal: &Proposal| match proposal {
+            Proposal::Delete(_, _, was) => was == name,
+            Proposal::Alter { was, .. } => was.as_deref() == Some(name),
+            _ => false,
+        };
         let doubtful = self.proposals.values().any(takes_away);
         if doubtful { ErrorCode::Starting } else { ErrorCode::UnknownTopic }
     }
@@ -354,7 +363,7 @@ impl<M: Memory + Clone> Node<M> {
                     self.changed(ticket);
                 }
             }
-            (Proposal::Alter { ticket, topic: id, grows }, Ok(_)) => {
+            (Proposal::Alter { ticket, topic: id, grows, .. }, Ok(_)) => {
                 if let Some(topic) = self.orderer().catalog().topic(id).cloned() {
                     self.tell_cores(|| Content::Altered(topic.clone()));
                     self.configure(&topic);
@@ -365,7 +374,7 @@ impl<M: Memory + Clone> Node<M> {
                     self.changed(ticket);
                 }
             }
-            (Proposal::Delete(ticket, topic), Ok(_)) => {
+            (Proposal::Delete(ticket, topic, _), Ok(_)) => {
                 self.tell_cores(|| Content::Deleted(topic));
                 self.release(topic, now);
                 self.changed(ticket);
@@ -379,9 +388,9 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             (
-                Proposal::Create(ticket, _)
+                Proposal::Create(ticket, ..)
                 | Proposal::Alter { ticket, .. }
-                | Proposal::Delete(ticket, _)
+                | Proposal::Delete(ticket, ..)
                 | Proposal::RaiseProducer(ticket),
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
@@ -543,7 +552,7 @@ impl<M: Memory + Clone> Node<M> {
         match self.orderer().catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
-                error: self.missing_code(),
+                error: self.missing_code(name),
                 name: name.into(),
                 id: TopicId::default(),
                 config_version: 0,

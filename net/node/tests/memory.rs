@@ -8,8 +8,9 @@ use catena_format::{Offset, PartitionIndex, records::Producer};
 use catena_log::io::{FileName, Op};
 use catena_node::Limits;
 use catena_wire::{
-    Api, CreditRequest, DeleteTopicRequest, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Message,
-    ProduceResponse, Push, SubscribeRequest, SubscribeResponse, encode_message,
+    Api, CreditRequest, DeleteTopicRequest, ErrorCode, FRAME_HEADER_BYTES, FetchRequest,
+    FrameHeader, Message, ProduceResponse, Push, SubscribeRequest, SubscribeResponse,
+    UnsubscribeRequest, encode_message,
 };
 use common::{SESSION, Share, Verdict, World, batch};
 
@@ -99,6 +100,7 @@ fn a_client_that_reads_nothing_is_pushed_little_and_later_all_of_it_in_turn() {
     const SUBSCRIPTIONS: u32 = 5;
     const BATCHES: u64 = 12;
     let mut world = World::new(Limits::default(), 1 << 30);
+    world.reads = false;
     let topic = world.topic("t", SUBSCRIPTIONS);
     let batch = batch(Producer::NONE, &[7; 1000 << 10]);
     for _ in 0..BATCHES {
@@ -135,8 +137,7 @@ fn a_client_that_reads_nothing_is_pushed_little_and_later_all_of_it_in_turn() {
         if world.unread.is_empty() {
             break;
         }
-        let pushed = world.unread.remove(0);
-        world.node.on_pushed(pushed);
+        world.read();
         world.settle();
     }
     assert_eq!(next, [BATCHES; SUBSCRIPTIONS as usize]);
@@ -188,14 +189,91 @@ fn fetches_of_a_session_read_so_much_at_a_time() {
         assert_eq!(world.answer(asked).unwrap().payload.len(), batch.len());
     }
     assert_eq!(world.answer(behind).unwrap().error(), ErrorCode::UnknownTopic);
-    // What a session that is gone had asked for does not begin.
-    world.judge = Box::new(hold);
-    for from in 0..BATCHES {
-        world.fetch(topic, from, 1, 0);
+    // Answers that are not read count, too.
+    world.reads = false;
+    let asked: Vec<u32> = (0..BATCHES).map(|from| world.fetch(topic, from, 1, 0)).collect();
+    let there = |world: &mut World| asked.iter().filter(|asked| world.has_answer(**asked)).count();
+    assert_eq!(there(&mut world), 33, "of a little less than 1 MiB each");
+    world.reads = true;
+    world.settle();
+    assert_eq!(there(&mut world), asked.len());
+}
+
+#[test]
+fn a_session_that_is_gone_has_nothing_more_read_for_it() {
+    let limits = Limits { tail_cache_bytes: 0, ..Limits::default() };
+    let mut world = World::new(limits, 1 << 30);
+    let topic = world.topic("t", 2);
+    for partition in 0..2 {
+        for _ in 0..40 {
+            world.produce(topic, partition, &batch(Producer::NONE, &[7; 1000 << 10]));
+        }
     }
+    world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
+    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
+    world.judge = Box::new(move |_, op| if read(op) { Verdict::Hold } else { Verdict::Perform });
+    // One that will not get what it waits for, others of other sizes, and a subscription.
+    let fetch = |world: &mut World, partition, max_bytes, min_bytes| {
+        let request = FetchRequest {
+            topic,
+            partition: PartitionIndex::new(partition),
+            offset: Offset::ZERO,
+            max_bytes,
+            min_bytes,
+            max_wait_ms: 1,
+        };
+        world.send(Api::Fetch, &request, &[])
+    };
+    fetch(&mut world, 0, 16 << 20, 16 << 20);
+    for at in 1..40 {
+        fetch(&mut world, 1, at << 20, 1);
+    }
+    let request = SubscribeRequest {
+        subscription: 1,
+        topic,
+        partition: PartitionIndex::new(0),
+        offset: Offset::ZERO,
+        credit_bytes: 1 << 30,
+    };
+    world.send(Api::Subscribe, &request, &[]);
     world.node.on_disconnect(SESSION);
     world.resume();
+    world.pass(Duration::from_secs(1));
     assert_eq!(world.held(), 0);
+    assert!(world.answers.iter().all(|answer| answer.payload.is_empty()));
+}
+
+#[test]
+fn what_is_read_for_a_subscription_is_not_pushed_to_the_next_of_its_name() {
+    let limits = Limits { tail_cache_bytes: 0, ..Limits::default() };
+    let mut world = World::new(limits, 1 << 30);
+    let topic = world.topic("t", 2);
+    let batches = [1, 2].map(|value| batch(Producer::NONE, &[value; 1000]));
+    for partition in 0..2 {
+        world.produce(topic, partition, &batches[partition as usize]);
+    }
+    world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
+    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
+    world.judge = Box::new(move |_, op| if read(op) { Verdict::Hold } else { Verdict::Perform });
+    for partition in 0..2 {
+        let request = SubscribeRequest {
+            subscription: 1,
+            topic,
+            partition: PartitionIndex::new(partition),
+            offset: Offset::ZERO,
+            credit_bytes: 1 << 20,
+        };
+        assert_eq!(world.ask(Api::Subscribe, &request).unwrap().error(), ErrorCode::None);
+        if partition == 0 {
+            let end = UnsubscribeRequest { subscription: 1 };
+            assert_eq!(world.ask(Api::Unsubscribe, &end).unwrap().error(), ErrorCode::None);
+        }
+    }
+    world.resume();
+    let pushes = world.answers.iter().filter(|answer| answer.header.api == Api::Push as u8);
+    let payloads: Vec<_> = pushes.map(|push| push.payload.clone()).collect();
+    assert_eq!(payloads.len(), 1);
+    assert!(payloads[0].ends_with(&batches[1][batches[1].len() - 1000..]));
 }
 
 #[test]

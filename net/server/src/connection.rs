@@ -85,6 +85,7 @@ pub(crate) async fn run(
     // Whichever ends first ends the others: a client that does not read is not read from either.
     future::or(future::or(reads, write(shell, &socket, &outbox)), outbox.is_cut()).await;
     shell.close_session(session);
+    drop(outbox);
     if refused.get() {
         for_a_while(shell, discard(&socket)).await;
     }
@@ -240,7 +241,7 @@ async fn write(shell: &Rc<Shell>, socket: &Socket, outbox: &Outbox) {
         let pushed = held.send.pushed;
         drop(held);
         if let Some(pushed) = pushed {
-            shell.input(|node, _| node.on_pushed(pushed));
+            shell.input(|node, now| node.on_pushed(pushed, now));
         }
     }
     socket.close().await;

@@ -287,8 +287,8 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
     }
 }
 
-/// Descriptors for what is neither a file of a log nor a connection that is served: rings, listeners,
-/// connections that are refused, directories that are synced.
+/// Descriptors for what is neither a file of a log nor a connection that is served: rings,
+/// listeners, connections that are refused, directories that are synced.
 const DESCRIPTORS_BESIDE: usize = 256;
 
 /// How many of a process's descriptors segments may take; connections have the rest.

@@ -50,7 +50,8 @@ pub struct Orderer<M: Memory> {
 }
 
 impl<M: Memory + Clone> Orderer<M> {
-    /// Opens the catalog's log, of segments of `segment_bytes`, or creates it on an empty directory.
+    /// Opens the catalog's log, of segments of `segment_bytes`, or creates it on an empty
+    /// directory.
     pub fn new(
         identity: LogIdentity,
         node: NodeId,

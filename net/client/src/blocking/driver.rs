@@ -34,6 +34,12 @@ use crate::{
 
 const READ_BYTES: usize = 64 << 10;
 
+/// Waits for nothing, and raises no signal: Apple's sockets are told so when they are made.
+#[cfg(not(target_vendor = "apple"))]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const AT_ONCE: SendFlags = SendFlags::DONTWAIT;
+
 /// What the threads share.
 pub(super) struct Driver {
     lines: Mutex<Lines>,
@@ -270,7 +276,7 @@ impl Lines {
         let Some(stream) = &line.stream else { return };
         let mut sent = 0;
         if !line.sending && line.unsent.is_empty() {
-            sent = match send(stream, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            sent = match send(stream, bytes, AT_ONCE) {
                 Ok(sent) => sent,
                 Err(Errno::AGAIN | Errno::INTR) => 0,
                 Err(error) => return self.lose(lane, error.into(), driven),

@@ -136,7 +136,9 @@ pub(crate) struct World {
     pub(crate) memory: Purse,
     pub(crate) judge: Judge,
     pub(crate) answers: Vec<Answer>,
-    /// Pushes among them that the client has not read.
+    /// Whether the client reads what is sent to it, at once.
+    pub(crate) reads: bool,
+    /// What it has not read.
     pub(crate) unread: Vec<Pushed>,
     /// Operations performed or failed.
     pub(crate) operations: u64,
@@ -164,6 +166,7 @@ impl World {
             memory,
             judge: Box::new(|_, _| Verdict::Perform),
             answers: Vec::new(),
+            reads: true,
             unread: Vec::new(),
             operations: 0,
             clock: Duration::from_secs(1),
@@ -249,6 +252,10 @@ impl World {
     pub(crate) fn settle(&mut self) {
         loop {
             self.settle_first();
+            while self.reads && !self.unread.is_empty() {
+                self.read();
+                self.settle_first();
+            }
             (0..self.further.len()).for_each(|at| self.settle_further(at));
             while let Some((to, parcel)) = self.node.poll_parcel() {
                 self.parcels.push_back((0, to, parcel));
@@ -312,6 +319,12 @@ impl World {
     /// Operations that are held.
     pub(crate) fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// The client reads the first of what it has not read.
+    pub(crate) fn read(&mut self) {
+        let (pushed, now) = (self.unread.remove(0), self.now());
+        self.node.on_pushed(pushed, now);
     }
 
     /// Goes on with what was held, on a disk that is well again.
@@ -390,6 +403,11 @@ impl World {
     pub(crate) fn answer(&mut self, correlation: u32) -> Option<Answer> {
         let at = self.answers.iter().position(|a| a.header.correlation == correlation)?;
         Some(self.answers.remove(at))
+    }
+
+    /// Whether a request was answered.
+    pub(crate) fn has_answer(&self, correlation: u32) -> bool {
+        self.answers.iter().any(|a| a.header.correlation == correlation)
     }
 
     /// Sends a request; its answer, if it comes at once.

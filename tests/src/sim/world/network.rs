@@ -59,7 +59,8 @@ impl World {
                         continue;
                     }
                     if let Some(pushed) = pushed {
-                        self.cores[usize::from(session.core)].on_pushed(pushed);
+                        let now = self.now();
+                        self.cores[usize::from(session.core)].on_pushed(pushed, now);
                     }
                     let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
                     let client = &mut self.clients[at];
