@@ -121,7 +121,7 @@ impl Pending {
     }
 }
 
-/// The first of these lines that is not stored; `None`: nothing is known of any.
+/// The first of these lines of which it is known that it failed.
 fn not_stored(
     outcomes: impl Iterator<Item = (Place, Option<Result<(), Error>>)>,
     mut acknowledged: u64,
