@@ -102,10 +102,8 @@ impl SharedProducer {
         context: &mut Context<'_>,
         take: impl FnOnce(&mut Producer, Instant) -> Result<Appended, Refused>,
     ) -> Poll<Result<Ticket, Error>> {
-        let (appended, lone) = {
+        let (appended, at_once) = {
             let mut state = self.lock();
-            // What is appended while something is under way goes out together.
-            let lone = state.core.in_flight() == 0;
             if state.closed {
                 return Poll::Ready(Err(Error::Closed { unclear: false }));
             }
@@ -113,7 +111,8 @@ impl SharedProducer {
                 Ok(appended) => {
                     let outcome = state.outcomes.entry(appended.batch).or_default().clone();
                     state.settle();
-                    (Ticket::new(outcome, appended.index), lone)
+                    // What is appended while something is under way goes out together.
+                    (Ticket::new(outcome, appended.index), state.core.goes_at_once())
                 }
                 Err(Refused::Full) => {
                     remember(&mut state.waiting, context.waker());
@@ -129,7 +128,7 @@ impl SharedProducer {
                 }
             }
         };
-        if lone {
+        if at_once {
             self.bell.drive(self)
         } else {
             self.bell.ring()

@@ -25,8 +25,6 @@ enum State {
     Known(Option<Instant>),
     /// To be asked for, not before this time.
     Doubted(Option<Instant>),
-    /// Somebody named a partition that is not known: as above, and a connection is made for it.
-    Wished(Instant),
     /// Asked for on a lane, under a correlation id; whether there was a doubt.
     Asked(Lane, u32, bool),
 }
@@ -42,6 +40,9 @@ pub(crate) struct Places {
     /// Those that may be used.
     partitions: u32,
     state: State,
+    /// Somebody named a partition that is not known: until there is an answer, a connection is made
+    /// to ask.
+    wished: bool,
     /// How often to ask whether there are more partitions; `None`: nobody wants to know.
     refresh: Option<Duration>,
     /// When the server last answered.
@@ -59,6 +60,7 @@ impl Places {
             partitions: u32::try_from(lanes.len()).unwrap_or(u32::MAX),
             lanes,
             state: State::Known(None),
+            wished: false,
             refresh: refresh.map(|refresh| refresh.max(PAUSE_MIN)),
             told: None,
             backoff: Backoff::new(seed),
@@ -89,14 +91,17 @@ impl Places {
 
     /// There may be more partitions, for somebody named one.
     pub(crate) fn wish(&mut self, now: Instant) {
+        self.wished = true;
         if matches!(self.state, State::Known(_)) {
-            self.state = State::Wished(self.told.map_or(now, |told| told + PAUSE_MIN));
+            let soon = self.told.map_or(now, |told| told + PAUSE_MIN);
+            self.state = State::Known(Some(soon));
         }
     }
 
     /// Whether a connection is needed on that lane to ask.
     pub(crate) fn wants(&self, lane: Lane) -> bool {
-        matches!(self.state, State::Wished(_)) && self.lane(0) == lane
+        let asked = matches!(self.state, State::Asked(..));
+        self.wished && !asked && self.lane(0) == lane
     }
 
     /// A lane's connection was lost, and with it what was asked on it.
@@ -118,7 +123,6 @@ impl Places {
     pub(crate) fn ask(&mut self, lane: Lane, link: &mut Link, now: Instant) {
         let doubted = match self.state {
             State::Doubted(at) if at.is_none_or(|at| now >= at) => true,
-            State::Wished(at) if now >= at => false,
             State::Known(Some(at)) if now >= at => false,
             State::Known(None) => {
                 self.state = State::Known(self.again(now));
@@ -151,6 +155,7 @@ impl Places {
             return false;
         }
         self.told = Some(now);
+        self.wished = false;
         let response =
             answer.as_ref().ok().and_then(|answer| MetadataResponse::decode(&answer.head).ok());
         // Of a topic that is gone, or that goes by another name now, requests tell.
@@ -177,7 +182,6 @@ impl Places {
     pub(crate) fn timeout(&self) -> Option<Instant> {
         match self.state {
             State::Known(at) | State::Doubted(at) => at,
-            State::Wished(at) => Some(at),
             State::Asked(..) => None,
         }
     }

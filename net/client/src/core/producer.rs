@@ -196,6 +196,21 @@ impl Producer {
         self.in_flight
     }
 
+    /// Whether a step now would send what the only partition that holds something has, and nothing
+    /// is under way.
+    pub(crate) fn goes_at_once(&self) -> bool {
+        let mut active = self.active.iter();
+        let (Some(index), None) = (active.next(), active.next()) else { return false };
+        let partition = &self.partitions[*index as usize];
+        let line = self.lines.get(&partition.lane);
+        self.in_flight == 0
+            && !self.raising
+            && partition.hold.is_none()
+            && partition.lane == self.target.places.lane(*index)
+            && (self.options.linger.is_zero() || !partition.closed.is_empty())
+            && line.is_some_and(|line| line.session.is_up())
+    }
+
     /// The name that the next batch will have.
     pub(crate) fn next_batch(&self) -> BatchId {
         BatchId(self.next_batch)

@@ -99,6 +99,11 @@ impl Session {
         self.link()?.poll_response()
     }
 
+    /// Whether requests can be made.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
     /// The connection, once requests can be made.
     pub(crate) fn link(&mut self) -> Option<&mut Link> {
         match &mut self.state {

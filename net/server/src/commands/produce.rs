@@ -113,22 +113,36 @@ impl Pending {
     }
 
     /// The first line that is not stored, as far as is known by now.
-    fn failure(mut self) -> Option<NotStored> {
-        let (mut first, mut unclear) = (None, false);
-        for (place, ticket) in self.lines.drain(..) {
-            match ticket.outcome() {
-                Some(Ok(_)) => self.acknowledged += 1,
-                Some(Err(error)) => {
-                    unclear |= error.class() == Class::Indeterminate;
-                    first.get_or_insert((place, error));
-                }
-                None => unclear = true,
-            }
-        }
-        let (place, error) = first?;
-        let Self { acknowledged, sent, .. } = self;
-        Some(NotStored { place, error, acknowledged, sent, unclear })
+    fn failure(self) -> Option<NotStored> {
+        let outcomes = self.lines.into_iter().map(|(place, ticket)| {
+            (place, ticket.outcome().map(|outcome| outcome.map(|_receipt| ())))
+        });
+        not_stored(outcomes, self.acknowledged, self.sent)
     }
+}
+
+/// The first of these lines of which it is known that it failed.
+fn not_stored(
+    outcomes: impl Iterator<Item = (Place, Option<Result<(), Error>>)>,
+    mut acknowledged: u64,
+    sent: u64,
+) -> Option<NotStored> {
+    let (mut first, mut unclear) = (None, false);
+    for (place, outcome) in outcomes {
+        match outcome {
+            Some(Ok(())) => {
+                acknowledged += 1;
+                unclear |= first.is_some();
+            }
+            Some(Err(error)) => {
+                unclear |= error.class() == Class::Indeterminate;
+                first.get_or_insert((place, error));
+            }
+            None => unclear = true,
+        }
+    }
+    let (place, error) = first?;
+    Some(NotStored { place, error, acknowledged, sent, unclear })
 }
 
 /// Appends all lines, until one is not stored. Whether the last ones are, closing the producer
@@ -190,6 +204,8 @@ fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> (Option<&'a [u8]>, 
 
 #[cfg(test)]
 mod tests {
+    use catena_wire::ErrorCode;
+
     use super::*;
 
     #[test]
@@ -197,6 +213,28 @@ mod tests {
         assert_eq!(due(3, 2.0), Duration::from_millis(1500));
         assert_eq!(due(0, 1e-30), Duration::ZERO);
         assert_eq!(due(1, 1e-30), Duration::MAX);
+    }
+
+    #[test]
+    fn what_is_stored_behind_a_line_that_is_not_leaves_a_hole() {
+        let place = Input::new(&[], 1).place().clone();
+        let refused = || {
+            let code = ErrorCode::BadBatch;
+            Some(Err(Error::Server { code, message: String::new() }))
+        };
+        let told = |outcomes: Vec<_>| {
+            let sent = 2 + outcomes.len() as u64;
+            let outcomes = outcomes.into_iter().map(|outcome| (place.clone(), outcome));
+            let told = not_stored(outcomes, 2, sent);
+            told.map(|told| (told.acknowledged, told.sent, told.unclear))
+        };
+        let stored = || Some(Ok(()));
+        assert_eq!(told(vec![stored(), refused(), refused()]), Some((3, 5, false)));
+        assert_eq!(told(vec![stored(), refused(), stored(), refused()]), Some((4, 6, true)));
+        assert_eq!(told(vec![refused(), None]), Some((2, 4, true)));
+        let unclear = Some(Err(Error::Closed { unclear: true }));
+        assert_eq!(told(vec![unclear]), Some((2, 3, true)));
+        assert_eq!(told(vec![stored(), None]), None);
     }
 
     #[test]

@@ -96,6 +96,38 @@ fn a_partition_that_somebody_names_is_asked_for_at_once() {
 }
 
 #[test]
+fn a_partition_that_somebody_names_is_asked_for_after_a_lost_connection_too() {
+    // The connection of an idle producer is lost before a partition is named, or with the question.
+    for asked in [false, true] {
+        let mut world = World::new(1);
+        world.server.calm = true;
+        let options = ProducerOptions { refresh: Duration::MAX, ..ProducerOptions::default() };
+        let mut producer = producer(options);
+        producer.append(&NewRecord::value(b"1"), Millis::new(0), world.now).unwrap();
+        while producer.poll_settled().is_none() {
+            world.turn(&mut producer);
+        }
+        add_partitions(&mut world);
+        let named = NewRecord::value(b"2").with_partition(PartitionIndex::new(MORE - 1));
+        if asked {
+            assert!(producer.append(&named, Millis::new(0), world.now).is_err());
+            while world.server.asked == 0 {
+                world.turn(&mut producer);
+            }
+        }
+        for lane in std::mem::take(&mut world.wires).into_keys() {
+            producer.on_lost(lane, broken(), world.now);
+        }
+        assert!(asked || producer.append(&named, Millis::new(0), world.now).is_err());
+        let lost = world.now;
+        while producer.partitions() < MORE {
+            world.turn(&mut producer);
+            assert!(world.now < lost + Duration::from_secs(10), "asked before: {asked}");
+        }
+    }
+}
+
+#[test]
 fn a_consumer_that_runs_reads_partitions_that_are_added_from_their_beginning() {
     const BUFFER: usize = 3000;
     for seed in 0..100 {

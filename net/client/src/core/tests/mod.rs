@@ -363,6 +363,108 @@ fn a_full_buffer_refuses_until_something_is_settled() {
     assert!(matches!(refused, Err(Refused::Error(Error::Record(_)))));
 }
 
+/// Has a producer do what it can now; whether it sends something.
+fn sends(producer: &mut Producer, now: Instant) -> bool {
+    let mut sent = false;
+    loop {
+        match producer.step(now) {
+            Step::Wait(_) | Step::Done => return sent,
+            step => sent |= matches!(step, Step::Send(..)),
+        }
+    }
+}
+
+/// A producer whose first record is stored: it has a connection, and is idle.
+fn idle(world: &mut World, options: ProducerOptions) -> Producer {
+    world.server.calm = true;
+    let mut producer = producer(options);
+    append_to(&mut producer, 0, world.now);
+    producer.flush();
+    assert!(!producer.goes_at_once(), "there is no connection");
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+    }
+    assert!(!producer.goes_at_once(), "there is nothing to send");
+    producer
+}
+
+fn append_to(producer: &mut Producer, partition: u32, now: Instant) {
+    let record = NewRecord::value(b"1").with_partition(PartitionIndex::new(partition));
+    producer.append(&record, Millis::new(0), now).unwrap();
+}
+
+#[test]
+fn a_lone_record_goes_at_once_where_a_connection_is_and_nothing_holds_it() {
+    let mut world = World::new(1);
+    let mut producer = idle(&mut world, ProducerOptions::default());
+    append_to(&mut producer, 0, world.now);
+    assert!(producer.goes_at_once());
+    assert!(sends(&mut producer, world.now));
+    append_to(&mut producer, 0, world.now);
+    assert!(!producer.goes_at_once(), "something is under way");
+    for lane in std::mem::take(&mut world.wires).into_keys() {
+        producer.on_lost(lane, broken(), world.now);
+    }
+    assert!(!producer.goes_at_once(), "the connection is lost");
+    assert!(!sends(&mut producer, world.now));
+}
+
+#[test]
+fn what_lingers_goes_at_once_when_its_batch_is_full() {
+    let mut world = World::new(1);
+    let linger = Duration::from_secs(1);
+    let options = ProducerOptions { linger, batch_bytes: 200, ..ProducerOptions::default() };
+    let mut producer = idle(&mut world, options);
+    append_to(&mut producer, 0, world.now);
+    assert!(!producer.goes_at_once());
+    assert!(!sends(&mut producer, world.now));
+    for _ in 0..50 {
+        append_to(&mut producer, 0, world.now);
+    }
+    assert!(producer.goes_at_once());
+    assert!(sends(&mut producer, world.now));
+}
+
+/// A producer, and how often it was to send something at once.
+struct Prompt(Producer, u64);
+
+impl Client for Prompt {
+    fn connected(&mut self, lane: Lane, now: Instant) {
+        self.0.connected(lane, now);
+    }
+    fn bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
+        self.0.bytes(lane, bytes, now);
+    }
+    fn lost(&mut self, lane: Lane, now: Instant) {
+        self.0.lost(lane, now);
+    }
+    fn next(&mut self, now: Instant) -> Step {
+        let at_once = self.0.goes_at_once();
+        let step = self.0.step(now);
+        assert!(!at_once || self.0.in_flight() > 0, "it does not go: {:?}", self.0);
+        self.1 += u64::from(at_once);
+        step
+    }
+}
+
+#[test]
+fn what_is_to_go_at_once_goes_however_the_server_fails() {
+    let mut at_once = 0;
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let mut prompt = Prompt(producer(ProducerOptions::default()), 0);
+        for _ in 0..1000 {
+            if world.random.one_in(20) {
+                append_to(&mut prompt.0, (seed % 2) as u32, world.now);
+            }
+            world.turn(&mut prompt);
+            while prompt.0.poll_settled().is_some() {}
+        }
+        at_once += prompt.1;
+    }
+    assert!(at_once > 500, "{at_once} times");
+}
+
 #[test]
 fn times_that_nobody_lives_to_see_are_times_like_others() {
     let mut world = World::new(1);
