@@ -171,6 +171,8 @@ async fn by<T>(
     step: impl Future<Output = Result<T, Ended>>,
 ) -> Result<T, Ended> {
     let left = deadline.saturating_duration_since(Instant::now());
+    // Every layer around it would keep room for it, as long as the connection lives.
+    let step = Box::pin(step);
     timeout(left, async { Ok(step.await) }).await.unwrap_or(Err(Ended::Closed))
 }
 
