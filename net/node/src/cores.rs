@@ -121,7 +121,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             Content::Response { caller, bytes } => self.deliver(caller, bytes, Vec::new()),
             Content::Push { pushed, bytes, ended } => {
-                let session = pushed.session;
+                let session = pushed.session();
                 if let Some((subscription, correlation)) = ended {
                     self.forget_subscription((session, subscription), correlation);
                 }

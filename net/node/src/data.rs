@@ -174,8 +174,8 @@ impl<M: Memory + Clone> Node<M> {
             return self.fetched(uid, waiter, Batches::empty(from), now);
         }
         let session = waiter.caller.session;
-        if self.fetching.room(session, self.limits.push_bytes_core_max).is_none() {
-            return self.fetching.wait(uid, waiter);
+        if !self.fetching.has_room(session, self.limits.push_bytes_core_max) {
+            return self.fetching.wait(session, (uid, waiter));
         }
         let max = waiter.request.max_bytes.min(self.limits.fetch_bytes_max);
         self.dirty.insert(Directory::Partition(uid));
@@ -191,7 +191,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Begins fetches of a session that waited for others of its own.
     pub(crate) fn fetch_on(&mut self, session: SessionId, now: Now) {
-        while self.fetching.room(session, self.limits.push_bytes_core_max).is_some() {
+        while self.fetching.has_room(session, self.limits.push_bytes_core_max) {
             let Some((uid, next)) = self.fetching.next(session) else { return };
             if self.held.contains_key(&uid) {
                 self.read(uid, next, now);

@@ -120,7 +120,6 @@ impl<M: Memory + Clone> Node<M> {
             return Ok(());
         }
         self.drop_subscription((caller.session, request.subscription));
-        self.push_on(caller.session);
         self.answer_status(caller, ErrorCode::None, "");
         Ok(())
     }

@@ -29,10 +29,10 @@ pub(crate) const FETCH_BYTES_MIN: u64 = 64 << 10;
 pub(crate) struct Charge {
     session: SessionId,
     bytes: u64,
-    /// For what.
     kind: Kind,
 }
 
+/// What a window is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Push,
@@ -42,10 +42,15 @@ enum Kind {
 /// Something sent whose bytes wait for the client to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pushed {
-    pub(crate) session: SessionId,
     /// The core of the window.
     core: u16,
     charge: Charge,
+}
+
+impl Pushed {
+    pub(crate) fn session(&self) -> SessionId {
+        self.charge.session
+    }
 }
 
 /// Of one session: what counts, and what waits.
@@ -55,18 +60,22 @@ struct Window<T> {
 }
 
 /// Windows of the sessions that have something on its way.
-struct Windows<T> {
+pub(crate) struct Windows<T> {
+    kind: Kind,
     total: u64,
     sessions: BTreeMap<SessionId, Window<T>>,
 }
 
-impl<T> Default for Windows<T> {
-    fn default() -> Self {
-        Self { total: 0, sessions: BTreeMap::new() }
-    }
-}
+/// Of the subscriptions of a core, by their names in the session.
+pub(crate) type Pushing = Windows<u32>;
+/// Of the fetches on a core.
+pub(crate) type Fetching = Windows<(PartitionUid, Waiter)>;
 
 impl<T> Windows<T> {
+    fn new(kind: Kind) -> Self {
+        Self { kind, total: 0, sessions: BTreeMap::new() }
+    }
+
     fn bytes(&self, session: SessionId) -> u64 {
         self.sessions.get(&session).map_or(0, |window| window.bytes)
     }
@@ -76,12 +85,14 @@ impl<T> Windows<T> {
         self.sessions.entry(session).or_insert_with(empty)
     }
 
-    fn add(&mut self, session: SessionId, bytes: u64) {
+    /// Counts bytes until the charge is given back.
+    pub(crate) fn charge(&mut self, session: SessionId, bytes: u64) -> Charge {
         self.total += bytes;
         self.of(session).bytes += bytes;
+        Charge { session, bytes, kind: self.kind }
     }
 
-    fn subtract(&mut self, charge: Charge) {
+    pub(crate) fn subtract(&mut self, charge: Charge) {
         // The session may be gone, with all it held.
         if let Some(window) = self.sessions.get_mut(&charge.session) {
             window.bytes -= charge.bytes;
@@ -89,8 +100,13 @@ impl<T> Windows<T> {
         }
     }
 
+    /// Has something wait for room.
+    pub(crate) fn wait(&mut self, session: SessionId, what: T) {
+        self.of(session).waiting.push_back(what);
+    }
+
     /// The next that waits; a session of which nothing is left is forgotten.
-    fn next(&mut self, session: SessionId) -> Option<T> {
+    pub(crate) fn next(&mut self, session: SessionId) -> Option<T> {
         let window = self.sessions.get_mut(&session)?;
         let next = window.waiting.pop_front();
         if next.is_none() && window.bytes == 0 {
@@ -104,65 +120,31 @@ impl<T> Windows<T> {
     }
 }
 
-/// Of the subscriptions of a core.
-#[derive(Default)]
-pub(crate) struct Pushing(Windows<u32>);
-
 impl Pushing {
+    pub(crate) fn of_pushes() -> Self {
+        Self::new(Kind::Push)
+    }
+
     /// How much may be read for a session's next push. A session that has left nothing unread is
     /// never held up, so that whatever waits has something of its own to wait for.
     pub(crate) fn room(&self, session: SessionId, core_max: u64) -> Option<usize> {
-        let own = self.0.bytes(session);
-        match self.0.total < core_max {
+        let own = self.bytes(session);
+        match self.total < core_max {
             true if own < PUSHES_BYTES_MAX => Some(PUSH_BYTES_MAX),
             false if own == 0 => Some(PUSH_BYTES_SCARCE),
             _ => None,
         }
     }
-
-    pub(crate) fn charge(&mut self, session: SessionId, bytes: u64) -> Charge {
-        self.0.add(session, bytes);
-        Charge { session, bytes, kind: Kind::Push }
-    }
-
-    pub(crate) fn subtract(&mut self, charge: Charge) {
-        self.0.subtract(charge);
-    }
-
-    pub(crate) fn wait(&mut self, session: SessionId, subscription: u32) {
-        self.0.of(session).waiting.push_back(subscription);
-    }
-
-    pub(crate) fn next(&mut self, session: SessionId) -> Option<u32> {
-        self.0.next(session)
-    }
 }
 
-/// Of the fetches on a core.
-#[derive(Default)]
-pub(crate) struct Fetching(Windows<(PartitionUid, Waiter)>);
-
 impl Fetching {
+    pub(crate) fn of_fetches() -> Self {
+        Self::new(Kind::Fetch)
+    }
+
     /// Whether another fetch of a session may begin.
-    pub(crate) fn room(&self, session: SessionId, core_max: u64) -> Option<()> {
-        (self.0.bytes(session) < FETCHES_BYTES_MAX.min(core_max)).then_some(())
-    }
-
-    pub(crate) fn charge(&mut self, session: SessionId, bytes: u64) -> Charge {
-        self.0.add(session, bytes);
-        Charge { session, bytes, kind: Kind::Fetch }
-    }
-
-    pub(crate) fn subtract(&mut self, charge: Charge) {
-        self.0.subtract(charge);
-    }
-
-    pub(crate) fn wait(&mut self, uid: PartitionUid, waiter: Waiter) {
-        self.0.of(waiter.caller.session).waiting.push_back((uid, waiter));
-    }
-
-    pub(crate) fn next(&mut self, session: SessionId) -> Option<(PartitionUid, Waiter)> {
-        self.0.next(session)
+    pub(crate) fn has_room(&self, session: SessionId, core_max: u64) -> bool {
+        self.bytes(session) < FETCHES_BYTES_MAX.min(core_max)
     }
 }
 
@@ -192,26 +174,23 @@ impl<M: Memory + Clone> Node<M> {
 
     /// A charge that lasts until the client has the bytes that were sent for it.
     pub(crate) fn until_read(&self, charge: Charge) -> Pushed {
-        Pushed { session: charge.session, core: self.core, charge }
+        Pushed { core: self.core, charge }
     }
 
     /// The answer to a fetch, just sent, counts until the client has it. One that goes through
     /// another core is a copy, and counts no more.
     pub(crate) fn charge_answer(&mut self, session: SessionId, bytes: u64) {
+        let core = self.core;
         let sent = self.sends.back_mut().filter(|send| send.session == session);
-        if bytes == 0 || session.core != self.core || sent.is_none() {
-            return;
-        }
-        let charge = self.fetching.charge(session, bytes);
-        let pushed = self.until_read(charge);
-        if let Some(send) = self.sends.back_mut() {
-            send.pushed = Some(pushed);
+        if let Some(send) = sent.filter(|_| bytes > 0 && session.core == core) {
+            let charge = self.fetching.charge(session, bytes);
+            send.pushed = Some(Pushed { core, charge });
         }
     }
 
     /// A session is gone, with all that waited for it.
     pub(crate) fn forget_windows(&mut self, session: SessionId) {
-        self.pushing.0.forget(session);
-        self.fetching.0.forget(session);
+        self.pushing.forget(session);
+        self.fetching.forget(session);
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use catena_format::{Offset, PartitionIndex, records::Producer};
+use catena_format::{Offset, PartitionIndex, TopicId, records::Producer};
 use catena_log::io::{FileName, Op};
 use catena_node::Limits;
 use catena_wire::{
@@ -12,7 +12,7 @@ use catena_wire::{
     FrameHeader, Message, ProduceResponse, Push, SubscribeRequest, SubscribeResponse,
     UnsubscribeRequest, encode_message,
 };
-use common::{SESSION, Share, Verdict, World, batch};
+use common::{SESSION, Verdict, World, batch};
 
 #[test]
 fn tails_give_way_when_memory_is_short() {
@@ -55,6 +55,27 @@ fn a_fetch_waits_for_as_many_bytes_as_it_asks_for() {
     assert_eq!(world.answer(ten).unwrap().payload.len(), 3 * batch.len(), "its time is up");
 }
 
+/// Subscribes from the beginning; the request's correlation id.
+fn subscribe(
+    world: &mut World,
+    subscription: u32,
+    (topic, partition): (TopicId, u32),
+    credit_bytes: u32,
+) -> u32 {
+    let partition = PartitionIndex::new(partition);
+    let offset = Offset::ZERO;
+    let request = SubscribeRequest { subscription, topic, partition, offset, credit_bytes };
+    world.send(Api::Subscribe, &request, &[])
+}
+
+/// Reads of segments hold still, and nothing else.
+fn hold_reads(world: &mut World) {
+    world.judge = Box::new(|_, op| match op {
+        Op::Read { file: FileName::Segment(_), .. } => Verdict::Hold,
+        _ => Verdict::Perform,
+    });
+}
+
 fn credit(world: &mut World, bytes: u32) -> u32 {
     world.send(Api::Credit, &CreditRequest { subscription: 1, bytes }, &[])
 }
@@ -68,14 +89,7 @@ fn credit_counts_while_the_core_takes_no_more_bytes() {
     for _ in 0..2 {
         world.produce(topic, 0, &record);
     }
-    let request = SubscribeRequest {
-        subscription: 1,
-        topic,
-        partition: PartitionIndex::new(0),
-        offset: Offset::ZERO,
-        credit_bytes: 1,
-    };
-    let subscribed = world.send(Api::Subscribe, &request, &[]);
+    let subscribed = subscribe(&mut world, 1, (topic, 0), 1);
     let answer = world.answer(subscribed).unwrap();
     assert_eq!(SubscribeResponse::decode(&answer.head).unwrap().error, ErrorCode::None);
     let pushed = world.answer(subscribed).expect("the first batch is pushed");
@@ -110,14 +124,7 @@ fn a_client_that_reads_nothing_is_pushed_little_and_later_all_of_it_in_turn() {
         }
     }
     for subscription in 0..SUBSCRIPTIONS {
-        let request = SubscribeRequest {
-            subscription,
-            topic,
-            partition: PartitionIndex::new(subscription),
-            offset: Offset::ZERO,
-            credit_bytes: 1 << 30,
-        };
-        world.send(Api::Subscribe, &request, &[]);
+        subscribe(&mut world, subscription, (topic, subscription), 1 << 30);
     }
     let (mut next, mut order) = ([0; SUBSCRIPTIONS as usize], Vec::new());
     loop {
@@ -163,9 +170,7 @@ fn fetches_of_a_session_read_so_much_at_a_time() {
         }
     }
     world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
-    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
-    let hold = move |_, op: &Op<Share>| if read(op) { Verdict::Hold } else { Verdict::Perform };
-    world.judge = Box::new(hold);
+    hold_reads(&mut world);
     let asked: Vec<u32> = (0..BATCHES).map(|from| world.fetch(topic, from, 1, 0)).collect();
     assert_eq!(world.held(), 32, "of 1 MiB each");
     world.resume();
@@ -173,7 +178,7 @@ fn fetches_of_a_session_read_so_much_at_a_time() {
         assert_eq!(world.answer(asked).unwrap().payload.len(), batch.len());
     }
     // Those that wait behind a topic that is deleted are answered, and so are the others.
-    world.judge = Box::new(hold);
+    hold_reads(&mut world);
     let gone: Vec<u32> = (0..32).map(|from| world.fetch(passing, from, 1, 0)).collect();
     let asked: Vec<u32> = (0..BATCHES).map(|from| world.fetch(topic, from, 1, 0)).collect();
     let behind = world.fetch(passing, 0, 1, 0);
@@ -210,8 +215,7 @@ fn a_session_that_is_gone_has_nothing_more_read_for_it() {
         }
     }
     world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
-    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
-    world.judge = Box::new(move |_, op| if read(op) { Verdict::Hold } else { Verdict::Perform });
+    hold_reads(&mut world);
     // One that will not get what it waits for, others of other sizes, and a subscription.
     let fetch = |world: &mut World, partition, max_bytes, min_bytes| {
         let request = FetchRequest {
@@ -228,14 +232,7 @@ fn a_session_that_is_gone_has_nothing_more_read_for_it() {
     for at in 1..40 {
         fetch(&mut world, 1, at << 20, 1);
     }
-    let request = SubscribeRequest {
-        subscription: 1,
-        topic,
-        partition: PartitionIndex::new(0),
-        offset: Offset::ZERO,
-        credit_bytes: 1 << 30,
-    };
-    world.send(Api::Subscribe, &request, &[]);
+    subscribe(&mut world, 1, (topic, 0), 1 << 30);
     world.node.on_disconnect(SESSION);
     world.resume();
     world.pass(Duration::from_secs(1));
@@ -253,17 +250,10 @@ fn what_is_read_for_a_subscription_is_not_pushed_to_the_next_of_its_name() {
         world.produce(topic, partition, &batches[partition as usize]);
     }
     world.restart_with(limits, Box::new(|_, _| Verdict::Perform));
-    let read = |op: &Op<Share>| matches!(op, Op::Read { file: FileName::Segment(_), .. });
-    world.judge = Box::new(move |_, op| if read(op) { Verdict::Hold } else { Verdict::Perform });
+    hold_reads(&mut world);
     for partition in 0..2 {
-        let request = SubscribeRequest {
-            subscription: 1,
-            topic,
-            partition: PartitionIndex::new(partition),
-            offset: Offset::ZERO,
-            credit_bytes: 1 << 20,
-        };
-        assert_eq!(world.ask(Api::Subscribe, &request).unwrap().error(), ErrorCode::None);
+        let subscribed = subscribe(&mut world, 1, (topic, partition), 1 << 20);
+        assert_eq!(world.answer(subscribed).unwrap().error(), ErrorCode::None);
         if partition == 0 {
             let end = UnsubscribeRequest { subscription: 1 };
             assert_eq!(world.ask(Api::Unsubscribe, &end).unwrap().error(), ErrorCode::None);
