@@ -120,19 +120,20 @@ fn bulk(
 ) -> Result<(), Error> {
     let block_bytes = block_bytes(batch_bytes(BULK_BATCH_BYTES)?);
     let disk = fio.map(|fio| fio.bulk(block_bytes)).transpose()?;
-    let ours = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight, &[])?;
-    runs.push("bulk_bytes_per_s", ours.bytes_per_s());
-    runs.push("bulk_p50_us", ours.tally.latencies.quantile_us(0.5));
-    runs.push("bulk_p99_us", ours.tally.latencies.quantile_us(0.99));
-    let steady = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight, &RECYCLING)?;
-    runs.push("steady_bytes_per_s", steady.bytes_per_s());
-    runs.push("steady_p50_us", steady.tally.latencies.quantile_us(0.5));
-    runs.push("steady_p99_us", steady.tally.latencies.quantile_us(0.99));
+    let mut measure = |config: &[_], [bytes, p50, p99]: [&'static str; 3]| {
+        let ours = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight, config)?;
+        runs.push(bytes, ours.bytes_per_s());
+        runs.push(p50, ours.tally.latencies.quantile_us(0.5));
+        runs.push(p99, ours.tally.latencies.quantile_us(0.99));
+        Ok::<_, Error>(ours.bytes_per_s())
+    };
+    let growing = measure(&[], ["bulk_bytes_per_s", "bulk_p50_us", "bulk_p99_us"])?;
+    let steady = measure(&RECYCLING, ["steady_bytes_per_s", "steady_p50_us", "steady_p99_us"])?;
     if let Some(disk) = disk {
         runs.push("fio_bytes_per_s", disk.bytes_per_s);
         runs.push("fio_depth", f64::from(disk.depth));
-        runs.push("bandwidth_ratio", ours.bytes_per_s() / disk.bytes_per_s);
-        runs.push("steady_bandwidth_ratio", steady.bytes_per_s() / disk.bytes_per_s);
+        runs.push("bandwidth_ratio", growing / disk.bytes_per_s);
+        runs.push("steady_bandwidth_ratio", steady / disk.bytes_per_s);
     }
     Ok(())
 }

@@ -336,8 +336,8 @@ impl<M: Memory + Clone> Replica<M> {
         let (ticket, durability, since) = (request.ticket, request.durability, now.monotonic);
         let parked = Parked { ticket, base, append_time, durability, kind, since };
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
-        let memory = matches!(durability, Durability::None | Durability::ChainMemory);
-        let memory = memory && kind != Kind::Unknown;
+        let memory = kind != Kind::Unknown
+            && matches!(durability, Durability::None | Durability::ChainMemory);
         if memory || next <= self.high_watermark {
             return Some(self.receipt(&parked, next));
         }
