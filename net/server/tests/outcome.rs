@@ -2,6 +2,8 @@
 //! was asked may have been done. A server of the test's own loses it where that matters.
 
 mod common;
+#[path = "../../client/tests/greeting/mod.rs"]
+mod greeting;
 
 use std::{
     io::{self, Read, Write},
@@ -13,16 +15,13 @@ use std::{
     time::Duration,
 };
 
-use catena_client::{
-    Class, Client, Error, Options,
-    format::{ClusterId, Incarnation, NodeId},
-    tokio as tasks,
-};
+use catena_client::{Class, Client, Error, Options, tokio as tasks};
 use catena_wire::{
-    Api, ApiRange, ConnectionLimits, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits,
-    HandshakeResponse, StatusResponse, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, StatusResponse, encode_message,
 };
 use common::{PATIENCE, Server, free_address};
+use greeting::greeting;
+use rustix::net::sockopt::set_socket_linger;
 
 /// What becomes of a connection after the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +54,8 @@ fn server(fates: &[Fate]) -> (String, Receiver<Event>) {
     thread::spawn(move || {
         for fate in fates.into_iter().chain(iter::repeat(last)) {
             let (mut stream, _) = listener.accept().unwrap();
+            // It has ended only when the other end knows.
+            set_socket_linger(&stream, Some(PATIENCE)).unwrap();
             let mut preface = [0; END.len()];
             // The other end may be faster.
             if stream.read_exact(&mut preface).is_ok() {
@@ -71,7 +72,7 @@ fn server(fates: &[Fate]) -> (String, Receiver<Event>) {
 
 fn serve(mut stream: TcpStream, fate: Fate, events: &Sender<Event>) -> io::Result<()> {
     let handshake = request(&mut stream)?;
-    answer(&mut stream, handshake, &greeting())?;
+    answer(&mut stream, handshake, &greeting(1 << 20))?;
     let mut answers = if let Fate::Ends(answers) = fate { answers } else { 1 };
     while answers > 0 {
         let asked = request(&mut stream)?;
@@ -108,31 +109,6 @@ fn answer<'m, M: catena_wire::Message<'m>>(
     let api = Api::from_number(asked.api).unwrap();
     encode_message(api, asked.correlation, message, 0, &mut bytes).unwrap();
     stream.write_all(&bytes)
-}
-
-fn greeting() -> HandshakeResponse<'static> {
-    HandshakeResponse {
-        error: ErrorCode::None,
-        server_version: "test".into(),
-        apis: ApiRange::spoken(&Api::ALL),
-        features: 0,
-        limits: ConnectionLimits {
-            head_bytes_max: 1 << 20,
-            payload_bytes_max: 1 << 20,
-            in_flight_bytes_max: 1 << 20,
-            in_flight_max: 100,
-            dedup_window: 8,
-            credit_bytes_max: 1 << 20,
-        },
-        cluster: ClusterId::new(1),
-        node: NodeId::new(1),
-        incarnation: Incarnation::new(1),
-        core: 0,
-        cores: Vec::new(),
-        mechanisms: "".into(),
-        authentication: Vec::new().into(),
-        message: "".into(),
-    }
 }
 
 /// What deleting a topic comes to where all connections have this fate. It is asked once.

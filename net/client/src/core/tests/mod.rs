@@ -3,6 +3,8 @@
 
 mod added;
 mod conditional;
+#[path = "../../../tests/greeting/mod.rs"]
+mod greeting;
 mod reading;
 mod server;
 

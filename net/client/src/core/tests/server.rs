@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 
 use catena_format::{
-    BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex,
-    PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    BatchHeader, Epoch, Millis, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId,
+    TopicId,
     batch::patch,
     records::{BatchBuilder, Producer as Stamp, Records},
 };
 use catena_wire::{
-    Api, ApiRange, ConnectionLimits, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES,
-    FrameHeader, FrameLimits, HandshakeResponse, Message, MetadataResponse, PartitionMetadata,
-    ProduceRequest, ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags,
-    Refusal, StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata,
-    UnsubscribeRequest, encode_message, encode_refusal,
+    Api, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits,
+    Message, MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
+    ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags, Refusal, StatusResponse,
+    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, encode_message,
+    encode_refusal,
 };
+
+use super::greeting::greeting;
 
 pub(super) const PARTITIONS: u32 = 3;
 /// A record with this value is refused for good.
@@ -191,7 +193,8 @@ impl Server {
                 encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
             }
             Api::Handshake => {
-                encode_message(Api::Handshake, correlation, &greeting(), 0, out).unwrap();
+                encode_message(Api::Handshake, correlation, &greeting(CREDIT_BYTES_MAX), 0, out)
+                    .unwrap();
             }
             Api::Produce => {
                 let request = ProduceRequest::decode(head).unwrap();
@@ -444,31 +447,6 @@ fn values(header: &BatchHeader, batch: &[u8]) -> Vec<String> {
     let records = Records::new(&batch[61..], header.count, header.base_timestamp);
     let value = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     records.map(|record| value(record.unwrap().value.unwrap())).collect()
-}
-
-fn greeting() -> HandshakeResponse<'static> {
-    HandshakeResponse {
-        error: ErrorCode::None,
-        server_version: "test".into(),
-        apis: ApiRange::spoken(&Api::ALL),
-        features: 0,
-        limits: ConnectionLimits {
-            head_bytes_max: 1 << 20,
-            payload_bytes_max: 1 << 20,
-            in_flight_bytes_max: 1 << 20,
-            in_flight_max: 100,
-            dedup_window: 8,
-            credit_bytes_max: CREDIT_BYTES_MAX,
-        },
-        cluster: ClusterId::new(1),
-        node: NodeId::new(1),
-        incarnation: Incarnation::new(1),
-        core: 0,
-        cores: Vec::new(),
-        mechanisms: "".into(),
-        authentication: Vec::new().into(),
-        message: "".into(),
-    }
 }
 
 pub(super) fn topic(cores: u16, partitions: u32) -> TopicMetadata<'static> {
