@@ -21,7 +21,7 @@ use catena_client::{
     format::{Offset, PartitionIndex},
     tokio as tasks,
 };
-use common::{Server, free_address};
+use common::Server;
 use tempfile::TempDir;
 
 const ONLY: PartitionIndex = PartitionIndex::new(0);
@@ -34,9 +34,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let server = Server::start(directory.path(), &free_address(), &["--cores", "1"]);
-        server.wait_for("ready on", 1);
+        let (directory, server) = common::server(&["--cores", "1"]);
         let world = Self { server, _directory: directory };
         world.client().create_topic("t", 1, Vec::new()).unwrap();
         world

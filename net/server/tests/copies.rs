@@ -17,10 +17,10 @@ use catena_format::{
     records::{BatchBuilder, Producer},
 };
 use catena_wire::{
-    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader,
-    FrameLimits, Message, ProduceRequest, ProduceResponse, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits,
+    Message, ProduceResponse, encode_message,
 };
-use common::{Server, connect, free_address, greet, skipped};
+use common::{Server, connect, free_address, greet, produce_request, skipped};
 use tempfile::TempDir;
 
 /// Bytes of batches that go to and fro for each figure.
@@ -149,13 +149,7 @@ fn batch(bytes: usize) -> Vec<u8> {
 
 /// Produces batches, some at once; their bytes.
 fn produce(stream: &mut TcpStream, topic: TopicId, batch: &[u8]) -> usize {
-    let request = ProduceRequest {
-        topic,
-        partition: PartitionIndex::new(0),
-        durability: Durability::ChainDisk,
-        expect_next_offset: None,
-        deadline_ms: 0,
-    };
+    let request = produce_request(topic, 0);
     let mut requests = Vec::new();
     for _ in 0..IN_FLIGHT {
         encode_message(Api::Produce, 1, &request, batch.len(), &mut requests).unwrap();

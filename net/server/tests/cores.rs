@@ -6,23 +6,12 @@ mod common;
 use std::{collections::BTreeSet, io::Read, time::Duration};
 
 use catena_client::{Client, FetchOptions, Options};
-use catena_format::{
-    Millis, Offset, PartitionIndex,
-    records::{BatchBuilder, Producer},
-};
+use catena_format::Offset;
 use catena_wire::{
-    Api, Durability, ErrorCode, ListOffsetsRequest, ListOffsetsResponse, Message, OffsetQuery,
-    PingRequest, ProduceRequest, Refusal,
+    Api, ErrorCode, ListOffsetsRequest, ListOffsetsResponse, Message, OffsetQuery, PingRequest,
+    Refusal,
 };
-use common::{Server, ask, connect, free_address, greet};
-
-fn server(more: &[&str]) -> (tempfile::TempDir, Server) {
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let address = free_address();
-    let server = Server::start(directory.path(), &address, more);
-    server.wait_for("ready on", 1);
-    (directory, server)
-}
+use common::{Server, ask, batch, connect, free_address, greet, produce_request, server};
 
 #[test]
 fn a_connection_goes_to_its_core_and_every_core_answers_for_all() {
@@ -126,16 +115,8 @@ fn an_answer_to_a_fetch_is_no_more_than_may_wait_for_clients() {
     let mut client = Client::new(Options::new(&server.address));
     client.create_topic("t", 1, Vec::new()).unwrap();
     let topic = client.topic("t").unwrap().id;
-    let mut builder = BatchBuilder::new();
-    builder.push(Millis::new(1_000_000), None, Some(&[7; BATCH_BYTES]), &[]);
-    let batch = builder.build(Producer::NONE).unwrap();
-    let request = ProduceRequest {
-        topic,
-        partition: PartitionIndex::new(0),
-        durability: Durability::ChainDisk,
-        deadline_ms: 0,
-        expect_next_offset: None,
-    };
+    let batch = batch(BATCH_BYTES);
+    let request = produce_request(topic, 0);
     for _ in 0..BATCHES {
         let connection = client.connection().unwrap();
         connection.send_batch(&request, &batch).unwrap();

@@ -9,33 +9,19 @@ use std::{
 };
 
 use catena_client::{Client, Error, ErrorCode, Options, Setting, TopicMetadata};
-use catena_format::{
-    Millis, Offset, PartitionIndex, TopicId,
-    records::{BatchBuilder, Producer},
-};
+use catena_format::{Offset, PartitionIndex, TopicId};
 use catena_wire::{
     Api, Durability, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits, ProduceRequest,
     encode_message,
 };
-use common::{Server, connect, free_address, greet};
+use common::{Server, batch, connect, free_address, greet, produce_request};
 
 const TOPICS: u64 = 60;
 
-fn batch() -> Vec<u8> {
-    let mut builder = BatchBuilder::new();
-    builder.push(Millis::new(1_000_000), None, Some(&[7; 2000]), &[]);
-    builder.build(Producer::NONE).unwrap()
-}
-
 fn produce(topic: TopicId, partition: u32) -> Vec<u8> {
-    let request = ProduceRequest {
-        topic,
-        partition: PartitionIndex::new(partition),
-        durability: Durability::None,
-        deadline_ms: 0,
-        expect_next_offset: None,
-    };
-    let (mut bytes, batch) = (Vec::new(), batch());
+    let request =
+        ProduceRequest { durability: Durability::None, ..produce_request(topic, partition) };
+    let (mut bytes, batch) = (Vec::new(), batch(2000));
     encode_message(Api::Produce, 1, &request, batch.len(), &mut bytes).unwrap();
     bytes.extend_from_slice(&batch);
     bytes
@@ -130,9 +116,7 @@ fn topics_go_away_under_load() {
 #[test]
 fn files_of_a_deleted_topic_hold_up_no_other() {
     const FILES: usize = 100_000;
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let server = Server::start(directory.path(), &free_address(), &["--cores", "1"]);
-    server.wait_for("ready on", 1);
+    let (directory, server) = common::server(&["--cores", "1"]);
     let mut client = Client::new(Options::new(&server.address));
     client.create_topic("large", 1, Vec::new()).unwrap();
     let small = [("segment.bytes", "65536"), ("retention.bytes", "65536")];

@@ -9,15 +9,12 @@ use std::{
 };
 
 use catena_client::{Client, Options};
-use catena_format::{
-    Millis, Offset, PartitionIndex, TopicId,
-    records::{BatchBuilder, Producer},
-};
+use catena_format::{Offset, PartitionIndex, TopicId};
 use catena_wire::{
-    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader,
-    FrameLimits, Message, ProduceRequest, ProduceResponse, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits,
+    Message, ProduceResponse, encode_message,
 };
-use common::{Server, connect, free_address, greet, wait_until};
+use common::{Server, batch, connect, free_address, greet, produce_request, wait_until};
 use tempfile::TempDir;
 
 const PARTITIONS: u32 = 4;
@@ -45,20 +42,8 @@ fn greeted(server: &Server, core: u16) -> TcpStream {
     stream
 }
 
-fn batch(bytes: usize) -> Vec<u8> {
-    let mut builder = BatchBuilder::new();
-    builder.push(Millis::new(1_000_000), None, Some(&vec![7; bytes]), &[]);
-    builder.build(Producer::NONE).unwrap()
-}
-
 fn produce(topic: TopicId, partition: u32, batch: &[u8]) -> Vec<u8> {
-    let request = ProduceRequest {
-        topic,
-        partition: PartitionIndex::new(partition),
-        durability: Durability::ChainDisk,
-        deadline_ms: 0,
-        expect_next_offset: None,
-    };
+    let request = produce_request(topic, partition);
     let mut bytes = Vec::new();
     encode_message(Api::Produce, partition, &request, batch.len(), &mut bytes).unwrap();
     bytes.extend_from_slice(batch);

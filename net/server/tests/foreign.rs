@@ -17,10 +17,10 @@ use catena_client::{
     format::{Millis, Offset, PartitionIndex, TopicId},
 };
 use catena_wire::{
-    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader,
-    FrameLimits, Message, ProduceRequest, ProduceResponse, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits,
+    Message, ProduceResponse, encode_message,
 };
-use common::{Server, connect, free_address, greet};
+use common::{Server, connect, greet, produce_request};
 use kafka_protocol::{
     protocol::StrBytes,
     records::{Record, RecordBatchDecoder, RecordBatchEncoder, RecordEncodeOptions},
@@ -39,9 +39,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let server = Server::start(directory.path(), &free_address(), &["--cores", "1"]);
-        server.wait_for("ready on", 1);
+        let (directory, server) = common::server(&["--cores", "1"]);
         Self { server, _directory: directory }
     }
 
@@ -84,13 +82,7 @@ fn exchange(stream: &mut TcpStream, request: &[u8]) -> (Vec<u8>, Vec<u8>) {
 
 /// Produces a batch as it is; the offset of its first record.
 fn produce(stream: &mut TcpStream, topic: TopicId, batch: &[u8]) -> Offset {
-    let request = ProduceRequest {
-        topic,
-        partition: ONLY,
-        durability: Durability::ChainDisk,
-        expect_next_offset: None,
-        deadline_ms: 0,
-    };
+    let request = produce_request(topic, ONLY.get());
     let mut bytes = Vec::new();
     encode_message(Api::Produce, 1, &request, batch.len(), &mut bytes).unwrap();
     bytes.extend_from_slice(batch);

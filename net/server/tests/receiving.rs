@@ -8,20 +8,15 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
-    thread,
-    time::{Duration, Instant},
 };
 
 use catena_client::{Client, Options};
-use catena_format::{
-    Millis, PartitionIndex, TopicId,
-    records::{BatchBuilder, Producer},
-};
+use catena_format::TopicId;
 use catena_wire::{
-    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Message,
-    ProduceRequest, ProduceResponse, Refusal, Setting, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, Message, ProduceResponse,
+    Refusal, Setting, encode_message,
 };
-use common::{PATIENCE, Server, connect, free_address, greet};
+use common::{Server, batch, connect, free_address, greet, produce_request, wait_until};
 use tempfile::TempDir;
 
 /// The largest payload that can be configured.
@@ -74,13 +69,7 @@ impl World {
     }
 
     fn request(&self, payload_bytes: usize) -> Vec<u8> {
-        let request = ProduceRequest {
-            topic: self.topic,
-            partition: PartitionIndex::new(0),
-            durability: Durability::ChainDisk,
-            expect_next_offset: None,
-            deadline_ms: 0,
-        };
+        let request = produce_request(self.topic, 0);
         let mut bytes = Vec::new();
         encode_message(Api::Produce, 9, &request, payload_bytes, &mut bytes).unwrap();
         bytes
@@ -95,12 +84,6 @@ impl World {
         assert!(!header.is_refusal(), "{:?}", Refusal::decode(&head));
         assert_eq!(ProduceResponse::decode(&head).unwrap().error, ErrorCode::None);
     }
-}
-
-fn batch(bytes: usize) -> Vec<u8> {
-    let mut batch = BatchBuilder::new();
-    batch.push(Millis::new(1), None, Some(&vec![7; bytes]), &[]);
-    batch.build(Producer::NONE).unwrap()
 }
 
 fn answer(stream: &mut TcpStream) -> (FrameHeader, Vec<u8>) {
@@ -122,14 +105,6 @@ fn refusal(stream: &mut TcpStream) -> (ErrorCode, String) {
     (refusal.error, refusal.message.into_owned())
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it does not come to that");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn what_is_announced_costs_nothing() {
     let world = World::new(&[("CATENA_LIMITS_BATCH_BYTES", "16777216")]);
@@ -143,7 +118,7 @@ fn what_is_announced_costs_nothing() {
         stream.write_all(&[0; 4000]).unwrap();
     }
     // Each has grown by what it takes to read on.
-    wait_until(|| world.receiving() >= announcing.len() * (64 << 10));
+    wait_until("all have begun", || world.receiving() >= announcing.len() * (64 << 10));
     assert!(world.receiving() <= SMALL_POOL_BYTES);
     let taken = world.resident().saturating_sub(before);
     println!("{} announcements: {} KiB resident", announcing.len(), taken >> 10);
@@ -153,7 +128,7 @@ fn what_is_announced_costs_nothing() {
     world.produce(&mut world.connect(), 500_000);
     drop(announcing);
     // The one that is still there shrinks when it has been idle for a while.
-    wait_until(|| world.receiving() == 0);
+    wait_until("all is given back", || world.receiving() == 0);
     world.produce(&mut honest, 500_000);
 }
 
@@ -172,7 +147,7 @@ fn who_holds_memory_that_others_wait_for_loses_it() {
         stream.write_all(&world.request(LARGEST)).unwrap();
         stream.write_all(&vec![0; LARGEST / 2]).unwrap();
     }
-    wait_until(|| world.receiving() >= 2 * LARGEST);
+    wait_until("two are given out", || world.receiving() >= 2 * LARGEST);
     world.produce(&mut small, 60_000);
     // It waits for memory until one before it has had its time; the other may go on then.
     world.produce(&mut world.connect(), 8 << 20);

@@ -8,15 +8,12 @@ use std::{
 };
 
 use catena_client::{Client, Options};
-use catena_format::{
-    Millis, Offset, PartitionIndex,
-    records::{BatchBuilder, Producer},
-};
+use catena_format::{Offset, PartitionIndex};
 use catena_wire::{
-    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits,
-    HandshakeRequest, HandshakeResponse, Message, PingRequest, ProduceRequest, encode_message,
+    Api, ErrorCode, FRAME_HEADER_BYTES, FetchRequest, FrameHeader, FrameLimits, HandshakeRequest,
+    HandshakeResponse, Message, PingRequest, encode_message,
 };
-use common::{Server, ask, connect, free_address, greet, wait_until};
+use common::{Server, ask, batch, connect, free_address, greet, produce_request, wait_until};
 use tempfile::TempDir;
 
 fn server() -> (TempDir, Server) {
@@ -69,16 +66,8 @@ fn who_is_refused_and_does_not_read_why_is_cut() {
         let mut client = Client::new(Options::new(&server.address));
         client.create_topic("t", 1, Vec::new()).unwrap();
         let topic = client.topic("t").unwrap().id;
-        let mut builder = BatchBuilder::new();
-        builder.push(Millis::new(1_000_000), None, Some(&[7; 1 << 19]), &[]);
-        let batch = builder.build(Producer::NONE).unwrap();
-        let request = ProduceRequest {
-            topic,
-            partition: PartitionIndex::new(0),
-            durability: Durability::ChainDisk,
-            deadline_ms: 0,
-            expect_next_offset: None,
-        };
+        let batch = batch(1 << 19);
+        let request = produce_request(topic, 0);
         let connection = client.connection().unwrap();
         connection.send_batch(&request, &batch).unwrap();
         connection.receive_answer().unwrap();

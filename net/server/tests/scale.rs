@@ -24,7 +24,7 @@ use catena_client::{
 };
 use catena_format::{Offset, PartitionIndex};
 use catena_wire::{Api, PingRequest};
-use common::{PATIENCE, Server, ask, connect, free_address, greet};
+use common::{PATIENCE, Server, ask, connect, free_address, greet, wait_until};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
@@ -111,13 +111,13 @@ impl Node {
     /// Waits until `/readyz` says that requests are taken.
     fn wait_until_ready(&self) {
         let admin = self.admin();
-        wait_until(|| get(&admin, "readyz").is_some());
+        wait_until("it is ready", || get(&admin, "readyz").is_some());
     }
 
     /// Waits until every partition is open; told twice a second.
     fn wait_for_partitions(&self) {
         let admin = self.admin();
-        wait_until(|| {
+        wait_until("every partition is open", || {
             let metrics = get(&admin, "metrics").unwrap_or_default();
             let open = metrics.lines().filter_map(|l| l.strip_prefix("catena_partitions_open{"));
             let open = open.filter_map(|line| line.split_once(' ')?.1.parse::<u32>().ok());
@@ -152,14 +152,6 @@ fn client(address: &str) -> Client {
     Client::new(Options::new(address).with_request_timeout(PATIENCE))
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "it does not come to that");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// What the admin address answers, if it is 200.
 fn get(admin: &str, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(admin).ok()?;
@@ -178,7 +170,9 @@ struct Progress {
 
 impl Progress {
     fn wait_for(&self, records: u64) {
-        wait_until(|| self.acknowledged.load(Ordering::Relaxed) >= records);
+        wait_until("enough is acknowledged", || {
+            self.acknowledged.load(Ordering::Relaxed) >= records
+        });
     }
 }
 

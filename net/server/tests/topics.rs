@@ -9,16 +9,16 @@ use std::{
 
 use catena_client::{
     Client, Connection, ConsumerOptions, Error, ErrorCode, NewRecord, OffsetQuery, Options,
-    ProduceRequest, ProducerOptions, Setting, TopicChange, TopicMetadata,
+    ProducerOptions, Setting, TopicChange, TopicMetadata,
     format::{
         Millis, Offset, PartitionIndex, ProducerId, Sequence,
         records::{BatchBuilder, Producer as Stamp},
     },
 };
-use catena_wire::{Api, ConfigOrigin, Durability, MetadataRequest, MetadataResponse};
+use catena_wire::{Api, ConfigOrigin, MetadataRequest, MetadataResponse};
 use tempfile::TempDir;
 
-use common::{PATIENCE, Server, free_address};
+use common::{PATIENCE, Server, free_address, produce_request};
 
 const ONLY: PartitionIndex = PartitionIndex::new(0);
 
@@ -109,13 +109,7 @@ fn every_limit_of_a_batch_is_the_same_and_known_before_anything_is_sent() {
 
     let mut connection = Connection::open(&world.address, PATIENCE).unwrap();
     assert_eq!(connection.greeting().limits.payload_bytes_max, 64 << 10);
-    let request = ProduceRequest {
-        topic: early.id,
-        partition: ONLY,
-        durability: Durability::ChainDisk,
-        expect_next_offset: None,
-        deadline_ms: 0,
-    };
+    let request = produce_request(early.id, ONLY.get());
     let sent = connection.send_batch(&request, &vec![0; (64 << 10) + 1]);
     refused(sent, ErrorCode::FrameTooLarge);
 }
@@ -268,13 +262,7 @@ fn a_raised_producer_fences_its_older_epochs_everywhere_and_for_ever() {
         let sequence = Sequence::new(sequence);
         let batch = builder.build(Stamp { id, epoch, sequence }).unwrap();
         let mut connection = Connection::open(&world.address, PATIENCE).unwrap();
-        let request = ProduceRequest {
-            topic,
-            partition: PartitionIndex::new(partition),
-            durability: Durability::ChainDisk,
-            expect_next_offset: None,
-            deadline_ms: 0,
-        };
+        let request = produce_request(topic, partition);
         let sent = connection.send_batch(&request, &batch).unwrap();
         let (answered, response) = connection.receive_answer().unwrap();
         assert_eq!(answered, sent);

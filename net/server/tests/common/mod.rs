@@ -13,10 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_wire::{
-    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest,
-    HandshakeResponse, Message, Preface, encode_message,
+use catena_format::{
+    Millis, PartitionIndex, TopicId,
+    records::{BatchBuilder, Producer},
 };
+use catena_wire::{
+    Api, Durability, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, HandshakeRequest,
+    HandshakeResponse, Message, Preface, ProduceRequest, encode_message,
+};
+use tempfile::TempDir;
 
 /// How long anything is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -130,6 +135,32 @@ impl Drop for Server {
     }
 }
 
+/// A server that has begun, in a directory of its own.
+pub(crate) fn server(more: &[&str]) -> (TempDir, Server) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let server = Server::start(directory.path(), &free_address(), more);
+    server.wait_for("ready on", 1);
+    (directory, server)
+}
+
+/// A batch of one record, with a value of so many bytes.
+pub(crate) fn batch(bytes: usize) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(1), None, Some(&vec![7; bytes]), &[]);
+    builder.build(Producer::NONE).unwrap()
+}
+
+/// A request to store a batch for good, without a condition.
+pub(crate) fn produce_request(topic: TopicId, partition: u32) -> ProduceRequest {
+    ProduceRequest {
+        topic,
+        partition: PartitionIndex::new(partition),
+        durability: Durability::ChainDisk,
+        deadline_ms: 0,
+        expect_next_offset: None,
+    }
+}
+
 /// Reports that the running test does nothing, as the tests of the other rooms do.
 pub(crate) fn skipped(reason: &str) {
     let current = thread::current();
@@ -141,7 +172,7 @@ pub(crate) fn skipped(reason: &str) {
 }
 
 /// Waits until something is so.
-pub(crate) fn wait_until(what: &str, so: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !so() {
         assert!(Instant::now() < deadline, "it never is so that {what}");
