@@ -271,9 +271,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         self.manifest.retry = false;
         self.images.retry = false;
-        if self.disk_full {
-            self.try_again();
-        }
+        self.try_again();
         if self.poisoned.is_none() {
             self.roll_by_age();
             self.checkpoint();
@@ -356,14 +354,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
+    /// Begins anew what was refused. That another file found space meanwhile, and the disk does not
+    /// count as full, helps it nothing.
     fn try_again(&mut self) {
         // The next extension, file or manifest tells whether there is space again.
         self.disk_full = false;
         for flight in self.flights.iter_mut().filter(|f| f.state == FlightState::Refused) {
             flight.state = FlightState::Waiting;
         }
-        let missing = self.segments.iter().filter(|s| s.space.is_some_and(|space| !space.ready));
-        let missing: Vec<_> = missing.map(|s| s.entry.file).collect();
+        // Those that are being written are the last ones.
+        let written = self.segments.iter().rev().map_while(|s| Some((s.entry.file, s.space?)));
+        let missing: Vec<_> =
+            written.filter(|(_, space)| !space.ready).map(|(file, _)| file).collect();
         for file in missing {
             let made = |p: &Purpose| match p {
                 Purpose::NewFile(f, _) | Purpose::NewFileEntry(f, _) => *f == file,
