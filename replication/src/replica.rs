@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame};
+use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame, planted};
 use catena_log::{
     AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
     OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
@@ -338,7 +338,7 @@ impl<M: Memory + Clone> Replica<M> {
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
         let memory = kind != Kind::Unknown
             && matches!(durability, Durability::None | Durability::ChainMemory);
-        if memory || next <= self.high_watermark {
+        if memory || next <= self.high_watermark || planted!(AckBeforeDurable) {
             return Some(self.receipt(&parked, next));
         }
         self.repetitions += usize::from(kind != Kind::New);
@@ -347,7 +347,7 @@ impl<M: Memory + Clone> Replica<M> {
     }
 
     fn receipt(&self, parked: &Parked, next: Offset) -> Receipt {
-        let on_disk = next <= self.high_watermark;
+        let on_disk = next <= self.high_watermark || planted!(AckBeforeDurable);
         let level = if on_disk { Durability::ChainDisk } else { parked.durability };
         Receipt {
             base: parked.base,
@@ -463,7 +463,8 @@ impl<M: Memory + Clone> Replica<M> {
     /// The chain of one commits what is durable here.
     fn commit(&mut self, now: Now) {
         let State::Open(log) = &mut self.state else { return };
-        let durable_end = log.durable_end();
+        let durable_end =
+            if planted!(WatermarkBeforeDurable) { log.log_end() } else { log.durable_end() };
         if durable_end > self.high_watermark {
             self.high_watermark = durable_end;
             self.events.push_back(Event::Committed(durable_end));

@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod planted;
 pub mod sim;
 pub mod skip;

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use catena_format::{FileNumber, Offset, Position, limits::BLOCK_BYTES};
+use catena_format::{FileNumber, Offset, Position, limits::BLOCK_BYTES, planted};
 
 use crate::{
     config::{GROUP_BYTES_EAGER, WRITES_IN_FLIGHT_MAX},
@@ -113,7 +113,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.stats.write_bytes += bytes.as_ref().len() as u64;
         let number = self.first_flight + at as u64;
         let file = FileName::Segment(file);
-        self.ask(Purpose::Flight(number), Op::Write { file, position, bytes, durable: true });
+        let durable = !planted!(NoFlush);
+        self.ask(Purpose::Flight(number), Op::Write { file, position, bytes, durable });
     }
 
     /// Writes zeros ahead of the groups.

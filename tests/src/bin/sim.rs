@@ -8,6 +8,11 @@ use catena_tests::sim::range;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    #[cfg(planted)]
+    if arguments == ["--bugs"] {
+        catena_format::planted::Bug::ALL.iter().for_each(|(bug, _)| println!("{bug}"));
+        return ExitCode::SUCCESS;
+    }
     let seeds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--seed", seed] => seed.parse().ok().map(|seed: u64| seed..seed.saturating_add(1)),
         ["--seeds", range] => {
