@@ -278,6 +278,7 @@ impl<M: Memory + Clone> Replica<M> {
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
         let raised = request.raised.get(&header.producer_id);
         let fenced = raised.filter(|current| header.producer_epoch < **current);
+        let fenced = fenced.filter(|_| !planted!(FenceIgnored));
         let verdict = log.fold().check(&header, now.wall);
         match (verdict, fenced) {
             (Verdict::New, None) => {}
@@ -294,7 +295,8 @@ impl<M: Memory + Clone> Replica<M> {
             (_, Some(&current)) => return Err(Refusal::Fenced { current }),
         }
         let log_end = log.log_end();
-        if request.expect_next_offset.is_some_and(|expected| expected != log_end) {
+        let end = if planted!(ConditionAtWatermark) { self.high_watermark } else { log_end };
+        if request.expect_next_offset.is_some_and(|expected| expected != end) {
             return Err(Refusal::OffsetCondition { log_end });
         }
         let crc = frame::payload_crc(request.batch);
@@ -312,6 +314,9 @@ impl<M: Memory + Clone> Replica<M> {
         now: Now,
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
+        if planted!(ConditionOfStored) && request.expect_next_offset.is_some() {
+            return Err(Refusal::OffsetCondition { log_end: log.log_end() });
+        }
         let under_way = next > self.high_watermark;
         match log.poisoned().filter(|_| under_way) {
             Some(error) => Err(Refusal::InDoubt(error)),

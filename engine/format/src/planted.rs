@@ -50,6 +50,76 @@ bugs! {
     AckBeforeDurable,
     /// The high watermark is the log's end.
     WatermarkBeforeDurable,
+    /// The durable end passes a write that is still on its way.
+    DurableOverHole,
+    /// A write is plain when another one follows it, as if that one's O_DSYNC were for both.
+    PlainBytesCounted,
+    /// A write that was cut short counts as done.
+    ShortWriteIgnored,
+    /// A write that failed counts as done.
+    WriteErrorIgnored,
+    /// A sync that failed is tried again, and believed.
+    SyncRetried,
+    /// The directory is not synced when a segment's file is made.
+    NoDirectorySync,
+    /// What is in a segment counts as durable before the manifest that names it is.
+    AckBeforeManifest,
+    /// Both copies of the manifest are written at once.
+    CopiesTogether,
+    /// A segment is called sealed while its end is on its way.
+    SealedEarly,
+    /// A log ends where the first bytes are damaged, whatever is behind.
+    TruncateOnBadCrc,
+    /// A frame's batch is not checked.
+    PayloadNotChecked,
+    /// The position of a frame is no part of its checksum.
+    CrcWithoutPosition,
+    /// The file of a frame is no part of its checksum, and files are used again.
+    CrcWithoutFile,
+    /// Recovery does not wait for writes of a dead process.
+    NoClaim,
+    /// Files are removed before the manifest is durable that does not name them.
+    FilesBeforeManifest,
+    /// The manifest tells the log start of the one before.
+    TrimUndone,
+    /// Segments go at half their age.
+    RetentionTooEager,
+    /// The active segment goes like any other.
+    ActiveDropped,
+    /// The index leads to the entry behind the one that was looked for.
+    IndexOffByOne,
+    /// The first batch of a time is the first behind that time.
+    TimeOffByOne,
+    /// What is known of producers is not restored.
+    DedupForgotten,
+    /// A producer whose epoch was raised elsewhere is heard.
+    FenceIgnored,
+    /// A condition is held against the high watermark.
+    ConditionAtWatermark,
+    /// A condition is held against a batch that is stored already.
+    ConditionOfStored,
+    /// A start raises no epoch.
+    EpochNotRaised,
+    /// The ids of deleted partitions are given again.
+    UidsReused,
+    /// The ids of producers are given again after a restart.
+    ProducerIdsReused,
+    /// A change of the catalog is told before it is durable.
+    CatalogBeforeDurable,
+    /// A topic is said to be ready while its partitions are being created.
+    ReadyBeforeCreated,
+    /// The files of a deleted topic stay.
+    RemovalForgotten,
+    /// The oldest request that waits gets the answer.
+    AnswerToAnother,
+    /// A deleted topic is served on other cores.
+    DeletionNotTold,
+    /// Subscriptions are pushed to without credit.
+    CreditIgnored,
+    /// A subscription that goes on behind what was read from the disk leaves out a record.
+    SeamSkips,
+    /// It repeats one.
+    SeamRepeats,
 }
 
 /// Whether this is the bug that the environment names.
