@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame};
+use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame, planted};
 use catena_log::{
     AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
     OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
@@ -278,6 +278,7 @@ impl<M: Memory + Clone> Replica<M> {
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
         let raised = request.raised.get(&header.producer_id);
         let fenced = raised.filter(|current| header.producer_epoch < **current);
+        let fenced = fenced.filter(|_| !planted!(FenceIgnored));
         let verdict = log.fold().check(&header, now.wall);
         match (verdict, fenced) {
             (Verdict::New, None) => {}
@@ -294,7 +295,8 @@ impl<M: Memory + Clone> Replica<M> {
             (_, Some(&current)) => return Err(Refusal::Fenced { current }),
         }
         let log_end = log.log_end();
-        if request.expect_next_offset.is_some_and(|expected| expected != log_end) {
+        let end = if planted!(ConditionAtWatermark) { self.high_watermark } else { log_end };
+        if request.expect_next_offset.is_some_and(|expected| expected != end) {
             return Err(Refusal::OffsetCondition { log_end });
         }
         let crc = frame::payload_crc(request.batch);
@@ -312,6 +314,9 @@ impl<M: Memory + Clone> Replica<M> {
         now: Now,
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
+        if planted!(ConditionOfStored) && request.expect_next_offset.is_some() {
+            return Err(Refusal::OffsetCondition { log_end: log.log_end() });
+        }
         let under_way = next > self.high_watermark;
         match log.poisoned().filter(|_| under_way) {
             Some(error) => Err(Refusal::InDoubt(error)),
@@ -338,7 +343,7 @@ impl<M: Memory + Clone> Replica<M> {
         // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
         let memory = kind != Kind::Unknown
             && matches!(durability, Durability::None | Durability::ChainMemory);
-        if memory || next <= self.high_watermark {
+        if memory || next <= self.high_watermark || planted!(AckBeforeDurable) {
             return Some(self.receipt(&parked, next));
         }
         self.repetitions += usize::from(kind != Kind::New);
@@ -347,7 +352,7 @@ impl<M: Memory + Clone> Replica<M> {
     }
 
     fn receipt(&self, parked: &Parked, next: Offset) -> Receipt {
-        let on_disk = next <= self.high_watermark;
+        let on_disk = next <= self.high_watermark || planted!(AckBeforeDurable);
         let level = if on_disk { Durability::ChainDisk } else { parked.durability };
         Receipt {
             base: parked.base,
@@ -463,7 +468,8 @@ impl<M: Memory + Clone> Replica<M> {
     /// The chain of one commits what is durable here.
     fn commit(&mut self, now: Now) {
         let State::Open(log) = &mut self.state else { return };
-        let durable_end = log.durable_end();
+        let durable_end =
+            if planted!(WatermarkBeforeDurable) { log.log_end() } else { log.durable_end() };
         if durable_end > self.high_watermark {
             self.high_watermark = durable_end;
             self.events.push_back(Event::Committed(durable_end));

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod fuzz;
+pub mod planted;
 pub mod runs;
 pub mod sim;
 pub mod skip;

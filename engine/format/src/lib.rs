@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+pub mod planted;
 pub mod records;
 pub mod segment;
 

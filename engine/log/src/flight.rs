@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use catena_format::{FileNumber, Offset, Position, limits::BLOCK_BYTES};
+use catena_format::{FileNumber, Offset, Position, limits::BLOCK_BYTES, planted};
 
 use crate::{
     config::{GROUP_BYTES_EAGER, WRITES_IN_FLIGHT_MAX},
@@ -113,7 +113,10 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.stats.write_bytes += bytes.as_ref().len() as u64;
         let number = self.first_flight + at as u64;
         let file = FileName::Segment(file);
-        self.ask(Purpose::Flight(number), Op::Write { file, position, bytes, durable: true });
+        let next = self.flights.get(at + 1).map(|next| next.state);
+        let behind = planted!(PlainBytesCounted) && next == Some(FlightState::Waiting);
+        let durable = !(planted!(NoFlush) || behind);
+        self.ask(Purpose::Flight(number), Op::Write { file, position, bytes, durable });
     }
 
     /// Writes zeros ahead of the groups.
@@ -210,6 +213,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn flight_done(&mut self, number: u64, error: Option<IoError>) {
+        let error = error.filter(|e| !(planted!(ShortWriteIgnored) && *e == IoError::ShortWrite));
+        let error = error.filter(|e| !(planted!(WriteErrorIgnored) && e.is_medium()));
+        if planted!(DurableOverHole) && number < self.first_flight {
+            return;
+        }
         let at = usize::try_from(number - self.first_flight).expect("flights are few");
         let flight = &mut self.flights[at];
         match error {
@@ -238,10 +246,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         while let Some(flight) = self.flights.front() {
             let done = match flight.kind {
-                FlightKind::Manifest { generation } => self.manifest.durable >= generation,
+                FlightKind::Manifest { generation } => {
+                    self.manifest.durable >= generation || planted!(AckBeforeManifest)
+                }
                 _ => flight.state == FlightState::Done,
             };
-            if !done {
+            let is_done = |f: &Flight<M::Share>| f.state == FlightState::Done;
+            if !done && !(planted!(DurableOverHole) && self.flights.iter().any(is_done)) {
                 break;
             }
             if let FlightKind::Group { end, .. } = flight.kind {
@@ -341,6 +352,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn file_made(&mut self, file: FileNumber, written: Position, error: Option<IoError>) {
         if error.is_some() {
             self.no_file(file, error);
+        } else if planted!(NoDirectorySync) {
+            self.file_entered(file, written, None);
         } else {
             self.ask(Purpose::NewFileEntry(file, written), Op::SyncDirectory);
         }

@@ -1,7 +1,7 @@
 //! The sparse index of a segment: offset and timestamp to position. It is a hint: wrong or missing,
 //! reads walk the segment and rebuild it as they go.
 
-use catena_format::{FileNumber, Millis, Offset, PartitionUid, Position};
+use catena_format::{FileNumber, Millis, Offset, PartitionUid, Position, planted};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
@@ -94,6 +94,7 @@ impl Index {
     /// The last known frame at or before `offset`.
     pub(crate) fn at_or_before(&self, offset: Offset) -> Option<(Offset, Position)> {
         let at = self.entries.partition_point(|e| e.offset <= offset.get());
+        let at = at + usize::from(planted!(IndexOffByOne));
         self.entries.get(at.checked_sub(1)?).map(Entry::place)
     }
 

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use catena_format::{FileNumber, Millis, Offset, Position, SegmentFooter, limits::BLOCK_BYTES};
+use catena_format::{
+    FileNumber, Millis, Offset, Position, SegmentFooter, limits::BLOCK_BYTES, planted,
+};
 
 use crate::{
     config::{EXTEND_STEP_MIN, HOUSEKEEPING_EVERY, IDLE_AFTER, MARK_AFTER},
@@ -105,7 +107,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.manifest.start = image.log_start;
         self.stats.manifests += 1;
         self.manifest_copy = Some(bytes.clone());
+        if planted!(CopiesTogether) {
+            self.write_copy(
+                Slot::Second,
+                bytes.clone(),
+                Purpose::Hint(FileName::Manifest(Slot::Second)),
+            );
+        }
         self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
+        if planted!(FilesBeforeManifest) {
+            self.drop_below(image.log_start);
+            self.reap();
+        }
     }
 
     fn write_copy(&mut self, slot: Slot, bytes: M::Share, purpose: Purpose) {
@@ -133,7 +146,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         damaged.trim(start);
         Manifest {
             generation: self.manifest.wanted,
-            log_start: start,
+            log_start: if planted!(TrimUndone) { self.log_start } else { start },
             log_end: self.durable_end,
             next_file: self.files.next,
             fold_file: last.unwrap_or(self.fold_file),
@@ -199,7 +212,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     pub(crate) fn pump_images(&mut self) {
         for at in 0..self.images.queue.len() {
             let image = &self.images.queue[at];
-            if image.seals && self.may_write(image) {
+            if image.seals && (self.may_write(image) || planted!(SealedEarly)) {
                 self.call_sealed(image.file);
             }
         }
@@ -417,7 +430,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn retain(&mut self) {
         let mut rest = self.bytes();
         let mut start = self.wanted_start;
-        for segment in self.segments.iter().take_while(|s| s.entry.sealed) {
+        let goes = |s: &&Segment| s.entry.sealed || planted!(ActiveDropped);
+        for segment in self.segments.iter().take_while(goes) {
             rest -= segment.entry.end_position.get();
             let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
             if !(by_size || self.expired(segment.entry.last_append_time)) {
@@ -433,6 +447,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     fn expired(&self, last_append: Millis) -> bool {
         let Some(limit) = self.config.retention_age else { return false };
+        let limit = if planted!(RetentionTooEager) { limit / 2 } else { limit };
         let age = self.now.wall.get().saturating_sub(last_append.get());
         u128::try_from(age).is_ok_and(|age| age > limit.as_millis())
     }
@@ -514,6 +529,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 impl Segment {
     /// Sealed, and all of it below `start`.
     fn ends_below(&self, start: Offset) -> bool {
-        self.entry.sealed && self.entry.end <= start
+        (self.entry.sealed || planted!(ActiveDropped)) && self.entry.end <= start
     }
 }

@@ -17,7 +17,7 @@ use std::{
     fmt,
 };
 
-use catena_format::{FileNumber, Millis, Offset};
+use catena_format::{FileNumber, Millis, Offset, planted};
 
 use crate::{
     config::{LogConfig, SEGMENTS_MAX},
@@ -282,7 +282,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     fn ask(&mut self, op: Op<M::Share>) {
-        self.reading = matches!(op, Op::Read { .. }).then(|| (op.clone(), 1));
+        let tried_again = planted!(SyncRetried) && matches!(op, Op::Sync { .. });
+        self.reading = (tried_again || matches!(op, Op::Read { .. })).then(|| (op.clone(), 1));
         self.outbox.push_back((OpId(self.next_op), op));
         self.next_op += 1;
     }
@@ -306,6 +307,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     fn ask_settle(&mut self, step: Settle) {
         self.ask(match step {
+            Settle::Claim(file) if planted!(NoClaim) => Op::Sync { file },
             Settle::Claim(file) => Op::Claim { file },
             Settle::Sync(file) => Op::Sync { file },
             Settle::Directory => Op::SyncDirectory,

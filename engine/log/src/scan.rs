@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::{
     FileNumber, FrameHeader, FrameSeed, Millis, Offset, PartitionUid, Position, SegmentHeader,
-    SegmentHeaderError, limits::BLOCK_BYTES,
+    SegmentHeaderError, limits::BLOCK_BYTES, planted,
 };
 
 use crate::{
@@ -326,7 +326,8 @@ impl<M: Memory> Scan<M> {
         self.known_durable = self.known_durable.max(durable_end);
         while let Some((next, _)) = self.undecided.front() {
             let base = next.header.base_offset;
-            if base != self.expected && base >= self.known_durable {
+            let proven = base < self.known_durable && !planted!(TruncateOnBadCrc);
+            if base != self.expected && !proven {
                 return;
             }
             let (found, batch) = self.undecided.pop_front().expect("there is a first frame");
@@ -372,7 +373,9 @@ impl<M: Memory> Scan<M> {
         memory: &mut M,
     ) -> Scanned<M> {
         self.report.batches_cut = self.undecided.len() as u64;
-        let log_end = self.expected.max(self.known_durable).max(manifest.log_end);
+        let proven_end = self.known_durable.max(manifest.log_end);
+        let log_end = if planted!(TruncateOnBadCrc) { self.expected } else { proven_end };
+        let log_end = log_end.max(self.expected);
         self.report.resumed_at_mark = log_end > self.expected;
         self.damage(self.expected, log_end);
         if let Some(last) = self.builds.iter_mut().rfind(|build| build.accepted) {

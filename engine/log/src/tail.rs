@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use catena_format::{Millis, Offset};
+use catena_format::{Millis, Offset, planted};
 
 use crate::{
     group::{BatchAt, Closed},
@@ -66,6 +66,7 @@ impl<M: Memory> Tail<M> {
 
     /// The first batch held that ends behind `from` and has a record of `time` or later.
     pub(crate) fn at_time(&self, time: Millis, from: Offset) -> Option<Offset> {
+        let time = if planted!(TimeOffByOne) { Millis::new(time.get() + 1) } else { time };
         let mut batches = self.groups.iter().flat_map(|g| &g.batches);
         batches.find(|b| b.end > from && b.max_timestamp >= time).map(|b| b.base)
     }

@@ -5,7 +5,7 @@
 //! Nothing waits in it; what was read is sent. The credit bounds what is under way, and so does
 //! what the client has not read yet: a slow one holds up its own subscriptions.
 
-use catena_format::Offset;
+use catena_format::{Offset, planted};
 use catena_log::{Batches, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Memory};
 use catena_wire::{
     Api, CreditRequest, ErrorCode, FRAME_HEADER_BYTES, Message, Push, SubscribeRequest,
@@ -154,7 +154,8 @@ impl<M: Memory + Clone> Node<M> {
             let Some(held) = self.held.get_mut(&uid) else { return };
             let Some(subscription) = held.subscriptions.get_mut(&name) else { return };
             let next = subscription.next;
-            let idle = subscription.credit <= 0 || subscription.reading.is_some();
+            let broke = subscription.credit <= 0 && !planted!(CreditIgnored);
+            let idle = broke || subscription.reading.is_some();
             let live_end = held.replica.high_watermark();
             let ahead = held.replica.log().is_some_and(|log| next <= log.log_end());
             if idle || (next >= live_end && ahead) {
@@ -206,6 +207,16 @@ impl<M: Memory + Clone> Node<M> {
             Ok(ReadAnswer::Batches(batches)) => self.pushed(name, batches),
             Ok(ReadAnswer::Offset(_)) => {}
             Err(error) => return self.end_subscription(name, &error),
+        }
+        if planted!(SeamSkips)
+            && let Some(subscription) = self.subscription(name)
+        {
+            subscription.next = Offset::new(subscription.next.get() + 1);
+        }
+        if planted!(SeamRepeats)
+            && let Some(subscription) = self.subscription(name)
+        {
+            subscription.next = Offset::new(subscription.next.get() - 1);
         }
         self.push(name);
         self.push_on(name.0);

@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId};
+use catena_format::{
+    Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId, planted,
+};
 use catena_log::{
     LogConfig, LogIdentity, Now,
     io::{IoError, Memory},
@@ -375,7 +377,9 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             (Proposal::Delete(ticket, topic, _), Ok(_)) => {
-                self.tell_cores(|| Content::Deleted(topic));
+                if !planted!(DeletionNotTold) {
+                    self.tell_cores(|| Content::Deleted(topic));
+                }
                 self.release(topic, now);
                 self.changed(ticket);
             }
@@ -469,7 +473,9 @@ impl<M: Memory + Clone> Node<M> {
             self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
             self.past.add(&held.replica);
-            self.removals.push_back(*uid);
+            if !planted!(RemovalForgotten) {
+                self.removals.push_back(*uid);
+            }
             for waiter in held.waiters {
                 self.refuse(waiter.caller, ErrorCode::UnknownTopic, "the topic was deleted");
             }
@@ -506,6 +512,7 @@ impl<M: Memory + Clone> Node<M> {
         let created = topic.partitions.iter().skip(from.get() as usize);
         let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
         let all_open = phases.iter().all(|phase| *phase == Phase::Open);
+        let all_open = all_open || planted!(ReadyBeforeCreated);
         let failed = phases.into_iter().find(|phase| matches!(phase, Phase::Failed(_)));
         if let (Some(Phase::Failed(error)), Some(ticket)) = (failed, waiting) {
             // None of them serves before the next start, which creates them once more.

@@ -6,6 +6,7 @@ use catena_format::{
     BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
     PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
+    planted,
     records::Records,
 };
 use catena_log::Fold;
@@ -304,6 +305,9 @@ impl Catalog {
                 let topic = self.topics.remove(id).ok_or(CatalogError::UnknownTopic)?;
                 self.names.remove(&topic.name);
                 self.partitions -= topic.partitions.len();
+                if planted!(UidsReused) {
+                    self.next_uid -= topic.partitions.len() as u64;
+                }
             }
             Entry::ProducerIds { count } => {
                 let first = self.next_producer_id;
@@ -410,7 +414,7 @@ impl Catalog {
         *self.incarnations.entry(node).or_insert(0) += 1;
         let id = NodeId::new(node);
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            if partition.chain.contains(&id) {
+            if partition.chain.contains(&id) && !planted!(EpochNotRaised) {
                 partition.epoch = partition.epoch.next();
             }
         }
@@ -619,7 +623,7 @@ impl Fold for Catalog {
         self.version = read.version;
         self.incarnations = read.incarnations.into_iter().collect();
         self.next_uid = read.next_uid;
-        self.next_producer_id = read.next_producer_id;
+        self.next_producer_id = if planted!(ProducerIdsReused) { 0 } else { read.next_producer_id };
         self.producers = read.producers.into_iter().collect();
         for topic in read.topics {
             self.partitions += topic.partitions.len();

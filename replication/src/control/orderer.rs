@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use catena_format::{
-    BatchHeader, Epoch, Millis, NodeId, Offset, frame,
+    BatchHeader, Epoch, Millis, NodeId, Offset, frame, planted,
     records::{BatchBuilder, Producer},
 };
 use catena_log::{
@@ -164,7 +164,8 @@ impl<M: Memory + Clone> Orderer<M> {
 
     fn settle(&mut self) {
         let State::Open(log) = &mut self.state else { return };
-        let durable = log.durable_end();
+        let durable =
+            if planted!(CatalogBeforeDurable) { log.log_end() } else { log.durable_end() };
         while self.waiting.front().is_some_and(|(next, _, _)| *next <= durable) {
             let (_, proposal, applied) = self.waiting.pop_front().expect("there is a first");
             self.events.push_back(match proposal {

@@ -8,6 +8,11 @@ use catena_tests::{runs::Run, sim::range};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    #[cfg(planted)]
+    if arguments == ["--bugs"] {
+        catena_format::planted::Bug::ALL.iter().for_each(|(bug, _)| println!("{bug}"));
+        return ExitCode::SUCCESS;
+    }
     let command = format!("cargo sim {}", arguments.join(" "));
     let record = arguments.pop_if(|last| last == "--record").is_some();
     let seeds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {

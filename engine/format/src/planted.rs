@@ -1,0 +1,138 @@
+//! Bugs planted on purpose: each shows that a harness finds what it is there to find.
+//!
+//! A build with `--cfg planted` has all of them asleep, and wakes the one that the environment
+//! variable `CATENA_PLANTED` names. In any other build [`planted!`](crate::planted!) is the constant
+//! `false`, and nothing is left of them. An optimised build without checks cannot have them.
+
+#[cfg(all(planted, not(debug_assertions)))]
+compile_error!("a release build has no planted bugs");
+
+/// Whether a bug is awake: never, in a build without them.
+#[cfg(not(planted))]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+/// Whether a bug is awake.
+#[cfg(planted)]
+#[macro_export]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is_awake($crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(planted)]
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident,)*) => {
+        /// What can be wrong.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Bug { $($(#[$doc])* $bug,)* }
+
+        impl Bug {
+            /// All of them, by name.
+            pub const ALL: &[(&str, Self)] = &[$((stringify!($bug), Self::$bug)),*];
+        }
+    };
+}
+
+// Bugs of the hands (a directory sync that is skipped there, a lock that is not waited for) are
+// none of these: a simulated disk has hands of its own, and only a harness with the real binary
+// on a real file system can see them.
+#[cfg(planted)]
+bugs! {
+    /// Groups are written without waiting for stable storage.
+    NoFlush,
+    /// A batch is acknowledged, as if it were on the disk, when it is taken in.
+    AckBeforeDurable,
+    /// The high watermark is the log's end.
+    WatermarkBeforeDurable,
+    /// The durable end passes a write that is still on its way.
+    DurableOverHole,
+    /// A write is plain when another one follows it, as if that one's O_DSYNC were for both.
+    PlainBytesCounted,
+    /// A write that was cut short counts as done.
+    ShortWriteIgnored,
+    /// A write that failed counts as done.
+    WriteErrorIgnored,
+    /// A sync that failed is tried again, and believed.
+    SyncRetried,
+    /// The directory is not synced when a segment's file is made.
+    NoDirectorySync,
+    /// What is in a segment counts as durable before the manifest that names it is.
+    AckBeforeManifest,
+    /// Both copies of the manifest are written at once.
+    CopiesTogether,
+    /// A segment is called sealed while its end is on its way.
+    SealedEarly,
+    /// A log ends where the first bytes are damaged, whatever is behind.
+    TruncateOnBadCrc,
+    /// A frame's batch is not checked.
+    PayloadNotChecked,
+    /// The position of a frame is no part of its checksum.
+    CrcWithoutPosition,
+    /// The file of a frame is no part of its checksum, and files are used again.
+    CrcWithoutFile,
+    /// Recovery does not wait for writes of a dead process.
+    NoClaim,
+    /// Files are removed before the manifest is durable that does not name them.
+    FilesBeforeManifest,
+    /// The manifest tells the log start of the one before.
+    TrimUndone,
+    /// Segments go at half their age.
+    RetentionTooEager,
+    /// The active segment goes like any other.
+    ActiveDropped,
+    /// The index leads to the entry behind the one that was looked for.
+    IndexOffByOne,
+    /// The first batch of a time is the first behind that time.
+    TimeOffByOne,
+    /// What is known of producers is not restored.
+    DedupForgotten,
+    /// A producer whose epoch was raised elsewhere is heard.
+    FenceIgnored,
+    /// A condition is held against the high watermark.
+    ConditionAtWatermark,
+    /// A condition is held against a batch that is stored already.
+    ConditionOfStored,
+    /// A start raises no epoch.
+    EpochNotRaised,
+    /// The ids of deleted partitions are given again.
+    UidsReused,
+    /// The ids of producers are given again after a restart.
+    ProducerIdsReused,
+    /// A change of the catalog is told before it is durable.
+    CatalogBeforeDurable,
+    /// A topic is said to be ready while its partitions are being created.
+    ReadyBeforeCreated,
+    /// The files of a deleted topic stay.
+    RemovalForgotten,
+    /// The oldest request that waits gets the answer.
+    AnswerToAnother,
+    /// A deleted topic is served on other cores.
+    DeletionNotTold,
+    /// Subscriptions are pushed to without credit.
+    CreditIgnored,
+    /// A subscription that goes on behind what was read from the disk leaves out a record.
+    SeamSkips,
+    /// It repeats one.
+    SeamRepeats,
+}
+
+/// Whether this is the bug that the environment names.
+///
+/// # Panics
+/// When the environment names a bug that there is not.
+#[cfg(planted)]
+#[must_use]
+pub fn is_awake(bug: Bug) -> bool {
+    static AWAKE: std::sync::OnceLock<Option<Bug>> = std::sync::OnceLock::new();
+    let named = |name: String| {
+        let known = Bug::ALL.iter().find(|(known, _)| *known == name);
+        known.unwrap_or_else(|| panic!("CATENA_PLANTED names no bug: {name}")).1
+    };
+    *AWAKE.get_or_init(|| std::env::var("CATENA_PLANTED").ok().map(named)) == Some(bug)
+}

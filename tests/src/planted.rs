@@ -1,0 +1,146 @@
+//! Whether the simulator finds the bugs that are planted for it: a build that has them all, asleep,
+//! and the first seed that finds one once it is awake.
+//!
+//! ```text
+//! cargo build --cfg planted ─► sim ─┬─ no bug awake ─► every seed passes
+//!                                   └─ one awake ────► seeds 0..8, 8..16, 16..32 … until one fails
+//! ```
+
+use std::{
+    env,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+/// The environment variable that wakes a bug.
+pub const AWAKE: &str = "CATENA_PLANTED";
+
+/// Seeds that are run at first; then as many again, and so on.
+const FIRST_SEEDS: u64 = 8;
+
+/// A simulator with the bugs in it.
+#[derive(Clone, Debug)]
+pub struct Planted {
+    sim: PathBuf,
+}
+
+/// What found a bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finder {
+    /// The oracle of the simulator.
+    Oracle,
+    /// An assertion, of the product or of the disk.
+    Assertion,
+}
+
+/// A bug that was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// By the history of this seed; none before did.
+    pub seed: u64,
+    /// By what.
+    pub finder: Finder,
+    /// What it says.
+    pub said: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Planted {
+    /// Builds it, beside all other builds.
+    ///
+    /// # Errors
+    /// When it cannot be built.
+    pub fn build() -> Result<Self, String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies within");
+        let target = env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
+        let target = target.join("planted");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--profile", "test", "-p", "catena-tests", "--bin", "sim"]);
+        cargo.arg("--target-dir").arg(&target).current_dir(root);
+        cargo.env("RUSTFLAGS", "--cfg planted").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
+        if !built.success() {
+            return Err("the simulator with planted bugs cannot be built".to_owned());
+        }
+        Ok(Self { sim: target.join("debug/sim") })
+    }
+
+    /// The simulator.
+    #[must_use]
+    pub fn sim(&self) -> &Path {
+        &self.sim
+    }
+
+    fn run(&self, bug: Option<&str>, arguments: &[&str]) -> Result<Output, String> {
+        let mut sim = Command::new(&self.sim);
+        sim.args(arguments).env_remove(AWAKE);
+        sim.envs(bug.map(|bug| (AWAKE, bug)));
+        sim.output().map_err(|error| format!("{}: {error}", self.sim.display()))
+    }
+
+    /// The names of all bugs.
+    ///
+    /// # Errors
+    /// When the simulator cannot be run.
+    pub fn bugs(&self) -> Result<Vec<String>, String> {
+        let listing = self.run(None, &["--bugs"])?;
+        Ok(String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect())
+    }
+
+    /// Runs seeds with no bug awake; what the simulator sums up.
+    ///
+    /// # Errors
+    /// What was broken.
+    pub fn clean(&self, seeds: Range<u64>) -> Result<String, String> {
+        let output = self.run(None, &["--seeds", &format!("{}..{}", seeds.start, seeds.end)])?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(told) } else { Err(told) }
+    }
+
+    /// The first of so many seeds that finds a bug.
+    ///
+    /// # Errors
+    /// When the simulator cannot be run.
+    pub fn hunt(&self, bug: &str, seeds: u64) -> Result<Option<Found>, String> {
+        let start = Instant::now();
+        let (mut from, mut to) = (0, FIRST_SEEDS.min(seeds));
+        while from < to {
+            let output = self.run(Some(bug), &["--seeds", &format!("{from}..{to}")])?;
+            let told = String::from_utf8_lossy(&output.stdout);
+            // What a range of seeds as a whole came short of says nothing of a bug.
+            let first = told.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
+            if let Some((seed, said)) = first {
+                let seed = seed.parse().map_err(|_| format!("no seed: {seed}"))?;
+                let (finder, said) = self.explain(bug, seed, said)?;
+                return Ok(Some(Found { seed, finder, said, took: start.elapsed() }));
+            }
+            (from, to) = (to, (2 * to).min(seeds));
+        }
+        Ok(None)
+    }
+
+    /// A panic is told with its message.
+    fn explain(&self, bug: &str, seed: u64, said: &str) -> Result<(Finder, String), String> {
+        if said != "a panic" {
+            return Ok((Finder::Oracle, said.to_owned()));
+        }
+        let output = self.run(Some(bug), &["--seed", &seed.to_string()])?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let message = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+        Ok((Finder::Assertion, message.unwrap_or(said).to_owned()))
+    }
+}
+
+impl Finder {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Oracle => "oracle",
+            Self::Assertion => "assertion",
+        }
+    }
+}
