@@ -252,7 +252,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 _ => flight.state == FlightState::Done,
             };
             let is_done = |f: &Flight<M::Share>| f.state == FlightState::Done;
-            if !done && !(planted!(DurableOverHole) && self.flights.iter().any(is_done)) {
+            let overlooked = planted!(DurableOverHole) && self.flights.iter().any(is_done);
+            if !done && !overlooked {
                 break;
             }
             if let FlightKind::Group { end, .. } = flight.kind {
