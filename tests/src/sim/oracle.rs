@@ -11,7 +11,7 @@ mod topics;
 
 use std::collections::BTreeMap;
 
-use catena_format::{BATCH_HEADER_BYTES, BatchHeader, TopicId, records::Records};
+use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Epoch, TopicId, records::Records};
 use catena_wire::Durability;
 
 use self::{books::Books, topics::Topics};
@@ -55,6 +55,8 @@ struct Sent {
 pub struct Receipt {
     /// Where the first record stands.
     pub offset: u64,
+    /// Of the partition.
+    pub epoch: Epoch,
     /// The level that was asked for.
     pub asked: Durability,
     /// The level that was reached.
@@ -211,6 +213,7 @@ impl Oracle {
         if receipt.append_ms.is_some_and(|ms| !shown.contains(&ms)) {
             return Err(format!("{receipt:?}, and the clock showed {shown:?}"));
         }
+        self.epoch(batch.part, receipt.epoch)?;
         self.settle_open(batch.first);
         self.acked_batches += 1;
         let books = self.books.entry(batch.part).or_default();
@@ -228,6 +231,20 @@ impl Oracle {
             books.durable_to(next)?;
         } else {
             self.did(Deed::WeaklyAcked);
+        }
+        Ok(())
+    }
+
+    /// A response told the epoch of a partition.
+    ///
+    /// # Errors
+    /// When the node had it in an earlier life, or has another one in this.
+    pub fn epoch(&mut self, part: Part, epoch: Epoch) -> Result<(), String> {
+        let books = self.books.entry(part).or_default();
+        let now = *books.epoch.get_or_insert(epoch);
+        if books.past_epoch >= Some(epoch) || now != epoch {
+            let past = books.past_epoch;
+            return Err(format!("{part:?}: epoch {epoch}, it was {now} and before {past:?}"));
         }
         Ok(())
     }
@@ -549,6 +566,7 @@ mod tests {
     fn what_only_memory_had_may_be_lost_in_a_crash_and_not_otherwise() {
         let receipt = Receipt {
             offset: 0,
+            epoch: Epoch::new(1),
             asked: Durability::None,
             level: Durability::None,
             tentative: true,
