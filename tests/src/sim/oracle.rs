@@ -4,9 +4,11 @@
 //! sent: what each batch holds, for whom ─┐
 //! topics: asked to go, gone ─────────────┼─► books of a partition: what stands where, what is
 //! wall: what the clock showed when ──────┘   promised, where the log begins and ends
+//! shelf: what logs asked the disk to keep ─► what a disk that decayed must still give
 //! ```
 
 mod books;
+mod shelf;
 mod topics;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use std::collections::BTreeMap;
 use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Epoch, TopicId, records::Records};
 use catena_wire::Durability;
 
+pub use self::shelf::{Kept, Shelf};
 use self::{books::Books, topics::Topics};
 use super::{
     deeds::{Counts, Deed},
@@ -482,7 +485,8 @@ impl Oracle {
     }
 
     /// After everything was read from the log start to the high watermark: `read` is what stood
-    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone.
+    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone. `kept`:
+    /// what the disk had of it when its last life began.
     ///
     /// # Errors
     /// Names the first record that is lost, twice there or out of order.
@@ -490,17 +494,19 @@ impl Oracle {
         &mut self,
         part: Part,
         cut: Option<u64>,
+        kept: &Kept,
         read: &BTreeMap<u64, Name>,
     ) -> Result<(), String> {
         let Some(books) = self.books.get(&part) else { return Ok(()) };
         for (name, offset) in &books.acked {
             if *offset >= books.log_start && read.get(offset) != Some(name) {
                 let before = books.damaged.range(..=*offset).next_back();
-                if before.is_some_and(|(_, next)| offset < next) {
+                if before.is_some_and(|(_, next)| offset < next) && !kept.holds(*offset) {
                     self.reported += 1;
                     continue;
                 }
-                if self.decayed && cut.is_some_and(|cut| *offset >= cut) {
+                let cut = cut.filter(|_| self.decayed && !kept.proves(*offset));
+                if cut.is_some_and(|cut| *offset >= cut) {
                     self.cut += 1;
                     continue;
                 }
@@ -581,7 +587,10 @@ mod tests {
             }
             assert_eq!(oracle.may_have_lost(PART, 7), crashes);
             oracle.bounds(PART, (0, 0), 0, 3).unwrap();
-            assert_eq!(oracle.settle(PART, None, &BTreeMap::new()).is_ok(), crashes);
+            assert_eq!(
+                oracle.settle(PART, None, &Kept::default(), &BTreeMap::new()).is_ok(),
+                crashes
+            );
         }
     }
 
