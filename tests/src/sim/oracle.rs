@@ -4,16 +4,19 @@
 //! sent: what each batch holds, for whom ─┐
 //! topics: asked to go, gone ─────────────┼─► books of a partition: what stands where, what is
 //! wall: what the clock showed when ──────┘   promised, where the log begins and ends
+//! shelf: what logs asked the disk to keep ─► what a disk that decayed must still give
 //! ```
 
 mod books;
+mod shelf;
 mod topics;
 
 use std::collections::BTreeMap;
 
-use catena_format::{BATCH_HEADER_BYTES, BatchHeader, TopicId, records::Records};
+use catena_format::{BATCH_HEADER_BYTES, BatchHeader, Epoch, TopicId, records::Records};
 use catena_wire::Durability;
 
+pub use self::shelf::{Kept, Shelf};
 use self::{books::Books, topics::Topics};
 use super::{
     deeds::{Counts, Deed},
@@ -55,6 +58,8 @@ struct Sent {
 pub struct Receipt {
     /// Where the first record stands.
     pub offset: u64,
+    /// Of the partition.
+    pub epoch: Epoch,
     /// The level that was asked for.
     pub asked: Durability,
     /// The level that was reached.
@@ -211,6 +216,7 @@ impl Oracle {
         if receipt.append_ms.is_some_and(|ms| !shown.contains(&ms)) {
             return Err(format!("{receipt:?}, and the clock showed {shown:?}"));
         }
+        self.epoch(batch.part, receipt.epoch)?;
         self.settle_open(batch.first);
         self.acked_batches += 1;
         let books = self.books.entry(batch.part).or_default();
@@ -228,6 +234,20 @@ impl Oracle {
             books.durable_to(next)?;
         } else {
             self.did(Deed::WeaklyAcked);
+        }
+        Ok(())
+    }
+
+    /// A response told the epoch of a partition.
+    ///
+    /// # Errors
+    /// When the node had it in an earlier life, or has another one in this.
+    pub fn epoch(&mut self, part: Part, epoch: Epoch) -> Result<(), String> {
+        let books = self.books.entry(part).or_default();
+        let now = *books.epoch.get_or_insert(epoch);
+        if books.past_epoch >= Some(epoch) || now != epoch {
+            let past = books.past_epoch;
+            return Err(format!("{part:?}: epoch {epoch}, it was {now} and before {past:?}"));
         }
         Ok(())
     }
@@ -465,7 +485,8 @@ impl Oracle {
     }
 
     /// After everything was read from the log start to the high watermark: `read` is what stood
-    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone.
+    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone. `kept`:
+    /// what the disk had of it when its last life began.
     ///
     /// # Errors
     /// Names the first record that is lost, twice there or out of order.
@@ -473,17 +494,19 @@ impl Oracle {
         &mut self,
         part: Part,
         cut: Option<u64>,
+        kept: &Kept,
         read: &BTreeMap<u64, Name>,
     ) -> Result<(), String> {
         let Some(books) = self.books.get(&part) else { return Ok(()) };
         for (name, offset) in &books.acked {
             if *offset >= books.log_start && read.get(offset) != Some(name) {
                 let before = books.damaged.range(..=*offset).next_back();
-                if before.is_some_and(|(_, next)| offset < next) {
+                if before.is_some_and(|(_, next)| offset < next) && !kept.holds(*offset) {
                     self.reported += 1;
                     continue;
                 }
-                if self.decayed && cut.is_some_and(|cut| *offset >= cut) {
+                let cut = cut.filter(|_| self.decayed && !kept.proves(*offset));
+                if cut.is_some_and(|cut| *offset >= cut) {
                     self.cut += 1;
                     continue;
                 }
@@ -549,6 +572,7 @@ mod tests {
     fn what_only_memory_had_may_be_lost_in_a_crash_and_not_otherwise() {
         let receipt = Receipt {
             offset: 0,
+            epoch: Epoch::new(1),
             asked: Durability::None,
             level: Durability::None,
             tentative: true,
@@ -563,7 +587,10 @@ mod tests {
             }
             assert_eq!(oracle.may_have_lost(PART, 7), crashes);
             oracle.bounds(PART, (0, 0), 0, 3).unwrap();
-            assert_eq!(oracle.settle(PART, None, &BTreeMap::new()).is_ok(), crashes);
+            assert_eq!(
+                oracle.settle(PART, None, &Kept::default(), &BTreeMap::new()).is_ok(),
+                crashes
+            );
         }
     }
 

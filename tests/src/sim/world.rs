@@ -20,7 +20,7 @@ use super::{
     deeds::{Counts, Deed},
     disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
-    oracle::{Oracle, Retention},
+    oracle::{Oracle, Retention, Shelf},
     random::Random,
 };
 
@@ -101,6 +101,7 @@ struct World {
     link_ns: BTreeMap<Link, u64>,
     deliveries: u64,
     oracle: Oracle,
+    shelf: Shelf,
     restarts: u64,
     faults: Counts,
     faults_on: bool,
@@ -233,6 +234,7 @@ impl World {
             link_ns: BTreeMap::new(),
             deliveries: 0,
             oracle: Oracle::new(retention),
+            shelf: Shelf::default(),
             restarts: 0,
             faults: BTreeMap::new(),
             faults_on: true,
@@ -431,6 +433,7 @@ impl World {
             while let Some((directory, id, op)) = self.cores[core].poll_op() {
                 let key = key_of(directory);
                 self.owners.insert(key, core);
+                self.shelf.asked(key, &op);
                 self.disk.submit(self.now_ns, key, self.life, id, op);
             }
             while let Some(send) = self.cores[core].poll_send() {

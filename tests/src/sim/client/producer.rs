@@ -444,6 +444,7 @@ pub(super) fn receipt(
     }
     Ok(Receipt {
         offset: response.first_offset.get(),
+        epoch: response.epoch,
         asked,
         level: response.level,
         tentative: response.flags.tentative,

@@ -299,6 +299,10 @@ impl Reader {
         }
         oracle.bounds(part, self.told, log_start, high)?;
         let records = oracle.fetched(part, payload)?;
+        oracle.epoch(part, response.epoch)?;
+        if let Some((first, _)) = records.first().filter(|(first, _)| *first > self.offset) {
+            return Err(format!("served from {first} on, at {}: there is a seam", self.offset));
+        }
         let next = records.last().map_or(0, |(offset, _)| offset + 1);
         if next > high {
             return Err(format!("offset {next} was served above the high watermark"));

@@ -20,6 +20,8 @@ const CREDIT_MAX: i64 = 30_000;
 pub(super) struct Pushed {
     /// Its name and the correlation id of its request, once it is asked for.
     pub(super) asked: Option<(u32, u32)>,
+    /// It was pushed to since: only the first batch may begin before the offset asked for.
+    heard: bool,
     names: u32,
     credit: i64,
     /// Until when it gives none.
@@ -39,6 +41,7 @@ impl Reader {
         match pushed.asked {
             None => {
                 pushed.names += 1;
+                pushed.heard = false;
                 let subscription = pushed.names % 3;
                 pushed.credit = i64::from(grant);
                 let request = SubscribeRequest {
@@ -113,8 +116,9 @@ impl Reader {
             pushed.credit -= payload.len() as i64;
             pushed.count += 1;
             let base = BatchHeader::parse(payload).map_err(|e| e.to_string())?.base_offset;
-            if base as u64 > self.offset {
-                return Err(format!("pushed from {base} on, at {}: there is a seam", self.offset));
+            let heard = std::mem::replace(&mut pushed.heard, true);
+            if heard && base.cast_unsigned() < self.offset {
+                return Err(format!("pushed from {base} on once more, at {}", self.offset));
             }
         }
         let response = FetchResponse {

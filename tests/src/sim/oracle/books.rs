@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use catena_format::Epoch;
+
 use super::Name;
 
 /// The books of one partition.
@@ -27,6 +29,10 @@ pub(super) struct Books {
     pub(super) shaken: BTreeSet<u32>,
     /// Records that are sent, and nobody knows whether they are stored.
     pub(super) open: u64,
+    /// In this life, once somebody was told.
+    pub(super) epoch: Option<Epoch>,
+    /// In the lives before.
+    pub(super) past_epoch: Option<Epoch>,
     pub(super) log_start: u64,
     pub(super) high_watermark: u64,
     /// The greatest log start that anybody asked for.
@@ -124,6 +130,7 @@ impl Books {
 
     /// The node has died.
     pub(super) fn crashed(&mut self) {
+        self.past_epoch = self.epoch.take().max(self.past_epoch);
         for (offset, (name, _)) in std::mem::take(&mut self.tentative) {
             self.shaken.insert(name.0);
             // Once more nobody knows.

@@ -11,6 +11,7 @@ use super::{STUCK_NS, World};
 use crate::sim::{
     client::{Client, Plan},
     disk::{FaultKind, FaultOptions, FileKinds},
+    oracle::Kept,
 };
 
 /// Batches acknowledged while the disk decays.
@@ -47,7 +48,8 @@ impl World {
         // moment does not make up for it behind the end that is checked.
         self.crash();
         self.clients.iter_mut().for_each(|client| client.pause(u64::MAX));
-        self.check(wounds)
+        let kept = self.shelf.kept(&self.disk);
+        self.check(wounds, &kept)
     }
 
     /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
@@ -82,12 +84,15 @@ impl World {
         self.disk.damages().into_iter().map(|wound| wound.directory).collect()
     }
 
-    fn check(&mut self, mut wounds: BTreeSet<u64>) -> Result<(), String> {
+    fn check(
+        &mut self,
+        mut wounds: BTreeSet<u64>,
+        kept: &BTreeMap<u64, Kept>,
+    ) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
         wounds.append(&mut self.wounds());
-        let wounded = |r: &&Replica<Heap>| wounds.contains(&r.identity().uid.get());
-        let wounded: BTreeSet<u32> =
-            self.replicas().filter(wounded).map(|r| r.identity().partition.get()).collect();
+        let directory = |r: &Replica<Heap>| (r.identity().partition.get(), r.identity().uid.get());
+        let directories: BTreeMap<u32, u64> = self.replicas().map(directory).collect();
         let there = ends.len() as u32;
         let plan = Plan { created: there, grown: there, ..self.plan.clone() };
         let first = self.clients.len();
@@ -102,8 +107,11 @@ impl World {
             let through = self.clients[first..].iter().filter_map(Client::checked);
             if through.clone().all(|((_, partition), offset, _)| offset >= ends[&partition]) {
                 for (part, _, read) in through {
-                    let cut = wounded.contains(&part.1).then_some(ends[&part.1]);
-                    self.oracle.settle(part, cut, read)?;
+                    let directory = directories[&part.1];
+                    let cut = wounds.contains(&directory).then_some(ends[&part.1]);
+                    let nothing = Kept::default();
+                    let kept = kept.get(&directory).unwrap_or(&nothing);
+                    self.oracle.settle(part, cut, kept, read)?;
                 }
                 return self.check_files();
             }
