@@ -84,6 +84,10 @@ impl World {
 
     fn check(&mut self, mut wounds: BTreeSet<u64>) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
+        if self.oracle.decayed {
+            self.rot();
+        }
+        let known = self.scrub()?;
         wounds.append(&mut self.wounds());
         let wounded = |r: &&Replica<Heap>| wounds.contains(&r.identity().uid.get());
         let wounded: BTreeSet<u32> =
@@ -105,6 +109,7 @@ impl World {
                     let cut = wounded.contains(&part.1).then_some(ends[&part.1]);
                     self.oracle.settle(part, cut, read)?;
                 }
+                self.check_scrubbed(&known)?;
                 return self.check_files();
             }
             if self.now_ns > deadline {
