@@ -133,7 +133,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
         let last = below
             .enumerate()
-            .filter(|(_, s)| s.indexed || (self.disk_full && !F::INDISPENSABLE))
+            .filter(|(_, s)| s.index_bytes > 0 || (self.disk_full && !F::INDISPENSABLE))
             .last();
         last.map_or(0, |(at, _)| at + 1)
     }
@@ -232,6 +232,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Some(at) = self.segment_of(file) else { return };
         if !self.segments[at].entry.sealed {
             self.segments[at].entry.sealed = true;
+            self.segments[at].checked = self.now.monotonic;
             self.release_behind(at);
             self.segments[at].space = None;
             // What is to go goes with the manifest that is written anyway.
@@ -253,7 +254,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         let image = self.images.queue.pop_front().expect("an image was being written");
         if let Some(at) = self.segment_of(image.file) {
-            self.segments[at].indexed |= seals && !failed;
+            if seals && !failed {
+                self.segments[at].index_bytes = image.bytes.as_ref().len() as u64;
+            }
             if self.segments[at].ends_below(self.wanted_start) {
                 self.want_manifest();
             }
@@ -528,7 +531,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
 impl Segment {
     /// Sealed, and all of it below `start`.
-    fn ends_below(&self, start: Offset) -> bool {
+    pub(crate) fn ends_below(&self, start: Offset) -> bool {
         (self.entry.sealed || planted!(ActiveDropped)) && self.entry.end <= start
     }
 }

@@ -90,6 +90,10 @@ impl World {
         kept: &BTreeMap<u64, Kept>,
     ) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
+        if self.oracle.decayed {
+            self.rot();
+        }
+        let known = self.scrub()?;
         wounds.append(&mut self.wounds());
         let directory = |r: &Replica<Heap>| (r.identity().partition.get(), r.identity().uid.get());
         let directories: BTreeMap<u32, u64> = self.replicas().map(directory).collect();
@@ -113,6 +117,7 @@ impl World {
                     let kept = kept.get(&directory).unwrap_or(&nothing);
                     self.oracle.settle(part, cut, kept, read)?;
                 }
+                self.check_scrubbed(&known)?;
                 return self.check_files();
             }
             if self.now_ns > deadline {
