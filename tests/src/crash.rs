@@ -11,6 +11,7 @@
 pub mod books;
 pub mod check;
 pub mod disk;
+pub mod faults;
 pub mod fuse;
 pub mod load;
 pub mod run;

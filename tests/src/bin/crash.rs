@@ -8,7 +8,7 @@ use catena_tests::crash::{
     space,
 };
 
-const USAGE: &str = "usage: cargo crash power|os|kill|lie [--cycles N] [--seed N]";
+const USAGE: &str = "usage: cargo crash power|os|kill|error|full|lie [--cycles N] [--seed N]";
 
 fn main() -> ExitCode {
     let Some(order) = order() else {

@@ -4,11 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use super::{server, tally::Tally, world::World};
+use super::{books::Finding, server, tally::Tally, world::World};
 use crate::sim::random::Random;
 
 /// A world lives for so many cycles, so that its files age; then a new one begins.
-const WORLD_CYCLES: u64 = 20;
+const WORLD_CYCLES: u64 = 15;
 
 /// So many findings are printed.
 const FINDINGS_SHOWN: usize = 20;
@@ -22,13 +22,18 @@ pub enum Method {
     Os,
     /// The process is killed.
     Kill,
+    /// The disk answers a write or a flush with an error.
+    Error,
+    /// The disk is full.
+    Full,
     /// The power goes on a disk that lies: the control that must lose something.
     Lie,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Power, Self::Os, Self::Kill, Self::Lie];
+    pub const ALL: [Self; 6] =
+        [Self::Power, Self::Os, Self::Kill, Self::Error, Self::Full, Self::Lie];
 
     /// As the command line has it.
     #[must_use]
@@ -37,6 +42,8 @@ impl Method {
             Self::Power => "power",
             Self::Os => "os",
             Self::Kill => "kill",
+            Self::Error => "error",
+            Self::Full => "full",
             Self::Lie => "lie",
         }
     }
@@ -53,7 +60,8 @@ pub struct Order {
     pub seed: u64,
 }
 
-/// Runs all cycles; stops at the first that breaks a promise.
+/// Runs all cycles; stops at the first that breaks a promise. On a disk that lies that is what is
+/// wanted, and file systems that break are passed over.
 ///
 /// # Errors
 /// When the machine lacks something, or the server does not come back.
@@ -64,13 +72,18 @@ pub fn run(order: Order, tally: &mut Tally) -> Result<()> {
     while tally.cycles < order.cycles && tally.findings.is_empty() {
         let seed = worlds.numbered_stream("world", index).bits();
         index += 1;
-        one_world(order, binary.clone(), seed, tally)?;
+        match one_world(order, binary.clone(), seed, tally) {
+            Err(_) if order.method == Method::Lie => {
+                tally.fault("nothing to be read");
+            }
+            result => result?,
+        }
     }
     Ok(())
 }
 
 fn one_world(order: Order, binary: PathBuf, seed: u64, tally: &mut Tally) -> Result<()> {
-    let mut world = World::begin(binary, seed)?;
+    let mut world = World::begin(binary, seed, order.method == Method::Full)?;
     let mut done = 0;
     let result = loop {
         if let Err(error) = cycle(order.method, &mut world, tally) {
@@ -82,7 +95,11 @@ fn one_world(order: Order, binary: PathBuf, seed: u64, tally: &mut Tally) -> Res
         }
     };
     tally.acked += world.acked();
-    if result.is_err() || !tally.findings.is_empty() {
+    let is_broken = result.is_err() || !tally.findings.is_empty();
+    if is_broken && order.method == Method::Lie {
+        return result;
+    }
+    if is_broken {
         let folder = std::env::temp_dir().join(format!("catena-crash-{seed:016x}"));
         match world.keep(&folder) {
             Ok(()) => eprintln!("kept: {}", folder.display()),
@@ -111,6 +128,8 @@ fn cycle(method: Method, world: &mut World, tally: &mut Tally) -> Result<()> {
             world.bring_up(false, tally)?;
         }
         Method::Kill => world.kill(tally)?,
+        Method::Error => world.fail(tally)?,
+        Method::Full => world.fill(tally)?,
     }
     if acked {
         tally.cycles += 1;
@@ -132,7 +151,9 @@ pub fn report(order: Order) -> ExitCode {
     if let Err(error) = &result {
         eprintln!("failed: {error:#}");
     }
-    let is_good = result.is_ok() && tally.findings.is_empty();
+    // The control is good when it shows that the harness would notice.
+    let shows = tally.findings.iter().any(|finding| matches!(finding, Finding::Lost(_)));
+    let is_good = result.is_ok() && shows == (order.method == Method::Lie);
     if !is_good {
         eprintln!("again: cargo crash {name} --cycles {} --seed {seed}", order.cycles);
     }

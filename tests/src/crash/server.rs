@@ -2,7 +2,8 @@
 
 use std::{
     env, fs,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
@@ -87,6 +88,25 @@ impl Server {
         let ended = self.child.try_wait()?;
         ensure!(ended.is_none(), "the server died: {}", ended.expect("it ended"));
         Ok(())
+    }
+
+    /// A metric, over all cores, as it was last published.
+    ///
+    /// # Errors
+    /// When it is not told.
+    pub fn metric(&self, setup: &Setup, name: &str) -> Result<u64> {
+        let log = fs::read_to_string(&setup.log)?;
+        let (_, behind) = log.rsplit_once("(metrics on ").context("it does not say where")?;
+        let (address, _) = behind.split_once(')').context("it does not say where")?;
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: crash\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let begin = format!("{name}{{");
+        let values = answer.lines().filter_map(|line| line.strip_prefix(&begin)?.rsplit_once(' '));
+        let values = values.map(|(_, value)| value.parse::<u64>());
+        values.sum::<Result<u64, _>>().context(name.to_owned())
     }
 
     /// Kills it and waits until it is gone; its writes that are under way are not waited for.

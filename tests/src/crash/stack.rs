@@ -53,7 +53,7 @@ impl Stack {
         let device = stack.attach()?;
         // Nothing may be written later that no request asked for.
         let lazy = "nodiscard,lazy_itable_init=0,lazy_journal_init=0";
-        let made = run("mkfs.ext4", &["-q", "-N", "4096", "-J", "size=8", "-E", lazy, &device]);
+        let made = run("mkfs.ext4", &["-q", "-N", "32768", "-J", "size=8", "-E", lazy, &device]);
         stack.mount_device(&device, made)?;
         Ok(stack)
     }
@@ -135,7 +135,17 @@ impl Stack {
     fn mount_device(&mut self, device: &str, so_far: Result<()>) -> Result<()> {
         let files = self.files();
         let mounted = so_far.and_then(|()| {
-            run("mount", &["-t", "ext4", "-o", "noinit_itable,noatime", device, path(&files)?])
+            run(
+                "mount",
+                &[
+                    "-t",
+                    "ext4",
+                    "-o",
+                    "noinit_itable,noatime,errors=remount-ro",
+                    device,
+                    path(&files)?,
+                ],
+            )
         });
         self.is_mounted = mounted.is_ok();
         run("losetup", &["--detach", device])?;

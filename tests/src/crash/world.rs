@@ -14,7 +14,7 @@ use catena_client::{Client, format::TopicId};
 use super::{
     books::{Books, Finding},
     check::{self, Checked, Retention},
-    disk::{Disk, Fault, Odds, Request},
+    disk::Disk,
     load::{self, Load, Style},
     server::{self, PATIENCE, Server, Setup},
     stack::Stack,
@@ -24,45 +24,49 @@ use crate::sim::random::{MILLION, Random};
 
 /// Bytes of the disk.
 const DISK_BYTES: usize = 768 << 20;
+/// Bytes of one that is to be full.
+const SMALL_DISK_BYTES: usize = 96 << 20;
 /// Bytes that the producers may send in one life of the server.
-const LIFE_BYTES: u64 = 8 << 20;
+pub(super) const LIFE_BYTES: u64 = 4 << 20;
 const PARTITIONS: u32 = 4;
 /// As small as segments may be, so that there are rolls all the time.
 const SEGMENT_BYTES: u64 = catena_client::format::limits::SEGMENT_BYTES_MIN;
 
 /// A server on ext4 on a disk of ours, with its load and the books about both.
 pub struct World {
-    random: Random,
-    stack: Stack,
-    setup: Setup,
-    server: Server,
-    client: Client,
-    topic: TopicId,
-    retention: Option<Retention>,
-    books: Arc<Books>,
-    load: Load,
+    pub(super) random: Random,
+    pub(super) stack: Stack,
+    pub(super) setup: Setup,
+    pub(super) server: Server,
+    pub(super) client: Client,
+    pub(super) topic: TopicId,
+    pub(super) retention: Option<Retention>,
+    pub(super) books: Arc<Books>,
+    pub(super) load: Load,
 }
 
 impl World {
-    /// A new world.
+    /// A new world, with a disk for its load, or one that is soon full.
     ///
     /// # Errors
     /// When the machine lacks something, or the server does not start.
-    pub fn begin(binary: PathBuf, seed: u64) -> Result<Self> {
+    pub fn begin(binary: PathBuf, seed: u64, is_small: bool) -> Result<Self> {
         let mut random = Random::new(seed);
-        let disk = Arc::new(Disk::new(DISK_BYTES, random.stream("disk")));
+        let bytes = if is_small { SMALL_DISK_BYTES } else { DISK_BYTES };
+        let disk = Arc::new(Disk::new(bytes, random.stream("disk")));
         let stack = Stack::new(disk)?;
         let setup = Setup {
             binary,
             address: server::free_address()?,
             data: stack.files().join("data"),
             log: stack.beside().join("log"),
-            more: arguments(&mut random),
+            more: arguments(&mut random, is_small),
         };
         let mut server = Server::start(&setup)?;
         let mut client = server.wait()?;
         let style = Style::draw(&mut random);
-        let retention = random.chance(MILLION / 2).then(|| Retention {
+        let retains = !is_small && random.chance(MILLION / 2);
+        let retention = retains.then(|| Retention {
             bytes: SEGMENT_BYTES * (4 + random.below(28)),
             slack: 8 * SEGMENT_BYTES + style.buffer_bytes(),
         });
@@ -99,96 +103,6 @@ impl World {
         }
         thread::sleep(Duration::from_micros(self.random.below(30_000)));
         Ok(self.acked() > before)
-    }
-
-    /// Cuts the power: at once, or at a write or flush that comes.
-    ///
-    /// # Errors
-    /// When what is left cannot be taken down.
-    pub fn cut(&mut self, tally: &mut Tally) -> Result<()> {
-        self.draw_odds();
-        let disk = self.stack.disk();
-        match self.random.below(3) {
-            0 => tally.fault("cut at once"),
-            at => {
-                let (request, name) =
-                    [(Request::Write, "cut at a write"), (Request::Flush, "cut at a flush")]
-                        [at as usize - 1];
-                disk.plan(request, self.random.below(50), Fault::Cut);
-                let came = disk.wait_for_plan(Duration::from_secs(1));
-                tally.fault(if came { name } else { "cut at once" });
-            }
-        }
-        tally.depth(self.load.in_flight());
-        disk.cut();
-        self.take_down()
-    }
-
-    /// Crashes the operating system: what ext4 has not written yet is lost.
-    ///
-    /// # Errors
-    /// When that does not happen, or what is left cannot be taken down.
-    pub fn shut_down(&mut self, tally: &mut Tally) -> Result<()> {
-        let shutdown = self.stack.prepare_shutdown()?;
-        tally.depth(self.load.in_flight());
-        tally.fault("shutdown");
-        shutdown.carry_out()?;
-        self.take_down()
-    }
-
-    /// From now on the disk lies.
-    pub fn lie(&mut self) {
-        self.stack.disk().lie();
-    }
-
-    /// Kills the server, perhaps while the disk is slow, and starts the next at once.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn kill(&mut self, tally: &mut Tally) -> Result<()> {
-        if self.random.chance(MILLION / 3) {
-            self.stack.disk().slow(Duration::from_micros(200 + self.random.below(3_000)));
-            thread::sleep(Duration::from_micros(self.random.below(60_000)));
-            tally.fault("kill on a slow disk");
-        } else {
-            tally.fault("kill");
-        }
-        tally.depth(self.load.in_flight());
-        self.server.kill()?;
-        self.server = Server::start(&self.setup)?;
-        while self.random.chance(MILLION / 4) {
-            thread::sleep(Duration::from_micros(self.random.below(60_000)));
-            tally.fault("kill in recovery");
-            self.server.kill()?;
-            self.server = Server::start(&self.setup)?;
-        }
-        Ok(())
-    }
-
-    /// Switches everything on again, now and then with a further cut while it comes back.
-    ///
-    /// # Errors
-    /// When the file system or the server does not come back.
-    pub fn bring_up(&mut self, cuts: bool, tally: &mut Tally) -> Result<()> {
-        while cuts && self.random.chance(MILLION / 4) {
-            self.stack.disk().switch_on();
-            self.draw_odds();
-            self.stack.disk().plan(Request::Write, self.random.below(60), Fault::Cut);
-            if self.stack.mount().is_ok() {
-                self.server = Server::start(&self.setup)?;
-                let patience = Duration::from_millis(20 + self.random.below(100));
-                let came = self.stack.disk().wait_for_plan(patience);
-                tally.fault(if came { "cut in recovery" } else { "cut after recovery" });
-            } else {
-                tally.fault("cut in journal recovery");
-            }
-            self.stack.disk().cut();
-            self.take_down()?;
-        }
-        self.stack.disk().switch_on();
-        self.stack.mount()?;
-        self.server = Server::start(&self.setup)?;
-        Ok(())
     }
 
     /// Waits for the server and compares all that it has with the books.
@@ -238,32 +152,21 @@ impl World {
         super::stack::copy(&self.setup.data, folder)
     }
 
-    fn read_back(&mut self) -> Result<Checked> {
+    pub(super) fn read_back(&mut self) -> Result<Checked> {
         check::everything(&mut self.client, self.topic, &self.books, self.retention)
             .context("reading back")
-    }
-
-    /// Nobody uses the file system any more, and it is gone.
-    fn take_down(&mut self) -> Result<()> {
-        self.server.kill()?;
-        self.stack.unmount()
-    }
-
-    fn draw_odds(&mut self) {
-        let of = |random: &mut Random| [0, MILLION / 3, MILLION * 3 / 4][random.below(3) as usize];
-        let odds = Odds { kept: of(&mut self.random), torn: of(&mut self.random) };
-        self.stack.disk().treat(odds);
     }
 }
 
 /// How this world's server is started.
-fn arguments(random: &mut Random) -> Vec<String> {
+fn arguments(random: &mut Random, is_small: bool) -> Vec<String> {
     let cores = 1 + random.below(2);
     let checkpoint = ["64KiB", "1MiB", "64MiB"][random.below(3) as usize];
     let cache = ["0", "256KiB", "4MiB"][random.below(3) as usize];
+    let reserve = if is_small { ["0", "4MiB", "16MiB"][random.below(3) as usize] } else { "0" };
     [
         format!("--cores={cores}"),
-        "--set=storage.disk_reserve=0".to_owned(),
+        format!("--set=storage.disk_reserve={reserve}"),
         format!("--set=storage.checkpoint={checkpoint}"),
         format!("--set=storage.tail_cache={cache}"),
     ]
