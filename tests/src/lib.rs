@@ -2,6 +2,7 @@
 //! of the product.
 #![forbid(unsafe_code)]
 
+pub mod crash;
 pub mod fuzz;
 pub mod planted;
 pub mod runs;

@@ -176,7 +176,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let segment = &mut self.segments[at];
         let file = segment.entry.file;
         let Some(space) = segment.space.as_mut().filter(|s| s.ready) else { return };
-        if self.disk_full && needed <= space.written {
+        // What is waited for, too, is asked for again by the next tick only.
+        if self.disk_full {
             return;
         }
         if let Some((from, to)) = space.wish(cursor, needed, limit, step_max, now) {

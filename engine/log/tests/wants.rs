@@ -179,6 +179,37 @@ fn a_write_that_found_no_descriptor_is_written_later() {
 }
 
 #[test]
+fn space_that_is_waited_for_is_asked_for_once_a_tick() {
+    let mut world = World::new(LogConfig { segment_bytes: 1 << 20, ..small() });
+    let mut refused = 0;
+    let mut refuse = |world: &mut World| {
+        run_with(world, |op| {
+            let wants = matches!(op, Op::Extend { from, .. } if *from > Position::ZERO);
+            refused += u32::from(wants);
+            assert!(refused < 100, "a full disk is asked again and again");
+            wants.then_some(IoError::NoSpace)
+        });
+        std::mem::take(&mut refused)
+    };
+    while !world.log.disk_full() || world.log.durable_end() == world.log.log_end() {
+        if world.log.disk_full() {
+            tick(&mut world);
+        }
+        world.append(1, 40_000, 1);
+        refuse(&mut world);
+    }
+    for _ in 0..3 {
+        tick(&mut world);
+        assert_eq!(refuse(&mut world), 1);
+    }
+    tick(&mut world);
+    world.run();
+    assert_eq!(world.log.durable_end(), world.log.log_end());
+    assert!(!world.log.disk_full());
+    world.check();
+}
+
+#[test]
 fn a_mark_that_waits_for_space_outlives_the_end_of_its_segment() {
     let config =
         LogConfig { segment_bytes: 1 << 20, segment_age: Duration::from_secs(1), ..small() };
