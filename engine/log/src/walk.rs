@@ -113,11 +113,12 @@ impl Walker {
 
     /// The frame right behind the last one, or at the next block boundary; `None`: neither.
     fn follow(&mut self, window: Window<'_>) -> Option<Step> {
+        if self.position >= self.end {
+            return Some(Step::End);
+        }
         let block = self.position.align_up(BLOCK_BYTES as u64);
-        for position in [self.position, block] {
-            if position >= self.end {
-                return Some(Step::End);
-            }
+        // Where no further group can be, the rest of this one is still searched.
+        for position in [self.position, block].into_iter().filter(|at| *at < self.end) {
             match self.look(window, position) {
                 // The window must hold both places, or the two would ask in turns.
                 Look::More(bytes) => {
