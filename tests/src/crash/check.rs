@@ -109,12 +109,7 @@ impl Reading {
         books: &Books,
     ) -> Result<(), Stop> {
         let index = PartitionIndex::new(partition);
-        let ask = |client: &mut Client, query| {
-            let offset = client.offset(topic, index, query)?;
-            Ok::<_, Stop>(offset.map_or(0, Offset::get))
-        };
-        self.end = ask(client, OffsetQuery::Latest)?;
-        self.begin(ask(client, OffsetQuery::Earliest)?);
+        self.begin(client, topic, index)?;
         if self.end < self.page.seen_end {
             let (end, seen) = (self.end, self.page.seen_end);
             return Err(Finding::Lost(format!("it ends at {end}, readers saw {seen}")).into());
@@ -123,20 +118,31 @@ impl Reading {
             let options = FetchOptions { max_bytes: 1 << 20, max_wait: Duration::ZERO };
             match client.fetch(topic, index, Offset::new(self.next), options) {
                 Ok(fetched) => self.take(&fetched, partition, books)?,
-                Err(error) if self.is_trimmed(&error) => {
-                    self.begin(ask(client, OffsetQuery::Earliest)?);
-                }
+                Err(error) if self.is_trimmed(&error) => self.begin(client, topic, index)?,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
-    /// Reading begins here: at first, and again when retention was faster.
-    fn begin(&mut self, start: u64) {
-        (self.start, self.next) = (start, start);
+    /// Reading begins: at first, and again when retention was faster. The start is asked for before
+    /// the end, so that all that retention counted lies between.
+    fn begin(
+        &mut self,
+        client: &mut Client,
+        topic: TopicId,
+        index: PartitionIndex,
+    ) -> Result<(), Error> {
+        let mut ask = |query| {
+            let offset = client.offset(topic, index, query)?;
+            Ok::<_, Error>(offset.map_or(0, Offset::get))
+        };
+        self.start = ask(OffsetQuery::Earliest)?;
+        self.end = ask(OffsetQuery::Latest)?;
+        self.next = self.start;
         self.last.clear();
         (self.read, self.met, self.bytes) = (0, 0, 0);
+        Ok(())
     }
 
     fn is_trimmed(&self, error: &Error) -> bool {

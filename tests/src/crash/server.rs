@@ -14,8 +14,8 @@ use catena_client::{Client, Options};
 
 use crate::sim::random::Random;
 
-/// How long anything is waited for: a machine may be busy, and a server must not hang.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long anything is waited for: a server must not hang, but a machine may be busy or stopped.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How soon to look again whether a server that does not answer yet is alive.
 const SOON: Duration = Duration::from_millis(100);

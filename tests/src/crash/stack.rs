@@ -17,7 +17,7 @@ use super::{disk::Disk, fuse, space};
 
 /// How long a file system may stay busy after its last user was killed: the writes of the dead
 /// end first, on a slow disk too.
-const BUSY_MAX: Duration = Duration::from_secs(60);
+const BUSY_MAX: Duration = Duration::from_secs(300);
 
 /// Shuts a file system down as a crash of the kernel does, without its journal, when a line comes:
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`.
