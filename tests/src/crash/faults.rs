@@ -180,6 +180,8 @@ impl World {
             ensure!(Instant::now() < until, "there is room, and writes do not go on");
             thread::sleep(GLANCE);
         }
+        // It is not to be full again before somebody wants that.
+        self.load.allow(0);
         Ok(())
     }
 

@@ -75,6 +75,7 @@ pub fn run(order: Order, tally: &mut Tally) -> Result<()> {
         match one_world(order, binary.clone(), seed, tally) {
             Err(_) if order.method == Method::Lie => {
                 tally.fault("nothing to be read");
+                tally.cycles += 1;
             }
             result => result?,
         }
