@@ -242,7 +242,26 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
-    /// An index image is written, or not: recovery can do without a checkpoint, but what is derived
+    /// An index image is written, or not. That of a sealed segment is of use only with its name:
+    /// once the segment is dropped, what is derived from it stands nowhere else.
+    pub(crate) fn image_written(&mut self, failed: bool) {
+        if !failed && self.images.queue.front().is_some_and(|image| image.seals) {
+            self.ask(Purpose::ImageEntry, Op::SyncDirectory);
+        } else {
+            self.image_done(failed);
+        }
+    }
+
+    pub(crate) fn image_entered(&mut self, error: Option<IoError>) {
+        if let Some(error) =
+            error.filter(|e| !matches!(e, IoError::NoSpace | IoError::NoDescriptors))
+        {
+            self.poison(error);
+        }
+        self.image_done(error.is_some());
+    }
+
+    /// An index image is durable, or not: recovery can do without a checkpoint, but what is derived
     /// from a dropped segment stands nowhere else.
     pub(crate) fn image_done(&mut self, failed: bool) {
         self.images.busy = false;
