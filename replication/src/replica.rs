@@ -7,8 +7,8 @@ use std::{
 
 use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame, planted};
 use catena_log::{
-    AppendError, Appended, Batches, Event as LogEvent, Log, LogConfig, LogIdentity, LogStats, Now,
-    OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
+    AppendError, Appended, Batches, Event as LogEvent, Finding, Log, LogConfig, LogIdentity,
+    LogStats, Now, OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
     stage::Stage,
 };
@@ -161,6 +161,8 @@ pub enum Event<S> {
     Trimmed(Offset),
     /// A write or flush failed: the partition is read-only.
     Poisoned(IoError),
+    /// Stored bytes are not what was written, or cannot be read.
+    Found(Finding),
 }
 
 /// What may be set for a replica.
@@ -404,6 +406,12 @@ impl<M: Memory + Clone> Replica<M> {
         log.trim(to)
     }
 
+    /// Asks for the next read of the scrub; see [`Log::scrub`]. `None` also while it is not open.
+    pub fn scrub(&mut self, spin: u64) -> Option<usize> {
+        let State::Open(log) = &mut self.state else { return None };
+        log.scrub(spin)
+    }
+
     /// The next operation to perform.
     pub fn poll_op(&mut self) -> Option<(OpId, Op<M::Share>)> {
         match &mut self.state {
@@ -479,6 +487,7 @@ impl<M: Memory + Clone> Replica<M> {
                 LogEvent::Read(id, answer) => Event::Read(id, answer),
                 LogEvent::Trimmed(start) => Event::Trimmed(start),
                 LogEvent::Poisoned(error) => Event::Poisoned(error),
+                LogEvent::Found(finding) => Event::Found(finding),
             });
         }
         let poisoned = log.poisoned();

@@ -2,7 +2,9 @@
 //! of the product.
 #![forbid(unsafe_code)]
 
+pub mod crash;
 pub mod fuzz;
 pub mod planted;
+pub mod runs;
 pub mod sim;
 pub mod skip;

@@ -1,6 +1,6 @@
 //! Reading: from the tail cache at once, from the disk by and by.
 
-use std::collections::btree_map::Entry;
+use std::{collections::btree_map::Entry, ops::Range};
 
 use catena_format::{FileNumber, Millis, Offset, Position};
 
@@ -9,7 +9,7 @@ use crate::{
     index::{self, Index},
     io::{FileName, IoError, Memory, Op},
     log::{Event, Log, Purpose, ReadAnswer, Segment, SegmentIndex},
-    read::{Batches, Cold, Extent, Goal, Next, ReadError, ReadId, ReadOutcome},
+    read::{Batches, Cold, Extent, Finding, Goal, Next, ReadError, ReadId, ReadOutcome},
 };
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
@@ -28,14 +28,15 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if from < self.log_start || from > self.log_end {
             return Err(ReadError::OutOfRange { start: self.log_start, end: self.log_end });
         }
+        // What has rotted on the disk may still be there in memory.
+        if self.tail.holds(from) && from < below {
+            return Ok(ReadOutcome::Ready(self.tail.read(from, max_bytes, below)));
+        }
         if let Some(next_readable) = self.damaged.end_of(from) {
             return Err(ReadError::Damaged { next_readable });
         }
         if from >= below {
             return Ok(ReadOutcome::Ready(Batches::empty(from)));
-        }
-        if self.tail.holds(from) {
-            return Ok(ReadOutcome::Ready(self.tail.read(from, max_bytes, below)));
         }
         let at = self.segments.partition_point(|s| s.entry.end <= from);
         if self.segments.get(at).is_none_or(|s| from < s.entry.base) {
@@ -179,7 +180,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Next::Read(position, length) => return self.read_window(id, cold, position, length),
             Next::Batches(batches) => Ok(ReadAnswer::Batches(batches)),
             Next::Time(offset) => Ok(ReadAnswer::Offset(Some(offset.max(self.log_start)))),
-            Next::Damaged(range) => Err(self.damage(range)),
+            Next::Damaged(offsets, positions) => {
+                Err(self.damage(FileName::Segment(file), offsets, positions, false))
+            }
             Next::Unknown(version) => Err(ReadError::Version(version)),
             Next::Nothing => match self.go_on(id, &cold) {
                 Some(answer) => Ok(answer),
@@ -207,17 +210,27 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         None
     }
 
-    fn release(&mut self, file: FileNumber) {
+    /// The segment is read by one less.
+    pub(crate) fn release(&mut self, file: FileNumber) {
         if let Some(segment) = self.segment_or_dropped(file) {
             segment.readers -= 1;
         }
     }
 
-    fn damage(&mut self, range: std::ops::Range<Offset>) -> ReadError {
-        let next_readable = range.end;
-        if range.end > self.log_start && self.damaged.insert(range) {
+    /// Marks offsets as damaged, if that is not known yet, and tells the owner.
+    pub(crate) fn damage(
+        &mut self,
+        file: FileName,
+        offsets: Range<Offset>,
+        positions: Range<Position>,
+        by_scrub: bool,
+    ) -> ReadError {
+        let next_readable = offsets.end;
+        if offsets.end > self.log_start && self.damaged.insert(offsets.clone()) {
             self.stats.damaged_found += 1;
             self.want_manifest();
+            let found = Finding::Damaged { file, offsets, positions, by_scrub };
+            self.events.push_back(Event::Found(found));
         }
         ReadError::Damaged { next_readable }
     }

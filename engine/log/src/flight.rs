@@ -176,7 +176,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let segment = &mut self.segments[at];
         let file = segment.entry.file;
         let Some(space) = segment.space.as_mut().filter(|s| s.ready) else { return };
-        if self.disk_full && needed <= space.written {
+        // What is waited for, too, is asked for again by the next tick only.
+        if self.disk_full {
             return;
         }
         if let Some((from, to)) = space.wish(cursor, needed, limit, step_max, now) {
@@ -207,6 +208,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Purpose::Hint(_) => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }
+            Purpose::Scrub => self.scrub_done(done.result.map(Outcome::into_read)),
             Purpose::Read(id) => self.window_done(id, &done.result.map(Outcome::into_read)),
             Purpose::ReadIndex(id) => self.index_done(id, done.result.map(Outcome::into_read)),
         }
@@ -252,7 +254,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 _ => flight.state == FlightState::Done,
             };
             let is_done = |f: &Flight<M::Share>| f.state == FlightState::Done;
-            if !done && !(planted!(DurableOverHole) && self.flights.iter().any(is_done)) {
+            let overlooked = planted!(DurableOverHole) && self.flights.iter().any(is_done);
+            if !done && !overlooked {
                 break;
             }
             if let FlightKind::Group { end, .. } = flight.kind {

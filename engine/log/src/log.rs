@@ -27,7 +27,8 @@ use crate::{
     io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId},
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
-    read::{Batches, Cold, ReadError, ReadId, WindowKey},
+    read::{Batches, Cold, Finding, ReadError, ReadId, WindowKey},
+    scrub::Scrub,
     space::Space,
     stage::Stage,
     tail::Tail,
@@ -93,6 +94,8 @@ pub enum Event<S> {
     Poisoned(IoError),
     /// The log start that was asked for is durable.
     Trimmed(Offset),
+    /// Stored bytes are not what was written, or cannot be read.
+    Found(Finding),
 }
 
 /// Counters, plain numbers, never reset.
@@ -111,6 +114,11 @@ pub struct LogStats {
     pub cold_reads: u64,
     pub damaged_found: u64,
     pub hints_failed: u64,
+    pub scrubbed_bytes: u64,
+    /// Reads of the scrub that failed.
+    pub scrub_errors: u64,
+    /// Reads of the scrub that brought damage which a second one did not find.
+    pub scrub_contradicted: u64,
     /// From the first append of a flush group until its write leaves.
     pub gather: Stage,
     /// From there until it has reached the disk.
@@ -125,8 +133,11 @@ pub(crate) struct Segment {
     pub(crate) space: Option<Space>,
     pub(crate) max_timestamp_before: Millis,
     pub(crate) readers: u32,
-    /// Its index, with what is derived from the log up to its end, is on the disk.
-    pub(crate) indexed: bool,
+    /// The bytes of its index on the disk, with what is derived from the log up to its end; 0: it
+    /// is not there.
+    pub(crate) index_bytes: u64,
+    /// When the scrub was through with it, or it came to be there for the scrub.
+    pub(crate) checked: Duration,
 }
 
 pub(crate) enum SegmentIndex {
@@ -182,6 +193,7 @@ pub(crate) enum Purpose {
     Hint(FileName),
     Read(ReadId),
     ReadIndex(ReadId),
+    Scrub,
 }
 
 /// How the manifest's writing stands.
@@ -278,6 +290,7 @@ pub struct Log<M: Memory, F> {
     /// Parts of segments that are being read, and who else waits for the same.
     pub(crate) windows: BTreeMap<WindowKey, Vec<ReadId>>,
     pub(crate) next_read: u64,
+    pub(crate) scrub: Scrub,
 }
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
@@ -289,8 +302,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         now: Now,
     ) -> Self {
         let manifest = opened.manifest;
-        let segments =
-            sealed_segments(&manifest.segments, opened.indexes, &opened.index_file_bytes);
+        let (entries, bytes) = (&manifest.segments, &opened.index_file_bytes);
+        let segments = sealed_segments(entries, opened.indexes, bytes, now.monotonic);
         let last = segments.back().map(|s| s.entry);
         Self {
             identity,
@@ -337,6 +350,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             reads: BTreeMap::new(),
             windows: BTreeMap::new(),
             next_read: 0,
+            scrub: Scrub::default(),
         }
     }
 
@@ -589,7 +603,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             space: Some(space),
             max_timestamp_before: self.max_timestamp,
             readers: 0,
-            indexed: false,
+            index_bytes: 0,
+            checked: self.now.monotonic,
         });
         file
     }
@@ -726,6 +741,7 @@ fn sealed_segments(
     entries: &[SegmentEntry],
     mut indexes: BTreeMap<FileNumber, Index>,
     index_file_bytes: &BTreeMap<FileNumber, u64>,
+    opened: Duration,
 ) -> VecDeque<Segment> {
     let mut before = NO_TIME;
     let segments = entries.iter().map(|entry| {
@@ -733,8 +749,15 @@ fn sealed_segments(
         let index = indexes.remove(&entry.file);
         let index = index.map_or(SegmentIndex::OnDisk(bytes), SegmentIndex::Resident);
         let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
-        let indexed = bytes > 0;
-        Segment { entry: *entry, index, space: None, max_timestamp_before, readers: 0, indexed }
+        Segment {
+            entry: *entry,
+            index,
+            space: None,
+            max_timestamp_before,
+            readers: 0,
+            index_bytes: bytes,
+            checked: opened,
+        }
     });
     segments.collect()
 }

@@ -126,7 +126,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
         let last = below
             .enumerate()
-            .filter(|(_, s)| s.indexed || (self.disk_full && !F::INDISPENSABLE))
+            .filter(|(_, s)| s.index_bytes > 0 || (self.disk_full && !F::INDISPENSABLE))
             .last();
         last.map_or(0, |(at, _)| at + 1)
     }
@@ -225,6 +225,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Some(at) = self.segment_of(file) else { return };
         if !self.segments[at].entry.sealed {
             self.segments[at].entry.sealed = true;
+            self.segments[at].checked = self.now.monotonic;
             self.release_behind(at);
             self.segments[at].space = None;
             // What is to go goes with the manifest that is written anyway.
@@ -246,7 +247,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         let image = self.images.queue.pop_front().expect("an image was being written");
         if let Some(at) = self.segment_of(image.file) {
-            self.segments[at].indexed |= seals && !failed;
+            if seals && !failed {
+                self.segments[at].index_bytes = image.bytes.as_ref().len() as u64;
+            }
             if self.segments[at].ends_below(self.wanted_start) {
                 self.want_manifest();
             }
@@ -277,9 +280,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         self.manifest.retry = false;
         self.images.retry = false;
-        if self.disk_full {
-            self.try_again();
-        }
+        self.try_again();
         if self.poisoned.is_none() {
             self.roll_by_age();
             self.checkpoint();
@@ -362,14 +363,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
+    /// Begins anew what was refused. That another file found space meanwhile, and the disk does not
+    /// count as full, helps it nothing.
     fn try_again(&mut self) {
         // The next extension, file or manifest tells whether there is space again.
         self.disk_full = false;
         for flight in self.flights.iter_mut().filter(|f| f.state == FlightState::Refused) {
             flight.state = FlightState::Waiting;
         }
-        let missing = self.segments.iter().filter(|s| s.space.is_some_and(|space| !space.ready));
-        let missing: Vec<_> = missing.map(|s| s.entry.file).collect();
+        // Those that are being written are the last ones.
+        let written = self.segments.iter().rev().map_while(|s| Some((s.entry.file, s.space?)));
+        let missing: Vec<_> =
+            written.filter(|(_, space)| !space.ready).map(|(file, _)| file).collect();
         for file in missing {
             let made = |p: &Purpose| match p {
                 Purpose::NewFile(f, _) | Purpose::NewFileEntry(f, _) => *f == file,
@@ -518,7 +523,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
 impl Segment {
     /// Sealed, and all of it below `start`.
-    fn ends_below(&self, start: Offset) -> bool {
+    pub(crate) fn ends_below(&self, start: Offset) -> bool {
         self.entry.sealed && self.entry.end <= start
     }
 }

@@ -262,7 +262,7 @@ impl DamagedRanges {
 
     /// Adds a range; true when it was not known whole before.
     pub(crate) fn insert(&mut self, range: Range<Offset>) -> bool {
-        if range.is_empty() || self.0.iter().any(|r| r.start <= range.start && range.end <= r.end) {
+        if range.is_empty() || self.covers(&range) {
             return false;
         }
         self.0.push(range);
@@ -286,6 +286,11 @@ impl DamagedRanges {
             self.0[nearest - 1].end = self.0[nearest].end;
             self.0.remove(nearest);
         }
+    }
+
+    /// Whether all of `range` is known.
+    pub(crate) fn covers(&self, range: &Range<Offset>) -> bool {
+        self.0.iter().any(|r| r.start <= range.start && range.end <= r.end)
     }
 
     /// The end of the range that holds `offset`.

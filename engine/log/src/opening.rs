@@ -372,9 +372,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     /// A log is created where there is none: no manifest, or what an interrupted creation left of
-    /// it, and nothing that a manifest would name.
+    /// it (torn, or with what its blocks held for some other log), and nothing that a manifest
+    /// would name.
     fn no_manifest(&mut self, error: Option<ImageError>) -> Flow<F> {
-        let torn = matches!(error, None | Some(ImageError::Damaged));
+        let torn = matches!(error, None | Some(ImageError::Damaged | ImageError::Foreign(_)));
         let held = self.files.keys().any(|file| !matches!(file, FileName::Manifest(_)));
         match error {
             _ if self.create && torn && !held => self.write_manifest(Slot::First),

@@ -1,11 +1,13 @@
 //! Cold reads: from the index to the right window, frame by frame to the batches asked for.
 
+use std::{fmt, ops::Range};
+
 use catena_format::{FRAME_HEADER_BYTES, FrameSeed, Millis, Offset, PartitionUid, Position};
 use catena_format::{FileNumber, limits::BLOCK_BYTES};
 
 use crate::{
     index::Index,
-    io::Memory,
+    io::{FileName, Memory},
     walk::{Step, Walker, Window},
 };
 
@@ -75,6 +77,57 @@ pub enum ReadError {
     Closed,
 }
 
+/// What is not as it was written, for the operator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Finding {
+    /// Acknowledged offsets cannot be read any more; they are marked as damaged from now on.
+    Damaged {
+        /// The segment.
+        file: FileName,
+        /// Which offsets.
+        offsets: Range<Offset>,
+        /// Between which bytes of the file they should stand.
+        positions: Range<Position>,
+        /// The scrub found it, and not somebody who wanted to read it.
+        by_scrub: bool,
+    },
+    /// The scrub could not read, and leaves out what stands there. Nothing is marked.
+    Unreadable {
+        /// The file.
+        file: FileName,
+        /// From where on.
+        position: Position,
+        /// Why.
+        why: ReadError,
+    },
+    /// The image of an index is damaged or does not agree with its segment: it is done without.
+    Unsound(FileName),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged { file, offsets, positions, by_scrub } => {
+                let who = if *by_scrub { "the scrub" } else { "a read" };
+                let Range { start, end } = offsets;
+                write!(
+                    f,
+                    "{file}: offsets {start} to {end} are damaged, between bytes {} and {}; {who} \
+                     found it",
+                    positions.start, positions.end
+                )
+            }
+            Self::Unreadable { file, position, why } => {
+                write!(f, "{file}: the scrub left out what stands at {position}: {why}")
+            }
+            Self::Unsound(file) => {
+                write!(f, "{file} is damaged: the segment is read through instead")
+            }
+        }
+    }
+}
+
 /// What a read brings at once.
 #[derive(Clone, Debug)]
 pub enum ReadOutcome<T> {
@@ -107,6 +160,8 @@ pub(crate) struct Cold<M: Memory> {
     found: Batches<M::Share>,
     /// Where the next frame's offset is expected: what is missing before a later one is damaged.
     expected: Offset,
+    /// Behind the frame before that.
+    sound: Position,
     /// The greatest timestamp so far, when the walk began at the segment's start: only then may
     /// it add to the index.
     timestamps: Option<Millis>,
@@ -124,8 +179,8 @@ pub(crate) enum Next<S> {
     Batches(Batches<S>),
     /// The batch of that time begins here.
     Time(Offset),
-    /// Offsets in this range cannot be read.
-    Damaged(std::ops::Range<Offset>),
+    /// These offsets cannot be read; they should stand in these bytes.
+    Damaged(Range<Offset>, Range<Position>),
     /// A frame of an unknown version stands there.
     Unknown(u8),
     /// The segment holds nothing (more) that was asked for.
@@ -173,6 +228,7 @@ impl<M: Memory> Cold<M> {
             end_position: extent.end_position,
             found: Batches::empty(from),
             expected: offset,
+            sound: position,
             timestamps: (offset == extent.base).then_some(extent.max_timestamp_before),
         }
     }
@@ -217,7 +273,7 @@ impl<M: Memory> Cold<M> {
                     let start = usize::try_from(position.get() - at.get()).expect("in the window");
                     let start = start + FRAME_HEADER_BYTES;
                     let batch = start..start + header.payload_length as usize;
-                    if let Some(damage) = self.missing(header.base_offset) {
+                    if let Some(damage) = self.missing(header.base_offset, position) {
                         return damage;
                     }
                     if let Some(before) = self.timestamps {
@@ -225,6 +281,7 @@ impl<M: Memory> Cold<M> {
                         self.timestamps = Some(before.max(header.max_timestamp));
                     }
                     self.expected = header.next_offset();
+                    self.sound = position.plus(header.frame_bytes() as u64);
                     if header.next_offset() > self.below {
                         return self.end();
                     }
@@ -257,14 +314,15 @@ impl<M: Memory> Cold<M> {
                 Step::Unknown { .. } => return self.end(),
                 Step::End => {
                     let end = self.segment_end.min(self.below);
-                    return self.missing(end).unwrap_or_else(|| self.end());
+                    let missing = self.missing(end, self.end_position);
+                    return missing.unwrap_or_else(|| self.end());
                 }
             }
         }
     }
 
-    /// Damage, if offsets are missing before `next` that this read wanted.
-    fn missing(&mut self, next: Offset) -> Option<Next<M::Share>> {
+    /// Damage, if offsets are missing before `next`, at `position`, that this read wanted.
+    fn missing(&mut self, next: Offset, position: Position) -> Option<Next<M::Share>> {
         if next <= self.expected {
             return None;
         }
@@ -273,7 +331,7 @@ impl<M: Memory> Cold<M> {
         match self.goal {
             Goal::Batches { from, .. } if gap.end <= from => None,
             Goal::Batches { .. } if !self.found.is_empty() => Some(self.end()),
-            Goal::Batches { .. } => Some(Next::Damaged(gap)),
+            Goal::Batches { .. } => Some(Next::Damaged(gap, self.sound..position)),
             Goal::Time { .. } => None,
         }
     }

@@ -327,7 +327,7 @@ impl<M: Memory> Scan<M> {
         self.known_durable = self.known_durable.max(durable_end);
         while let Some((next, _)) = self.undecided.front() {
             let base = next.header.base_offset;
-            let proven = base < self.known_durable && !planted!(TruncateOnBadCrc);
+            let proven = base <= self.known_durable && !planted!(TruncateOnBadCrc);
             if base != self.expected && !proven {
                 return;
             }
@@ -390,9 +390,14 @@ impl<M: Memory> Scan<M> {
             damaged: self.damaged,
             report: self.report,
         };
-        for (entry, build) in self.segments[self.first..].iter().zip(self.builds) {
-            if entry.sealed || build.accepted {
-                scanned.take(self.uid, *entry, build, memory);
+        for (at, build) in (self.first..).zip(self.builds) {
+            let entry = self.segments[at];
+            // Offsets that were there and of which none can be read: whoever looks into the file
+            // by other means may still find something, so that it stays.
+            let end = end_max(&self.segments, at).min(log_end);
+            let lost = entry.base < end && self.log_start < end;
+            if entry.sealed || build.accepted || lost {
+                scanned.take(self.uid, entry, end, build, memory);
             }
         }
         scanned
@@ -400,11 +405,19 @@ impl<M: Memory> Scan<M> {
 }
 
 impl<M: Memory> Scanned<M> {
-    fn take(&mut self, uid: PartitionUid, mut entry: SegmentEntry, build: Build, memory: &mut M) {
+    /// Takes a segment; if nothing in it can be read, it held the offsets up to `lost`.
+    fn take(
+        &mut self,
+        uid: PartitionUid,
+        mut entry: SegmentEntry,
+        lost: Offset,
+        build: Build,
+        memory: &mut M,
+    ) {
         let progress = build.progress;
         if !entry.sealed {
             entry.sealed = true;
-            entry.end = progress.end;
+            entry.end = if build.accepted { progress.end } else { lost };
             entry.end_position = progress.end_position;
             entry.max_timestamp = progress.max_timestamp;
             entry.last_append_time = progress.last_append_time;

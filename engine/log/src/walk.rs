@@ -1,7 +1,9 @@
-//! Walking the frames of a segment file, window by window: recovery, cold reads, offline tools.
+//! Walking the frames of a segment file, window by window: recovery, cold reads, scrub, offline
+//! tools.
 
 use catena_format::{
-    FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameSeed, Offset, Position,
+    BatchError, BatchHeader, FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameSeed, Offset,
+    Position,
     frame::FRAME_MAGIC,
     limits::{BLOCK_BYTES, FRAME_ALIGNMENT},
     planted,
@@ -111,11 +113,12 @@ impl Walker {
 
     /// The frame right behind the last one, or at the next block boundary; `None`: neither.
     fn follow(&mut self, window: Window<'_>) -> Option<Step> {
+        if self.position >= self.end {
+            return Some(Step::End);
+        }
         let block = self.position.align_up(BLOCK_BYTES as u64);
-        for position in [self.position, block] {
-            if position >= self.end {
-                return Some(Step::End);
-            }
+        // Where no further group can be, the rest of this one is still searched.
+        for position in [self.position, block].into_iter().filter(|at| *at < self.end) {
             match self.look(window, position) {
                 // The window must hold both places, or the two would ask in turns.
                 Look::More(bytes) => {
@@ -188,6 +191,42 @@ impl Walker {
         } else {
             Step::BadPayload { position, header }
         }
+    }
+}
+
+/// What is wrong with a batch whose frame is where it belongs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The frame's CRC-32 of it does not match, or it is cut off.
+    #[error("the batch does not match its frame's CRC-32")]
+    Payload,
+    /// See [`BatchError`].
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Both checksums hold, and they say different things.
+    #[error("frame and batch do not agree on {0}")]
+    Disagree(&'static str),
+}
+
+/// Checks the batch of a frame whose own checksums hold: its CRC-32C, as its producer made it, and
+/// that it says the same as the frame.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check_batch(header: &FrameHeader, bytes: &[u8]) -> Result<(), Fault> {
+    let batch = BatchHeader::parse(bytes)?;
+    batch.verify(bytes)?;
+    let agreed = [
+        ("the base offset", batch.stored_offset()? == header.base_offset),
+        ("the epoch", batch.stored_epoch()? == header.epoch),
+        ("the last offset", batch.last_offset_delta == header.last_offset_delta),
+        ("the number of records", batch.count == header.count),
+        ("the greatest timestamp", batch.max_timestamp == header.max_timestamp),
+    ];
+    match agreed.into_iter().find(|(_, agreed)| !agreed) {
+        Some((what, _)) => Err(Fault::Disagree(what)),
+        None => Ok(()),
     }
 }
 

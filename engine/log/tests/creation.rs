@@ -2,12 +2,12 @@
 
 mod world;
 
-use catena_format::Offset;
+use catena_format::{Offset, PartitionUid};
 use catena_log::{
-    OpenError,
+    LogIdentity, OpenError,
     io::{FileName, Slot},
 };
-use world::{TestLog, World, open, small};
+use world::{Disk, TestLog, World, identity, open, open_as, small};
 
 fn create(world: &mut World) -> Result<TestLog, OpenError> {
     open(&mut world.disk, world.config, true, world.clock)
@@ -52,13 +52,18 @@ fn what_is_there_is_kept() {
 fn what_an_interrupted_creation_left_is_made_whole() {
     let mut world = World::new(small());
     let whole = world.disk.files.clone();
-    for (first, second) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)] {
+    let other = LogIdentity { uid: PartitionUid::new(99), ..identity() };
+    let mut disk = Disk::default();
+    drop(open_as(other, &mut disk, small(), true, 0).unwrap());
+    let foreign = &disk.files[&MANIFESTS[0]];
+    for (first, second) in [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1), (3, 3)] {
         world.disk.files.clear();
-        // Absent, torn, whole.
+        // Absent, torn, whole, or what the blocks held before.
         for (file, state) in MANIFESTS.into_iter().zip([first, second]) {
             match state {
                 0 => {}
                 1 => drop(world.disk.files.insert(file, vec![0; 4096])),
+                3 => drop(world.disk.files.insert(file, foreign.clone())),
                 _ => drop(world.disk.files.insert(file, whole[&file].clone())),
             }
         }

@@ -2,9 +2,9 @@
 
 mod world;
 
-use catena_format::{FileNumber, Offset, checksum};
+use catena_format::{FileNumber, Millis, Offset, checksum};
 use catena_log::{
-    OpenError, ReadError,
+    Event, OpenError, ReadAnswer, ReadError, ReadOutcome,
     io::{Done, FileName, Op, Slot},
 };
 use world::{World, open, small};
@@ -63,6 +63,20 @@ fn a_rotten_batch_in_a_sealed_segment_is_damaged_alone() {
 }
 
 #[test]
+fn batches_behind_a_rotten_header_in_the_last_group_of_a_segment_are_served() {
+    let mut world = World::new(small());
+    for time in 0..3 {
+        world.append(1, 300, time);
+    }
+    world.restart();
+    // The second frame of the one group, behind 64 bytes of header and 361 of batch.
+    world.disk.files.get_mut(&SEGMENT).unwrap()[4096 + 432 + 20] ^= 1;
+    assert_eq!(readable(&mut world, 3), [0, 2]);
+    reopen(&mut world);
+    assert_eq!(readable(&mut world, 3), [0, 2]);
+}
+
+#[test]
 fn a_segment_that_is_gone_is_damaged_as_a_whole_and_the_rest_is_served() {
     let mut world = world(4);
     world.restart();
@@ -85,6 +99,52 @@ fn damage_below_what_later_frames_prove_durable_is_not_a_crash() {
     assert_eq!(world.log.recovery().offsets_damaged, 1);
     assert_eq!(world.log.log_end(), Offset::new(6));
     assert_eq!(readable(&mut world, 6), [0, 1, 3, 4, 5]);
+}
+
+#[test]
+fn the_last_batch_stays_when_the_one_before_it_is_damaged() {
+    let mut world = world(6);
+    // All that proves it durable is the durable end in the header of the last one.
+    zero(&mut world, 5);
+    reopen(&mut world);
+    assert_eq!(world.log.recovery().offsets_damaged, 1);
+    assert_eq!(world.log.log_end(), Offset::new(6));
+    assert_eq!(readable(&mut world, 6), [0, 1, 2, 3, 5]);
+}
+
+#[test]
+fn the_file_stays_in_which_nothing_that_was_durable_can_be_read() {
+    let mut world = world(3);
+    for block in 1..4 {
+        world.disk.files.get_mut(&SEGMENT).unwrap()[block * 4096 + 500] ^= 1;
+    }
+    let rotten = world.disk.files[&SEGMENT].clone();
+    // The headers prove the first two batches.
+    for _ in 0..2 {
+        world.epoch = world.epoch.next();
+        reopen(&mut world);
+        assert_eq!(world.log.log_end(), Offset::new(2));
+        assert_eq!(readable(&mut world, 2), [0u64; 0]);
+        assert_eq!(world.disk.files[&SEGMENT], rotten);
+    }
+    world.model.truncate(2);
+    world.append(1, 1000, 9);
+    world.run();
+    // No time is as early as that of a log without batches: the search begins in that file.
+    let found = match world.log.offset_for_time(Millis::new(-1), Offset::new(3)) {
+        ReadOutcome::Ready(found) => found,
+        ReadOutcome::Pending(_) => match world.run().pop() {
+            Some(Event::Read(_, Ok(ReadAnswer::Offset(found)))) => found,
+            other => panic!("{other:?}"),
+        },
+    };
+    assert_eq!(found, Some(Offset::new(2)));
+    world.restart();
+    assert_eq!(readable(&mut world, 3), [2]);
+    // It goes with the offsets.
+    world.log.trim(Offset::new(3)).unwrap();
+    world.run();
+    assert!(!world.disk.files.contains_key(&SEGMENT));
 }
 
 #[test]

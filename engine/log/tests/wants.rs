@@ -144,6 +144,26 @@ fn the_newer_manifest_is_not_touched_while_the_other_copy_is_old() {
 }
 
 #[test]
+fn a_file_that_found_no_space_is_made_later_though_another_was_made_meanwhile() {
+    let mut world = World::new(small());
+    world.append(1, 100, 0);
+    // The first segment and its spare are made at once, and only the spare finds space.
+    let ops: Vec<_> = std::iter::from_fn(|| world.log.poll_op()).collect();
+    let made = ops.iter().filter(|(_, op)| matches!(op, Op::Extend { .. })).count();
+    assert_eq!(made, 2, "{ops:?}");
+    let mut errors = std::iter::once(IoError::NoSpace);
+    for (id, op) in ops {
+        let refused = matches!(op, Op::Extend { .. }).then(|| errors.next()).flatten();
+        let result = refused.map_or_else(|| world.disk.perform(op), Err);
+        world.log.on_done(Done { id, result }, world.now());
+    }
+    world.run();
+    assert_eq!(world.log.durable_end(), Offset::ZERO);
+    tick(&mut world);
+    world.check();
+}
+
+#[test]
 fn a_write_that_found_no_descriptor_is_written_later() {
     let mut world = world();
     let before = world.log.durable_end();
@@ -155,6 +175,37 @@ fn a_write_that_found_no_descriptor_is_written_later() {
     assert_eq!(world.log.poisoned(), None);
     assert_eq!(world.log.durable_end(), before, "nothing is called durable meanwhile");
     tick(&mut world);
+    world.check();
+}
+
+#[test]
+fn space_that_is_waited_for_is_asked_for_once_a_tick() {
+    let mut world = World::new(LogConfig { segment_bytes: 1 << 20, ..small() });
+    let mut refused = 0;
+    let mut refuse = |world: &mut World| {
+        run_with(world, |op| {
+            let wants = matches!(op, Op::Extend { from, .. } if *from > Position::ZERO);
+            refused += u32::from(wants);
+            assert!(refused < 100, "a full disk is asked again and again");
+            wants.then_some(IoError::NoSpace)
+        });
+        std::mem::take(&mut refused)
+    };
+    while !world.log.disk_full() || world.log.durable_end() == world.log.log_end() {
+        if world.log.disk_full() {
+            tick(&mut world);
+        }
+        world.append(1, 40_000, 1);
+        refuse(&mut world);
+    }
+    for _ in 0..3 {
+        tick(&mut world);
+        assert_eq!(refuse(&mut world), 1);
+    }
+    tick(&mut world);
+    world.run();
+    assert_eq!(world.log.durable_end(), world.log.log_end());
+    assert!(!world.log.disk_full());
     world.check();
 }
 

@@ -128,6 +128,9 @@ impl<M: Memory + Clone> Node<M> {
                     self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
                     self.end_trims(uid, error);
                 }
+                Event::Found(finding) => {
+                    self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
+                }
             }
         }
         if committed {

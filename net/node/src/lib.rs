@@ -9,6 +9,7 @@ mod drain;
 mod limits;
 mod node;
 mod push;
+mod scrub;
 mod topics;
 mod totals;
 mod window;

@@ -36,6 +36,10 @@ pub struct Limits {
     pub push_bytes_core_max: u64,
     /// Of the catalog's log; four times as much of its history is kept.
     pub catalog_segment_bytes: u64,
+    /// Bytes a second that the scrub reads on the core; 0: none.
+    pub scrub_rate: u64,
+    /// From one beginning of the scrub's way through all partitions to the next, at least.
+    pub scrub_period: Duration,
 }
 
 impl Default for Limits {
@@ -54,6 +58,8 @@ impl Default for Limits {
             batch_bytes_max: BATCH_BYTES_MAX,
             push_bytes_core_max: 64 << 20,
             catalog_segment_bytes: 16 << 20,
+            scrub_rate: 0,
+            scrub_period: Duration::ZERO,
         }
     }
 }

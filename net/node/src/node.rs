@@ -11,7 +11,7 @@ use catena_format::{
     ProducerId, TopicId, planted,
 };
 use catena_log::{
-    LogIdentity, Now, OpenError, ReadId, RecoveryReport,
+    Finding, LogIdentity, Now, OpenError, ReadId, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
@@ -24,6 +24,7 @@ use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
     limits::Limits,
     push::{Name, Subscription},
+    scrub::Scrub,
     totals::Totals,
     window::{Charge, Fetching, Pushed, Pushing},
 };
@@ -117,6 +118,7 @@ pub struct NodeStats {
     pub sessions: u64,
     pub forwarded: u64,
     pub tails_dropped: u64,
+    pub scrub_passes: u64,
 }
 
 /// How often memory is looked after while it is short.
@@ -227,6 +229,8 @@ pub enum Notice {
     Poisoned(LogIdentity, IoError),
     /// The same of the catalog's log.
     CatalogPoisoned(IoError),
+    /// Stored bytes are not what was written, or cannot be read.
+    Found(LogIdentity, Finding),
 }
 
 /// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
@@ -279,6 +283,7 @@ pub struct Node<M: Memory> {
     pub(crate) sends: VecDeque<Send<M::Share>>,
     /// When it is looked again whether memory is short.
     pub(crate) next_relief: Duration,
+    pub(crate) scrub: Scrub,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
     /// Of partitions that are gone.
@@ -343,6 +348,7 @@ impl<M: Memory + Clone> Node<M> {
             orderer_tick: None,
             sends: VecDeque::new(),
             next_relief: Duration::ZERO,
+            scrub: Scrub::default(),
             next_number: 0,
             stats: NodeStats::default(),
             past: Totals::default(),
@@ -552,6 +558,7 @@ impl<M: Memory + Clone> Node<M> {
             self.next_relief = now.monotonic + RELIEF_EVERY;
             self.relieve(0);
         }
+        self.scrub(now);
         while let Some((at, directory)) = self.ticks.first().copied() {
             if at > now.monotonic {
                 break;
@@ -626,7 +633,7 @@ impl<M: Memory + Clone> Node<M> {
         let deadlines = self.deadlines.first().map(|(at, _)| *at);
         let waits = self.waits.first().map(|(at, _)| *at);
         let retries = self.retries.first().map(|(at, _)| *at);
-        [ticks, deadlines, waits, retries].into_iter().flatten().min()
+        [ticks, deadlines, waits, retries, self.next_scrub()].into_iter().flatten().min()
     }
 
     /// Lets a request wait, `longest` at most and no longer than any may; claimed by its ticket.

@@ -16,6 +16,11 @@ pub struct Totals {
     pub segments_rolled: u64,
     pub segments_dropped: u64,
     pub segments_recycled: u64,
+    pub scrubbed_bytes: u64,
+    /// Reads of the scrub that failed.
+    pub scrub_errors: u64,
+    /// Reads of the scrub that brought damage which a second one did not find.
+    pub scrub_contradicted: u64,
     /// From the first append of a flush group until its write leaves.
     pub gather: Stage,
     /// From there until it has reached the disk.
@@ -34,6 +39,9 @@ impl Totals {
         self.segments_rolled += stats.segments_rolled;
         self.segments_dropped += stats.segments_dropped;
         self.segments_recycled += stats.segments_recycled;
+        self.scrubbed_bytes += stats.scrubbed_bytes;
+        self.scrub_errors += stats.scrub_errors;
+        self.scrub_contradicted += stats.scrub_contradicted;
         self.gather.add(&stats.gather);
         self.write.add(&stats.write);
         self.commit.add(replica.commits());

@@ -26,6 +26,10 @@ pub(crate) struct Live {
     pub(crate) request: Duration,
     /// For what is under way at the end.
     pub(crate) drain: Duration,
+    /// Bytes a second that the scrub of a core reads.
+    pub(crate) scrub_rate: u64,
+    /// From one of its passes to the next.
+    pub(crate) scrub_period: Duration,
     /// How clients are spoken to, if not in plaintext.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -38,6 +42,8 @@ impl Live {
             idle: timeouts.idle,
             request: timeouts.request,
             drain: timeouts.drain,
+            scrub_rate: config.scrub_rate_of_core(),
+            scrub_period: config.storage.scrub_period,
             tls: config.tls.as_ref().map(tls::load).transpose()?,
         })
     }

@@ -43,11 +43,13 @@ pub(crate) struct Numbers {
     pub(crate) log_bytes: u64,
     pub(crate) undurable_bytes: u64,
     pub(crate) damaged_offsets: u64,
+    pub(crate) damaged_ranges: u64,
+    pub(crate) unscrubbed: Duration,
 }
 
 impl Numbers {
-    /// Adds how a partition stands.
-    pub(crate) fn add(&mut self, replica: &Replica<DmaMemory>) {
+    /// Adds how a partition stands; `now`: since the core began.
+    pub(crate) fn add(&mut self, replica: &Replica<DmaMemory>, now: Duration) {
         let phase = match replica.phase() {
             Phase::Open => 0,
             Phase::Opening => 1,
@@ -60,10 +62,14 @@ impl Numbers {
         self.segments += log.segments() as u64;
         self.log_bytes += log.bytes();
         self.undurable_bytes += log.undurable_bytes() as u64;
-        self.damaged_offsets += log.damaged().iter().map(|r| r.end.since(r.start)).sum::<u64>();
+        let damaged = log.damaged();
+        self.damaged_offsets += damaged.iter().map(|r| r.end.since(r.start)).sum::<u64>();
+        self.damaged_ranges += damaged.len() as u64;
+        let unscrubbed = log.unchecked_since().map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        self.unscrubbed = self.unscrubbed.max(unscrubbed);
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 20] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 24] {
         let (node, hands, all) = (&self.node, &self.hands, &self.totals);
         [
             ("catena_requests_total", "Requests received.", node.requests),
@@ -80,6 +86,10 @@ impl Numbers {
             ("catena_segments_rolled_total", "Segments that were ended.", all.segments_rolled),
             ("catena_segments_dropped_total", "Segments trimmed or expired.", all.segments_dropped),
             ("catena_segments_recycled_total", "Files used again.", all.segments_recycled),
+            ("catena_scrub_read_bytes_total", "Bytes that the scrub read.", all.scrubbed_bytes),
+            ("catena_scrub_passes_total", "Times that it was through.", node.scrub_passes),
+            ("catena_scrub_read_errors_total", "Reads of it that failed.", all.scrub_errors),
+            ("catena_scrub_bad_reads_total", "Reads of it proven wrong.", all.scrub_contradicted),
             ("catena_disk_write_bytes_total", "Bytes written.", hands.write_bytes),
             ("catena_disk_read_bytes_total", "Bytes read.", hands.read_bytes),
             ("catena_disk_prewritten_bytes_total", "Zeros written ahead.", hands.extended_bytes),
@@ -89,7 +99,7 @@ impl Numbers {
         ]
     }
 
-    fn gauges(&self) -> [(&'static str, &'static str, u64); 14] {
+    fn gauges(&self) -> [(&'static str, &'static str, u64); 16] {
         let [open, opening, failed] = self.partitions;
         [
             ("catena_connections", "Connections open.", self.connections),
@@ -104,6 +114,12 @@ impl Numbers {
             ("catena_log_bytes", "Bytes of segments.", self.log_bytes),
             ("catena_undurable_bytes", "Bytes on their way to the disk.", self.undurable_bytes),
             ("catena_damaged_offsets", "Offsets that cannot be read.", self.damaged_offsets),
+            ("catena_damaged_ranges", "Ranges of them.", self.damaged_ranges),
+            (
+                "catena_scrub_oldest_seconds",
+                "A segment's age unchecked.",
+                self.unscrubbed.as_secs(),
+            ),
             ("catena_memory_bytes", "Memory of batches and reads.", self.memory_bytes),
             ("catena_descriptors", "Files of logs held open.", self.descriptors),
         ]

@@ -246,6 +246,8 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         // One answer must not be more than what may wait for clients.
         fetch_bytes_max: u32::try_from(share / 8).unwrap_or(u32::MAX).min(most),
         push_bytes_core_max: share / 8,
+        scrub_rate: config.scrub_rate_of_core(),
+        scrub_period: config.storage.scrub_period,
         ..Limits::default()
     })
 }

@@ -146,8 +146,9 @@ impl Shell {
             totals: node.totals(),
             ..Numbers::default()
         };
+        let now = self.started.elapsed();
         for replica in node.replicas() {
-            numbers.add(replica);
+            numbers.add(replica, now);
         }
         drop(node);
         self.shared().metrics.publish(self.core(), numbers);
@@ -448,8 +449,13 @@ impl Shell {
         let last = self.published.get();
         if last.is_none_or(|(at, told)| now >= at + PUBLISH_EVERY || told != status) {
             self.published.set(Some((now, status)));
-            self.node.borrow_mut().limits_mut().wait_max = self.live().request;
-            self.budget.sweep(Instant::now(), self.live().request);
+            let live = self.live();
+            let mut node = self.node.borrow_mut();
+            let limits = node.limits_mut();
+            limits.wait_max = live.request;
+            (limits.scrub_rate, limits.scrub_period) = (live.scrub_rate, live.scrub_period);
+            drop(node);
+            self.budget.sweep(Instant::now(), live.request);
             self.publish();
         }
     }
@@ -516,6 +522,10 @@ fn tell(notice: &Notice) {
         Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),
         Notice::CatalogPoisoned(error) => {
             tracing::error!("topics cannot be changed until the next start: {error}");
+        }
+        Notice::Found(log, finding) => {
+            let (name, directory) = (name_of(log), directory_name(log.uid.get()));
+            tracing::error!("{name}: p/{directory}/{finding}");
         }
     }
 }

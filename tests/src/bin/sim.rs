@@ -1,18 +1,20 @@
 //! `cargo sim --seed N` replays a history; `cargo sim --seeds A..B` runs a range and ends with one
-//! line of JSON. A seed that fails prints the line that replays it.
+//! line of JSON; with `--record` it is booked. A seed that fails prints the line that replays it.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
-use catena_tests::sim::range;
+use catena_tests::{runs::Run, sim::range};
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     #[cfg(planted)]
     if arguments == ["--bugs"] {
         catena_format::planted::Bug::ALL.iter().for_each(|(bug, _)| println!("{bug}"));
         return ExitCode::SUCCESS;
     }
+    let command = format!("cargo sim {}", arguments.join(" "));
+    let record = arguments.pop_if(|last| last == "--record").is_some();
     let seeds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--seed", seed] => seed.parse().ok().map(|seed: u64| seed..seed.saturating_add(1)),
         ["--seeds", range] => {
@@ -21,11 +23,33 @@ fn main() -> ExitCode {
         _ => None,
     };
     let Some(seeds) = seeds else {
-        eprintln!("usage: cargo sim --seed N | --seeds A..B");
+        eprintln!("usage: cargo sim --seed N | --seeds A..B [--record]");
         return ExitCode::from(2);
     };
+    let began = Instant::now();
     let summary = range::run(seeds);
     summary.broken.iter().for_each(|broken| println!("{broken}"));
     println!("{}", summary.line());
+    if record && let Err(error) = run(&summary, command, began).record() {
+        eprintln!("the run could not be booked: {error}");
+        return ExitCode::FAILURE;
+    }
     if summary.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(summary: &range::Summary, command: String, began: Instant) -> Run {
+    let total = &summary.total;
+    let broken = summary.broken.len() as u64;
+    let faults = total.faults.iter().map(|(kind, times)| ((*kind).to_owned(), *times));
+    Run {
+        method: "simulation",
+        command,
+        units: summary.seeds,
+        acked: total.acked,
+        checked: total.checked,
+        broken,
+        faults: faults.chain([("restart".to_owned(), total.restarts)]).collect(),
+        seconds: began.elapsed().as_secs(),
+        ..Run::default()
+    }
 }

@@ -84,6 +84,10 @@ deeds! {
     ClockAhead = "clock_ahead",
     /// It was set back.
     ClockBack = "clock_back",
+    /// A life of the node in which the scrub was through with everything.
+    Scrubbed = "scrubbed",
+    /// The scrub found what had rotted.
+    RotScrubbed = "rot_scrubbed",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
 }

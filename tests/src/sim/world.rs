@@ -2,6 +2,7 @@
 
 mod ending;
 mod network;
+mod rot;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -107,6 +108,8 @@ struct World {
     faults_on: bool,
     /// Deleted partitions whose files go once nothing is under way in them.
     removals: BTreeSet<u64>,
+    /// What the node has said of its disk, and what is not so.
+    slander: Option<String>,
     /// In this life what deleted partitions left was looked for.
     swept: bool,
     /// The wall clock does.
@@ -200,6 +203,7 @@ fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
         tail_cache_bytes: 64 << 10,
         catalog_segment_bytes: 64 << 10,
         push_bytes_core_max: 20_000,
+        scrub_rate: [0, 16 << 20, 1 << 30][random.below(3) as usize],
         ..Limits::default()
     };
     let cores = 1 + random.below(3) as u16;
@@ -239,6 +243,7 @@ impl World {
             faults: BTreeMap::new(),
             faults_on: true,
             removals: BTreeSet::new(),
+            slander: None,
             swept: false,
             jumps: setup.chance(400_000),
             decays: setup.chance(300_000),
@@ -316,6 +321,9 @@ impl World {
     fn crash(&mut self) {
         let kind = if self.random.chance(500_000) { Crash::PowerLoss } else { Crash::ProcessKill };
         self.disk.crash(self.now_ns, kind);
+        if self.cores.iter().any(|core| core.stats().scrub_passes > 0) {
+            self.oracle.did(Deed::Scrubbed);
+        }
         self.life += 1;
         self.restarts += 1;
         self.cores = node(!self.founded, &mut self.random);
@@ -387,6 +395,7 @@ impl World {
 
     /// Does what an operator does: restarts a node that says it must be.
     fn watch(&mut self) -> Result<(), String> {
+        self.slander.take().map_or(Ok(()), Err)?;
         if self.cores[0].status() == Status::Serving {
             self.founded = true;
             if !std::mem::replace(&mut self.swept, true) {
@@ -453,7 +462,9 @@ impl World {
             while let Some(uid) = self.cores[core].poll_removal() {
                 self.removals.insert(uid.get());
             }
-            while self.cores[core].poll_notice().is_some() {}
+            while let Some(notice) = self.cores[core].poll_notice() {
+                self.heed(notice);
+            }
         }
     }
 

@@ -156,11 +156,24 @@ fn reach_module(module: &ItemMod, folder: &Path, inner: &Path, reached: &mut BTr
         return;
     }
     let beside = [inner.join(format!("{name}.rs")), inner.join(&name).join("mod.rs")];
-    let named = module.attrs.iter().find_map(named_path).map(|path| folder.join(path));
+    let named = module.attrs.iter().find_map(named_path).map(|path| plain(folder, &path));
     let known = files();
     if let Some(file) = named.into_iter().chain(beside).find(|file| known.contains(file)) {
         reach(&file, false, reached);
     }
+}
+
+/// A path seen from a folder, without steps back.
+fn plain(folder: &Path, path: &str) -> PathBuf {
+    let mut plain = folder.to_owned();
+    for part in Path::new(path) {
+        if part == ".." {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
 }
 
 /// The path in `#[path = "…"]`.

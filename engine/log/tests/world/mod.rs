@@ -215,8 +215,18 @@ pub(crate) fn open(
     create: bool,
     clock: u64,
 ) -> Result<TestLog, OpenError> {
+    open_as(identity(), disk, config, create, clock)
+}
+
+pub(crate) fn open_as(
+    identity: LogIdentity,
+    disk: &mut Disk,
+    config: LogConfig,
+    create: bool,
+    clock: u64,
+) -> Result<TestLog, OpenError> {
     let now = Now { wall: Millis::new(0), monotonic: Duration::from_millis(clock) };
-    let mut opening = Opening::new(identity(), config, create, Heap, Vec::new());
+    let mut opening = Opening::new(identity, config, create, Heap, Vec::new());
     loop {
         let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
         let result = disk.perform(op);

@@ -208,6 +208,11 @@ impl World {
         self.files.retain(|(of, file), _| *of != directory || !which(*file));
     }
 
+    /// Turns a bit of a file.
+    pub(crate) fn flip(&mut self, directory: Directory, file: FileName, at: usize) {
+        self.files.get_mut(&(directory, file)).expect("the file is there")[at] ^= 1;
+    }
+
     fn begin(&mut self) {
         self.settle();
         assert_eq!(self.node.status(), Status::Serving);

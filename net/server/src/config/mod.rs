@@ -109,6 +109,11 @@ impl Config {
         self.limits.memory.0 / u64::from(self.node.cores.count().get())
     }
 
+    /// Each core's part of `storage.scrub_rate`, in bytes a second; only 0 is none.
+    pub(crate) fn scrub_rate_of_core(&self) -> u64 {
+        self.storage.scrub_rate.0.div_ceil(u64::from(self.node.cores.count().get()))
+    }
+
     /// What clients are told to connect to, host and port; empty: where they came to.
     pub(crate) fn advertised(&self) -> String {
         self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()

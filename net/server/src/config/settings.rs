@@ -187,6 +187,12 @@ settings! {
         /// A checkpoint of the index after so many bytes: what recovery scans of a partition at
         /// most.
         checkpoint: Bytes = "64MiB", from "64KiB" to "16GiB";
+        /// Bytes a second that the scrub reads again and checks, over all cores, each with an equal
+        /// part; it takes whole segments, and none that is being written. 0: no scrub.
+        scrub_rate: Bytes = "8MiB", from "0" to "16GiB", live "SIGHUP";
+        /// From one beginning of the scrub's way through all of a core's partitions to the next. It
+        /// takes longer where the rate is too low for what is stored.
+        scrub_period: Duration = "7days", from "0s" to "10years", live "SIGHUP";
     }
     /// What a new topic gets where its creator said nothing. The keys are those of `topic alter`.
     topic as Topic {

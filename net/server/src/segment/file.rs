@@ -9,30 +9,16 @@ use std::{
 
 use anyhow::Context;
 use catena_format::{
-    BatchError, BatchHeader, FRAME_HEADER_BYTES, FrameHeader, FrameSeed, Offset, PartitionUid,
-    Position, SegmentFooter, SegmentHeader, SegmentHeaderError, limits::BLOCK_BYTES,
+    FRAME_HEADER_BYTES, FrameHeader, FrameSeed, Offset, PartitionUid, Position, SegmentFooter,
+    SegmentHeader, SegmentHeaderError, limits::BLOCK_BYTES,
 };
 use catena_log::{
     io::FileName,
-    walk::{Step, Walker, Window},
+    walk::{Fault, Step, Walker, Window, check_batch},
 };
 
 /// How much is read at once.
 const WINDOW_BYTES: usize = 1 << 20;
-
-/// What is wrong with a batch whose frame is where it belongs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum Fault {
-    /// The frame's CRC-32 of it does not match, or it is cut off.
-    #[error("the batch does not match its frame's CRC-32")]
-    Payload,
-    /// See [`BatchError`].
-    #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// Both checksums hold, and they say different things.
-    #[error("frame and batch do not agree on {0}")]
-    Disagree(&'static str),
-}
 
 /// A frame that is where it belongs.
 pub(super) struct Frame<'a> {
@@ -173,21 +159,5 @@ fn fault(header: &FrameHeader, frame: &[u8], batch: &[u8]) -> Option<Fault> {
     if header.payload(frame).is_err() {
         return Some(Fault::Payload);
     }
-    if header.mark { None } else { check(header, batch).err() }
-}
-
-fn check(header: &FrameHeader, bytes: &[u8]) -> Result<(), Fault> {
-    let batch = BatchHeader::parse(bytes)?;
-    batch.verify(bytes)?;
-    let agreed = [
-        ("the base offset", batch.stored_offset()? == header.base_offset),
-        ("the epoch", batch.stored_epoch()? == header.epoch),
-        ("the last offset", batch.last_offset_delta == header.last_offset_delta),
-        ("the number of records", batch.count == header.count),
-        ("the greatest timestamp", batch.max_timestamp == header.max_timestamp),
-    ];
-    match agreed.into_iter().find(|(_, agreed)| !agreed) {
-        Some((what, _)) => Err(Fault::Disagree(what)),
-        None => Ok(()),
-    }
+    if header.mark { None } else { check_batch(header, batch).err() }
 }

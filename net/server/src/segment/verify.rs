@@ -16,6 +16,7 @@ use catena_log::{
     LogIdentity,
     io::{FileName, Slot},
     view::{ManifestView, SegmentView, check_index},
+    walk::Fault,
 };
 use serde_json::json;
 
@@ -305,7 +306,7 @@ impl<'a> Check<'a> {
             Some(fault) => {
                 let offsets = header.base_offset..header.next_offset();
                 // A batch that is not whole may be a write under way; another was never right.
-                let surely = fault != super::file::Fault::Payload;
+                let surely = fault != Fault::Payload;
                 self.found(position, Some(offsets), fault.to_string(), surely);
             }
             None if !header.mark => {

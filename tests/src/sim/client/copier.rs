@@ -42,8 +42,7 @@ impl Copier {
     }
 
     pub(super) fn on_wake(&mut self, line: &mut Line, oracle: &mut Oracle) {
-        // At the end nothing may be appended any more: what a crash took of a weak promise stays lost.
-        if line.finishing || line.random.chance(300_000) {
+        if line.random.chance(300_000) {
             return;
         }
         while let Some(copy) = self.waiting.pop_front() {

@@ -19,7 +19,7 @@ pub(super) struct Books {
     pub(super) times: BTreeMap<u64, i64>,
     /// When the batch that begins at an offset was appended, as the node said.
     append_times: BTreeMap<u64, i64>,
-    /// Append times went back there, as they may where nothing before is kept.
+    /// Behind it append times went back, as they may where nothing before is kept.
     begun_anew: u64,
     /// What the node says to have, in memory at least: it stays once the disk has it.
     tentative: BTreeMap<u64, (Name, i64)>,
@@ -79,9 +79,10 @@ impl Books {
         if behind.is_some_and(|(_, at)| *at < ms) {
             return Err(format!("{offset} was appended at {ms}, and {behind:?} behind it"));
         }
-        if before.is_some_and(|(_, at)| *at > ms) {
+        if let Some((later, _)) = before.filter(|(_, at)| **at > ms) {
+            // What lies between may be new as well, and its receipt still on its way.
+            self.begun_anew = later + 1;
             self.append_times = self.append_times.split_off(&offset);
-            self.begun_anew = offset;
         }
         self.append_times.insert(offset, ms);
         Ok(())
@@ -93,7 +94,7 @@ impl Books {
             return Ok(());
         }
         let anew = self.begun_anew;
-        Err(format!("{offset} is kept, and what stands at {anew} was appended earlier"))
+        Err(format!("{offset} is kept, and something behind {anew} was appended earlier"))
     }
 
     /// A record is to stand there once the disk has it.

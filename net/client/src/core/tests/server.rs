@@ -184,8 +184,7 @@ impl Server {
         payload: &[u8],
         random: &mut Random,
     ) {
-        let correlation = header.correlation;
-        let serving = wire.serving();
+        let (correlation, serving) = (header.correlation, wire.serving());
         let out = &mut wire.to_client;
         match Api::from_number(header.api).unwrap() {
             Api::Handshake if self.full == Some(wire.core) => {
@@ -193,8 +192,8 @@ impl Server {
                 encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
             }
             Api::Handshake => {
-                encode_message(Api::Handshake, correlation, &greeting(CREDIT_BYTES_MAX), 0, out)
-                    .unwrap();
+                let greeting = greeting(CREDIT_BYTES_MAX);
+                encode_message(Api::Handshake, correlation, &greeting, 0, out).unwrap();
             }
             Api::Produce => {
                 let request = ProduceRequest::decode(head).unwrap();

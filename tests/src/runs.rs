@@ -1,0 +1,210 @@
+//! The books of the long runs: a line of JSON for each in `docs/runs.jsonl`, written by what ran,
+//! never by hand; and the table in `docs/verification.md`, which is made of them.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::Path,
+    process::Command,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+const RUNS: &str = "docs/runs.jsonl";
+const PAGE: &str = "docs/verification.md";
+const BEGIN: &str = "<!-- This table is made of runs.jsonl. -->\n";
+const END: &str = "<!-- Here it ends. -->\n";
+
+/// A way to look for what is lost; a row of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Method {
+    /// Its name in the books.
+    pub name: &'static str,
+    /// What one run is made of: seeds, cycles.
+    pub unit: &'static str,
+    /// What it does, and to what.
+    pub what: &'static str,
+    /// The command.
+    pub command: &'static str,
+}
+
+/// All methods.
+pub const METHODS: [Method; 1] = [Method {
+    name: "simulation",
+    unit: "seeds",
+    what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing and \
+           rotting disks",
+    command: "cargo sim --seeds 0..20000 --record",
+}];
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// The name of the method.
+    pub method: &'static str,
+    /// How it was called.
+    pub command: String,
+    /// How many seeds, cycles or the like.
+    pub units: u64,
+    /// Batches acknowledged.
+    pub acked: u64,
+    /// Acknowledged records that were compared.
+    pub checked: u64,
+    /// Acknowledged records that were not there.
+    pub lost: u64,
+    /// Records that were there twice.
+    pub duplicated: u64,
+    /// Seeds, cycles or the like that broke any promise.
+    pub broken: u64,
+    /// What was injected, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// How long it took.
+    pub seconds: u64,
+}
+
+impl Run {
+    /// Writes it to the books, with the time and the commit; a commit whose files were changed
+    /// since is marked. It is called at the root of the repository.
+    ///
+    /// # Errors
+    /// When the books cannot be written, or git does not tell the commit.
+    pub fn record(&self) -> io::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
+        let line = json!({
+            "unix_s": now.as_secs(),
+            "commit": commit()?,
+            "method": self.method,
+            "command": self.command,
+            "units": self.units,
+            "acked": self.acked,
+            "checked": self.checked,
+            "lost": self.lost,
+            "duplicated": self.duplicated,
+            "broken": self.broken,
+            "faults": self.faults,
+            "seconds": self.seconds,
+        });
+        let mut books = OpenOptions::new().append(true).create(true).open(RUNS)?;
+        // One write, so that runs that end at once do not garble each other.
+        books.write_all(format!("{line}\n").as_bytes())?;
+        update(Path::new(".")).map(|_| ()).map_err(io::Error::other)
+    }
+}
+
+fn commit() -> io::Result<String> {
+    let head = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = git(&["status", "--porcelain", "--", ".", &format!(":!{RUNS}")])?;
+    let mark = if changed.is_empty() { "" } else { "+" };
+    Ok(format!("{head}{mark}"))
+}
+
+fn git(arguments: &[&str]) -> io::Result<String> {
+    let output = Command::new("git").args(arguments).output()?;
+    if !output.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Makes the table of the page tell what the books tell, in the repository at `root`; whether that
+/// changed it.
+///
+/// # Errors
+/// When the books or the page cannot be read, or are not as they should be.
+pub fn update(root: &Path) -> Result<bool, String> {
+    let path = root.join(PAGE);
+    let page = fs::read_to_string(&path).map_err(|error| format!("{PAGE}: {error}"))?;
+    let parts = page.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?)));
+    let (head, (_, tail)) = parts.ok_or_else(|| format!("{PAGE} has no place for the table"))?;
+    let told = format!("{head}{BEGIN}\n{}\n{END}{tail}", table(root)?);
+    if told == page {
+        return Ok(false);
+    }
+    fs::write(path, told).map_err(|error| format!("{PAGE}: {error}"))?;
+    Ok(true)
+}
+
+/// The table of all methods, with the sums of the books.
+fn table(root: &Path) -> Result<String, String> {
+    let books = fs::read_to_string(root.join(RUNS)).map_err(|error| format!("{RUNS}: {error}"))?;
+    let mut sums: BTreeMap<&str, Sums> = BTreeMap::new();
+    for (at, line) in books.lines().enumerate() {
+        let wrong = |what: &str| format!("{RUNS}, line {}: {what}", at + 1);
+        let run: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let method = METHODS.iter().find(|method| run["method"] == method.name);
+        let sum = sums.entry(method.ok_or_else(|| wrong("an unknown method"))?.name).or_default();
+        sum.add(&run).ok_or_else(|| wrong("not a run"))?;
+    }
+    let mut table = String::from(
+        "| method | command | runs so far | faults injected | batches acknowledged | records \
+         checked | lost | duplicated | broken otherwise | last commit |\n",
+    );
+    table.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
+    for Method { name, unit, what, command } in METHODS {
+        let sum = sums.remove(name).unwrap_or_default();
+        let Sums { units, faults, acked, checked, lost, duplicated, broken, last } = sum;
+        let [units, faults, acked, checked] = [units, faults, acked, checked].map(grouped);
+        writeln!(
+            table,
+            "| {name}: {what} | `{command}` | {units} {unit} | {faults} | {acked} | {checked} | \
+             {lost} | {duplicated} | {broken} | {last} |"
+        )
+        .expect("a string takes it");
+    }
+    Ok(table)
+}
+
+#[derive(Default)]
+struct Sums {
+    units: u64,
+    faults: u64,
+    acked: u64,
+    checked: u64,
+    lost: u64,
+    duplicated: u64,
+    broken: u64,
+    last: String,
+}
+
+impl Sums {
+    fn add(&mut self, run: &Value) -> Option<()> {
+        self.units += run["units"].as_u64()?;
+        self.acked += run["acked"].as_u64()?;
+        self.checked += run["checked"].as_u64()?;
+        self.lost += run["lost"].as_u64()?;
+        self.duplicated += run["duplicated"].as_u64()?;
+        self.broken += run["broken"].as_u64()?;
+        for count in run["faults"].as_object()?.values() {
+            self.faults += count.as_u64()?;
+        }
+        run["commit"].as_str()?.clone_into(&mut self.last);
+        Some(())
+    }
+}
+
+/// Digits in threes.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_stand_in_threes() {
+        let told = [0, 999, 1000, 12_345, 1_234_567].map(grouped);
+        assert_eq!(told, ["0", "999", "1,000", "12,345", "1,234,567"]);
+    }
+}
