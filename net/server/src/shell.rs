@@ -12,7 +12,7 @@ use std::{
 
 use catena_format::Millis;
 use catena_log::{
-    Now,
+    Finding, Now,
     io::{Done, OpId},
 };
 use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
@@ -525,7 +525,10 @@ fn tell(notice: &Notice) {
         }
         Notice::Found(log, finding) => {
             let (name, directory) = (name_of(log), directory_name(log.uid.get()));
-            tracing::error!("{name}: p/{directory}/{finding}");
+            match finding {
+                Finding::Damaged { .. } => tracing::error!("{name}: p/{directory}/{finding}"),
+                _ => tracing::warn!("{name}: p/{directory}/{finding}"),
+            }
         }
     }
 }
