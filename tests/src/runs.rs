@@ -32,13 +32,47 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 1] = [Method {
-    name: "simulation",
-    unit: "seeds",
-    what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing and \
-           rotting disks",
-    command: "cargo sim --seeds 0..20000 --record",
-}];
+pub const METHODS: [Method; 6] = [
+    Method {
+        name: "simulation",
+        unit: "seeds",
+        what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing \
+               and rotting disks",
+        command: "cargo sim --seeds 0..20000 --record",
+    },
+    Method {
+        name: "power",
+        unit: "cuts",
+        what: "the real server on ext4 on a disk with a volatile cache, under load: each write \
+               that was not flushed is kept, torn or dropped",
+        command: "cargo crash power --cycles 2000 --record",
+    },
+    Method {
+        name: "os",
+        unit: "crashes",
+        what: "the same stack; the file system is shut down without its journal",
+        command: "cargo crash os --cycles 2000 --record",
+    },
+    Method {
+        name: "kill",
+        unit: "kills",
+        what: "the same stack; the process is killed, on a slow disk and in recovery too, and the \
+               next one starts at once",
+        command: "cargo crash kill --cycles 2000 --record",
+    },
+    Method {
+        name: "error",
+        unit: "errors",
+        what: "the same stack; a write or a flush fails, then the process ends or the power goes",
+        command: "cargo crash error --cycles 500 --record",
+    },
+    Method {
+        name: "full",
+        unit: "full disks",
+        what: "the same stack; the disk fills up, crashes, is trimmed, and writes go on",
+        command: "cargo crash full --cycles 100 --record",
+    },
+];
 
 /// What a run came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -1,4 +1,5 @@
-//! The crash harness's command line.
+//! `cargo crash METHOD --cycles N --seed N`: faults to the real server, see `crash.rs`; it ends
+//! with one line of JSON, and with `--record` it is booked. It is for root.
 #![forbid(unsafe_code)]
 
 use std::{env, process::ExitCode};
@@ -8,10 +9,11 @@ use catena_tests::crash::{
     space,
 };
 
-const USAGE: &str = "usage: cargo crash power|os|kill|error|full|lie [--cycles N] [--seed N]";
+const USAGE: &str =
+    "usage: cargo crash power|os|kill|error|full|lie [--cycles N] [--seed N] [--record]";
 
 fn main() -> ExitCode {
-    let Some(order) = order() else {
+    let Some((order, record)) = order() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
@@ -23,11 +25,22 @@ fn main() -> ExitCode {
         eprintln!("cannot run: {error}");
         return ExitCode::from(2);
     }
-    run::report(order)
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match run::report(order, record.then(|| format!("cargo crash {}", arguments.join(" ")))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("the run could not be booked: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn order() -> Option<Order> {
-    let mut arguments = env::args().skip(1);
+/// What is asked for, and whether it is booked: the control is not.
+fn order() -> Option<(Order, bool)> {
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    let record = arguments.pop_if(|last| last == "--record").is_some();
+    let mut arguments = arguments.into_iter();
     let name = arguments.next()?;
     let method = Method::ALL.into_iter().find(|method| method.name() == name)?;
     let mut order = Order { method, cycles: 100, seed: 0 };
@@ -39,5 +52,5 @@ fn order() -> Option<Order> {
             _ => return None,
         }
     }
-    Some(order)
+    (!record || method != Method::Lie).then_some((order, record))
 }

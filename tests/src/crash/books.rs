@@ -57,6 +57,7 @@ pub struct Books {
     seed: u64,
     pages: Vec<Mutex<Page>>,
     acked: AtomicU64,
+    batches: AtomicU64,
     findings: Mutex<Vec<Finding>>,
 }
 
@@ -90,7 +91,8 @@ impl Books {
     pub fn new(seed: u64, partitions: u32, producers: u32) -> Self {
         let page = Page { sent: vec![0; producers as usize], ..Page::default() };
         let pages = (0..partitions).map(|_| Mutex::new(page.clone())).collect();
-        Self { seed, pages, acked: AtomicU64::new(0), findings: Mutex::default() }
+        let [acked, batches] = [0, 0].map(AtomicU64::new);
+        Self { seed, pages, acked, batches, findings: Mutex::default() }
     }
 
     /// How many partitions there are.
@@ -105,6 +107,12 @@ impl Books {
         self.acked.load(Ordering::Relaxed)
     }
 
+    /// Batches that were.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches.load(Ordering::Relaxed)
+    }
+
     /// The next record of a producer for a partition; from now on it may be there.
     #[must_use]
     pub fn send(&self, partition: u32, producer: u32) -> Id {
@@ -114,10 +122,11 @@ impl Books {
         Id { producer, number: *sent - 1 }
     }
 
-    /// A record was acknowledged.
-    pub fn on_acked(&self, partition: u32, offset: u64, id: Id) {
+    /// A record was acknowledged, as one of a batch that begins at `first`.
+    pub fn on_acked(&self, partition: u32, first: u64, offset: u64, id: Id) {
         let kept = self.page(partition).must_be(offset, id);
         self.acked.fetch_add(1, Ordering::Relaxed);
+        self.batches.fetch_add(u64::from(first == offset), Ordering::Relaxed);
         self.found(partition, kept);
     }
 

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! write ─► live image, unsynced writes ─ flush ─► durable image
-//!                            └─ cut: each kept, torn or dropped ─► durable image ─ on ─► live image
+//!                           └─ cut: each kept, torn or dropped ─► durable image ─ on ─► live image
 //! ```
 
 use std::{

@@ -155,6 +155,7 @@ impl World {
         tally.depth(self.load.in_flight());
         self.read_back().context("on a full disk")?;
         match self.random.below(4) {
+            _ if !self.has_reserve => {}
             0 => {
                 tally.fault("kill on a full disk");
                 self.server.kill()?;

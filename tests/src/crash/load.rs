@@ -166,8 +166,9 @@ impl Shared {
         for (partition, waiting) in waiting.iter_mut().enumerate() {
             while let Some(outcome) = waiting.front().and_then(|(_, ticket)| ticket.outcome()) {
                 let (id, ticket) = waiting.pop_front().expect("there is a first");
-                let offset = ticket.offset_in(&outcome?);
-                self.books.on_acked(partition as u32, offset.get(), id);
+                let receipt = outcome?;
+                let (first, offset) = (receipt.first_offset, ticket.offset_in(&receipt));
+                self.books.on_acked(partition as u32, first.get(), offset.get(), id);
             }
         }
         Ok(())

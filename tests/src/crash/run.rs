@@ -1,6 +1,6 @@
 //! Cycles of a method, world after world.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io, path::PathBuf};
 
 use anyhow::Result;
 
@@ -94,7 +94,7 @@ fn one_world(order: Order, binary: PathBuf, seed: u64, tally: &mut Tally) -> Res
             break Ok(());
         }
     };
-    tally.acked += world.acked();
+    tally.acked += world.batches();
     let is_broken = result.is_err() || !tally.findings.is_empty();
     if is_broken && order.method == Method::Lie {
         return result;
@@ -139,9 +139,12 @@ fn cycle(method: Method, world: &mut World, tally: &mut Tally) -> Result<()> {
     world.check(tally)
 }
 
-/// Runs an order and tells what came of it, at last in a line of JSON.
-#[must_use]
-pub fn report(order: Order) -> ExitCode {
+/// Runs an order and tells what came of it, at last in a line of JSON; whether all is good. With a
+/// `command` the run is booked under it.
+///
+/// # Errors
+/// When it cannot be booked.
+pub fn report(order: Order, command: Option<String>) -> io::Result<bool> {
     let (name, seed) = (order.method.name(), order.seed);
     let mut tally = Tally::default();
     let result = run(order, &mut tally);
@@ -150,6 +153,7 @@ pub fn report(order: Order) -> ExitCode {
     }
     if let Err(error) = &result {
         eprintln!("failed: {error:#}");
+        tally.broke();
     }
     // The control is good when it shows that the harness would notice.
     let shows = tally.findings.iter().any(|finding| matches!(finding, Finding::Lost(_)));
@@ -158,5 +162,6 @@ pub fn report(order: Order) -> ExitCode {
         eprintln!("again: cargo crash {name} --cycles {} --seed {seed}", order.cycles);
     }
     println!("{}", tally.line(name, seed));
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    command.map_or(Ok(()), |command| tally.run(name, command).record())?;
+    Ok(is_good)
 }

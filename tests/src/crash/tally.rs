@@ -1,12 +1,9 @@
 //! What a run came to, as people and programs read it.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
 use super::books::Finding;
+use crate::runs::Run;
 
 /// The counts of a run.
 #[derive(Debug)]
@@ -16,7 +13,7 @@ pub struct Tally {
     pub cycles: u64,
     /// Cycles in which nothing was: they prove nothing.
     pub discarded: u64,
-    /// Records acknowledged.
+    /// Batches acknowledged.
     pub acked: u64,
     checked: u64,
     lost: u64,
@@ -53,11 +50,6 @@ impl Tally {
         *self.faults.entry(kind).or_default() += 1;
     }
 
-    /// So many of a kind came.
-    pub fn faults(&mut self, kind: &'static str, times: u64) {
-        *self.faults.entry(kind).or_default() += times;
-    }
-
     /// So many batches were in flight when it came.
     pub fn depth(&mut self, batches: u64) {
         self.depth = (self.depth.0 + batches, self.depth.1.max(batches));
@@ -66,6 +58,11 @@ impl Tally {
     /// So many records that had to be there were compared.
     pub fn checked(&mut self, records: u64) {
         self.checked += records;
+    }
+
+    /// A cycle broke a promise in another way than by what was read.
+    pub fn broke(&mut self) {
+        self.wrong += 1;
     }
 
     /// What is not as it should be.
@@ -80,10 +77,22 @@ impl Tally {
         }
     }
 
-    /// How long it has run.
+    /// The run for the books.
     #[must_use]
-    pub fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
+    pub fn run(&self, method: &'static str, command: String) -> Run {
+        let faults = self.faults.iter().map(|(kind, times)| ((*kind).to_owned(), *times));
+        Run {
+            method,
+            command,
+            units: self.cycles,
+            acked: self.acked,
+            checked: self.checked,
+            lost: self.lost,
+            duplicated: self.duplicated,
+            broken: self.wrong,
+            faults: faults.collect(),
+            seconds: self.begun.elapsed().as_secs(),
+        }
     }
 
     /// One line of JSON.
@@ -108,7 +117,7 @@ impl Tally {
             self.wrong,
             self.depth.0 / (self.cycles + self.discarded).max(1),
             self.depth.1,
-            self.elapsed().as_secs_f64(),
+            self.begun.elapsed().as_secs_f64(),
         )
     }
 }

@@ -40,6 +40,8 @@ pub struct World {
     pub(super) server: Server,
     pub(super) client: Client,
     pub(super) topic: TopicId,
+    /// Space is kept back, without which a node that finds the disk full does not start.
+    pub(super) has_reserve: bool,
     pub(super) retention: Option<Retention>,
     pub(super) books: Arc<Books>,
     pub(super) load: Load,
@@ -55,12 +57,13 @@ impl World {
         let bytes = if is_small { SMALL_DISK_BYTES } else { DISK_BYTES };
         let disk = Arc::new(Disk::new(bytes, random.stream("disk")));
         let stack = Stack::new(disk)?;
+        let reserve = if is_small { ["0", "4MiB", "16MiB"][random.below(3) as usize] } else { "0" };
         let setup = Setup {
             binary,
             address: server::free_address()?,
             data: stack.files().join("data"),
             log: stack.beside().join("log"),
-            more: arguments(&mut random, is_small),
+            more: arguments(&mut random, reserve),
         };
         let mut server = Server::start(&setup)?;
         let mut client = server.wait()?;
@@ -75,13 +78,31 @@ impl World {
         let topic = load::create(&mut client, PARTITIONS, &settings)?;
         let books = Arc::new(Books::new(seed, PARTITIONS, style.producers));
         let load = Load::begin(&setup.address, books.clone(), style, &random.stream("load"))?;
-        Ok(Self { random, stack, setup, server, client, topic, retention, books, load })
+        let has_reserve = reserve != "0";
+        Ok(Self {
+            random,
+            stack,
+            setup,
+            server,
+            client,
+            topic,
+            has_reserve,
+            retention,
+            books,
+            load,
+        })
     }
 
     /// Records acknowledged so far.
     #[must_use]
     pub fn acked(&self) -> u64 {
         self.books.acked()
+    }
+
+    /// Batches acknowledged so far.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.books.batches()
     }
 
     /// Lets the producers work until some more records are acknowledged and some time has passed;
@@ -159,11 +180,10 @@ impl World {
 }
 
 /// How this world's server is started.
-fn arguments(random: &mut Random, is_small: bool) -> Vec<String> {
+fn arguments(random: &mut Random, reserve: &str) -> Vec<String> {
     let cores = 1 + random.below(2);
     let checkpoint = ["64KiB", "1MiB", "64MiB"][random.below(3) as usize];
     let cache = ["0", "256KiB", "4MiB"][random.below(3) as usize];
-    let reserve = if is_small { ["0", "4MiB", "16MiB"][random.below(3) as usize] } else { "0" };
     [
         format!("--cores={cores}"),
         format!("--set=storage.disk_reserve={reserve}"),
