@@ -32,13 +32,35 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 1] = [Method {
-    name: "simulation",
-    unit: "seeds",
-    what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing and \
-           rotting disks",
-    command: "cargo sim --seeds 0..20000 --record",
-}];
+pub const METHODS: [Method; 4] = [
+    Method {
+        name: "simulation",
+        unit: "seeds",
+        what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing \
+               and rotting disks",
+        command: "cargo sim --seeds 0..20000 --record",
+    },
+    Method {
+        name: "corruption",
+        unit: "cases",
+        what: "the real server on files of its own of which some bytes were spoilt",
+        command: "cargo corrupt --cases 1000 --record",
+    },
+    Method {
+        name: "soak",
+        unit: "minutes",
+        what: "the real server under a mixed load, killed now and then; memory, descriptors and \
+               files must not grow",
+        command: "cargo load soak --minutes 120 --record",
+    },
+    Method {
+        name: "overload",
+        unit: "runs",
+        what: "the real server under ten times of what its disk takes, beside floods of \
+               connections, silent, slow and malformed ones",
+        command: "cargo load overload --record",
+    },
+];
 
 /// What a run came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
