@@ -533,8 +533,10 @@ fn tell(notice: &Notice) {
     }
 }
 
+/// A partition, and where its files are.
 fn name_of(log: &catena_log::LogIdentity) -> String {
-    format!("partition {} of topic {:032x}", log.partition, log.topic.get())
+    let directory = directory_name(log.uid.get());
+    format!("partition {} of topic {:032x} (p/{directory})", log.partition, log.topic.get())
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.
