@@ -2,8 +2,11 @@
 //! of the product.
 #![forbid(unsafe_code)]
 
+pub mod corrupt;
 pub mod crash;
 pub mod fuzz;
+pub mod live;
+pub mod load;
 pub mod planted;
 pub mod runs;
 pub mod sim;

@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 6] = [
+pub const METHODS: [Method; 9] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -71,6 +71,26 @@ pub const METHODS: [Method; 6] = [
         unit: "full disks",
         what: "the same stack; the disk fills up, crashes, is trimmed, and writes go on",
         command: "cargo crash full --cycles 100 --record",
+    },
+    Method {
+        name: "corruption",
+        unit: "cases",
+        what: "the real server on files of its own of which some bytes were spoilt",
+        command: "cargo corrupt --cases 1000 --record",
+    },
+    Method {
+        name: "soak",
+        unit: "minutes",
+        what: "the real server under a mixed load, killed now and then; memory, descriptors and \
+               files must not grow",
+        command: "cargo load soak --minutes 120 --record",
+    },
+    Method {
+        name: "overload",
+        unit: "runs",
+        what: "the real server under ten times of what its disk takes, beside floods of \
+               connections, silent, slow and malformed ones",
+        command: "cargo load overload --record",
     },
 ];
 

@@ -233,7 +233,7 @@ fn sealed_crc(
     seed: FrameSeed,
     position: Position,
 ) -> u32 {
-    let file = if planted!(CrcWithoutFile) { 0 } else { seed.file.get() };
+    let file = if planted!(UnzeroedRecycled) { 0 } else { seed.file.get() };
     let position = if planted!(CrcWithoutPosition) { 0 } else { position.get() };
     crc32_of(&[
         &seed.uid.get().to_le_bytes(),

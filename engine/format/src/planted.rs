@@ -64,8 +64,8 @@ bugs! {
     NoDirectorySync,
     /// What is in a segment counts as durable before the manifest that names it is.
     AckBeforeManifest,
-    /// Both copies of the manifest are written at once.
-    CopiesTogether,
+    /// The second copy of the manifest stays as recovery left it.
+    SecondCopyForgotten,
     /// A segment is called sealed while its end is on its way.
     SealedEarly,
     /// A log ends where the first bytes are damaged, whatever is behind.
@@ -74,8 +74,8 @@ bugs! {
     PayloadNotChecked,
     /// The position of a frame is no part of its checksum.
     CrcWithoutPosition,
-    /// The file of a frame is no part of its checksum, and files are used again.
-    CrcWithoutFile,
+    /// Frames that an earlier segment left in a file are believed.
+    UnzeroedRecycled,
     /// Recovery does not wait for writes of a dead process.
     NoClaim,
     /// Files are removed before the manifest is durable that does not name them.
@@ -84,8 +84,6 @@ bugs! {
     TrimUndone,
     /// Segments go at half their age.
     RetentionTooEager,
-    /// The active segment goes like any other.
-    ActiveDropped,
     /// The index leads to the entry behind the one that was looked for.
     IndexOffByOne,
     /// The first batch of a time is the first behind that time.

@@ -12,6 +12,9 @@ use crate::{
     read::{Batches, Cold, Extent, Finding, Goal, Next, ReadError, ReadId, ReadOutcome},
 };
 
+/// A place that is damaged in another way each time that it is read; the next time it may not be.
+const UNSTEADY: IoError = IoError::Device(5);
+
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Batches from the one that holds `from` on, all ending at or below `below` (the high
     /// watermark): at least one, if there is one, then as many as fit `max_bytes` and lie in one
@@ -180,9 +183,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Next::Read(position, length) => return self.read_window(id, cold, position, length),
             Next::Batches(batches) => Ok(ReadAnswer::Batches(batches)),
             Next::Time(offset) => Ok(ReadAnswer::Offset(Some(offset.max(self.log_start)))),
-            Next::Damaged(offsets, positions) => {
-                Err(self.damage(FileName::Segment(file), offsets, positions, false))
-            }
+            Next::Damaged(offsets, positions) => match self.believed(&cold, &offsets) {
+                Some(offsets) if offsets.is_empty() => Err(ReadError::Io(UNSTEADY)),
+                Some(offsets) => {
+                    Err(self.damage(FileName::Segment(file), offsets, positions, false))
+                }
+                None => return self.read_again(id, &cold, offsets),
+            },
             Next::Unknown(version) => Err(ReadError::Version(version)),
             Next::Nothing => match self.go_on(id, &cold) {
                 Some(answer) => Ok(answer),
@@ -190,6 +197,30 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             },
         };
         self.end_read(id, file, answer);
+    }
+
+    /// What is damaged of offsets that a read did not find: what another read before it did not
+    /// find either. `None`: there was none yet.
+    fn believed(&self, cold: &Cold<M>, offsets: &Range<Offset>) -> Option<Range<Offset>> {
+        if self.damaged.covers(offsets) {
+            return Some(offsets.clone());
+        }
+        let first = cold.doubt.as_ref()?;
+        Some(offsets.start.max(first.start)..offsets.end.min(first.end))
+    }
+
+    /// Reads once more from the beginning.
+    fn read_again(&mut self, id: ReadId, cold: &Cold<M>, doubt: Range<Offset>) {
+        let (uid, stride) = (self.identity.uid, self.config.index_stride);
+        let segment = self.segment_or_dropped(cold.file).expect("a segment that is read stays");
+        let (none, extent) = (Index::default(), segment.extent());
+        let index = match &segment.index {
+            SegmentIndex::Resident(index) => index,
+            SegmentIndex::OnDisk(_) => &none,
+        };
+        let mut again = Cold::new(uid, &extent, index, cold.goal, cold.below(), stride);
+        again.doubt = Some(doubt);
+        self.go(id, again);
     }
 
     /// A time is looked for in the next segment; `None` when that is under way.

@@ -204,7 +204,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.manifest_first(generation, done.result.err());
             }
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
-            Purpose::Image => self.image_done(done.result.is_err()),
+            Purpose::Image => self.image_written(done.result.is_err()),
+            Purpose::ImageEntry => self.image_entered(done.result.err()),
             Purpose::Hint(_) => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }

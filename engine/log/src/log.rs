@@ -190,6 +190,7 @@ pub(crate) enum Purpose {
     ManifestFirst(u64),
     ManifestSecond,
     Image,
+    ImageEntry,
     Hint(FileName),
     Read(ReadId),
     ReadIndex(ReadId),

@@ -106,14 +106,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.manifest.busy = true;
         self.manifest.start = image.log_start;
         self.stats.manifests += 1;
-        self.manifest_copy = Some(bytes.clone());
-        if planted!(CopiesTogether) {
-            self.write_copy(
-                Slot::Second,
-                bytes.clone(),
-                Purpose::Hint(FileName::Manifest(Slot::Second)),
-            );
-        }
+        self.manifest_copy = Some(bytes.clone()).filter(|_| !planted!(SecondCopyForgotten));
         self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
         if planted!(FilesBeforeManifest) {
             self.drop_below(image.log_start);
@@ -242,7 +235,26 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
-    /// An index image is written, or not: recovery can do without a checkpoint, but what is derived
+    /// An index image is written, or not. That of a sealed segment is of use only with its name:
+    /// once the segment is dropped, what is derived from it stands nowhere else.
+    pub(crate) fn image_written(&mut self, failed: bool) {
+        if !failed && self.images.queue.front().is_some_and(|image| image.seals) {
+            self.ask(Purpose::ImageEntry, Op::SyncDirectory);
+        } else {
+            self.image_done(failed);
+        }
+    }
+
+    pub(crate) fn image_entered(&mut self, error: Option<IoError>) {
+        if let Some(error) =
+            error.filter(|e| !matches!(e, IoError::NoSpace | IoError::NoDescriptors))
+        {
+            self.poison(error);
+        }
+        self.image_done(error.is_some());
+    }
+
+    /// An index image is durable, or not: recovery can do without a checkpoint, but what is derived
     /// from a dropped segment stands nowhere else.
     pub(crate) fn image_done(&mut self, failed: bool) {
         self.images.busy = false;
@@ -433,8 +445,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn retain(&mut self) {
         let mut rest = self.bytes();
         let mut start = self.wanted_start;
-        let goes = |s: &&Segment| s.entry.sealed || planted!(ActiveDropped);
-        for segment in self.segments.iter().take_while(goes) {
+        for segment in self.segments.iter().take_while(|s| s.entry.sealed) {
             rest -= segment.entry.end_position.get();
             let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
             if !(by_size || self.expired(segment.entry.last_append_time)) {
@@ -532,6 +543,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 impl Segment {
     /// Sealed, and all of it below `start`.
     pub(crate) fn ends_below(&self, start: Offset) -> bool {
-        (self.entry.sealed || planted!(ActiveDropped)) && self.entry.end <= start
+        self.entry.sealed && self.entry.end <= start
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     index::{self, Index, IndexImage, Progress},
     io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Slot},
     log::Log,
-    manifest::{LogIdentity, Manifest, end_max},
+    manifest::{LogIdentity, Manifest, SegmentEntry, end_max},
     scan::{Scan, Scanned},
     time::Now,
 };
@@ -171,6 +171,9 @@ pub struct Opening<M: Memory, F> {
     manifest: Manifest,
     fold: Option<F>,
     scan: Option<Scan<M>>,
+    /// A segment has no index that can be read: it gets one, for once it is dropped the fold stands
+    /// nowhere else.
+    unread_index: bool,
     images: VecDeque<(FileNumber, M::Share)>,
     indexes: BTreeMap<FileNumber, Index>,
     poisoned: Option<IoError>,
@@ -197,6 +200,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             manifest: Manifest::empty(),
             fold: Some(fold),
             scan: None,
+            unread_index: false,
             images: VecDeque::new(),
             indexes: BTreeMap::new(),
             poisoned: None,
@@ -364,8 +368,16 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         // It was created before, whatever its owner knows, and may hold something.
         self.create = false;
         self.report.manifest_repaired |= first != second;
-        let unsealed = self.manifest.segments.iter().filter(|s| !s.sealed);
-        let files = unsealed.flat_map(|s| [FileName::Segment(s.file), FileName::Index(s.file)]);
+        let segments = &self.manifest.segments;
+        // Index files are written one after the other: the last one there is may be on its way, or
+        // one behind it.
+        let has_index = |s: &SegmentEntry| self.files.contains_key(&FileName::Index(s.file));
+        let last = segments.iter().rposition(has_index).unwrap_or(0);
+        let files = segments.iter().enumerate().flat_map(|(at, s)| {
+            let segment = (!s.sealed).then_some(FileName::Segment(s.file));
+            let index = (!s.sealed || at >= last).then_some(FileName::Index(s.file));
+            segment.into_iter().chain(index)
+        });
         let mut steps: VecDeque<Settle> = files.flat_map(both).collect();
         steps.push_back(Settle::Directory);
         self.settle_segments(steps)
@@ -468,11 +480,16 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         match image {
             Some(image) if fold.restore(&image.fold) => self.begin_scan(at, Some(image)),
-            _ => self.no_index(at),
+            _ => {
+                // It counts as none: the segment must not be dropped for it.
+                self.files.remove(&FileName::Index(segment.file));
+                self.no_index(at)
+            }
         }
     }
 
     fn no_index(&mut self, at: usize) -> Flow<F> {
+        self.unread_index = true;
         match at.checked_sub(1) {
             Some(before) => self.read_index(before),
             None => self.read_fold(),
@@ -524,6 +541,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         // The number of a leftover file is known only until that file is removed.
         let numbered = self.free_file() > self.manifest.next_file;
         let changed = unsealed
+            || (self.unread_index && !self.images.is_empty())
             || scanned.segments != self.manifest.segments
             || scanned.log_end != self.manifest.log_end
             || scanned.damaged != self.manifest.damaged;

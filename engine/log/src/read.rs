@@ -162,6 +162,8 @@ pub(crate) struct Cold<M: Memory> {
     expected: Offset,
     /// Behind the frame before that.
     sound: Position,
+    /// Offsets that a first read did not find: only what a second one misses, too, is damaged.
+    pub(crate) doubt: Option<Range<Offset>>,
     /// The greatest timestamp so far, when the walk began at the segment's start: only then may
     /// it add to the index.
     timestamps: Option<Millis>,
@@ -229,6 +231,7 @@ impl<M: Memory> Cold<M> {
             found: Batches::empty(from),
             expected: offset,
             sound: position,
+            doubt: None,
             timestamps: (offset == extent.base).then_some(extent.max_timestamp_before),
         }
     }

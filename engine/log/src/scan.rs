@@ -312,7 +312,8 @@ impl<M: Memory> Scan<M> {
         }
         if !header.mark {
             let found = Found { segment: self.current(), position, header };
-            if self.undecided.is_empty() && header.base_offset == self.expected {
+            let follows = header.base_offset == self.expected || planted!(UnzeroedRecycled);
+            if self.undecided.is_empty() && follows {
                 self.accept(&found, batch, fold);
             } else if header.base_offset >= self.expected {
                 self.undecided.push_back((found, batch.into()));
@@ -413,15 +414,18 @@ impl<M: Memory> Scanned<M> {
         build: Build,
         memory: &mut M,
     ) {
-        let progress = build.progress;
-        if !entry.sealed {
+        let mut progress = build.progress;
+        let whole = if entry.sealed { progress.end == entry.end } else { build.accepted };
+        if entry.sealed && whole {
+            // Behind the last batch a mark may stand.
+            progress.end_position = entry.end_position;
+        } else if !entry.sealed {
             entry.sealed = true;
             entry.end = if build.accepted { progress.end } else { lost };
             entry.end_position = progress.end_position;
             entry.max_timestamp = progress.max_timestamp;
             entry.last_append_time = progress.last_append_time;
         }
-        let whole = (progress.end, progress.end_position) == (entry.end, entry.end_position);
         if let Some(fold) = build.fold.filter(|_| whole) {
             let (file, base) = (entry.file, entry.base);
             // Without memory for it the index stays unwritten, and the next recovery scans.

@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! scrub() → one read → walk its frames ─┬ all whole: the next read goes on behind them
-//!                                       ├ offsets are missing: read again from the last whole frame
+//!                                       ├ offsets are missing: again from the last whole frame
 //!                                       │   ├ missing again: damage, as a read would mark it
 //!                                       │   └ there: the first read was bad; counted
 //!                                       └ the disk cannot read: once more, then left out and told
 //! ```
 //!
-//! The owner decides when the next read is due. Between two reads nothing is held: a segment that is
-//! dropped meanwhile is just left.
+//! The owner decides when the next read is due. Between two reads nothing is held: a segment that
+//! is dropped meanwhile is just left.
 
 use std::{ops::Range, time::Duration};
 
@@ -106,9 +106,9 @@ struct Brought {
 }
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
-    /// Asks for the next read of the scrub, and tells how many bytes that reads at most. `None`: all
-    /// sealed segments were gone through (or there are none), and the next call begins anew. `spin`
-    /// tells at which of them, as a fraction of 2⁶⁴.
+    /// Asks for the next read of the scrub, and tells how many bytes that reads at most. `None`:
+    /// all sealed segments were gone through (or there are none), and the next call begins anew.
+    /// `spin` tells at which of them, as a fraction of 2⁶⁴.
     ///
     /// # Panics
     /// While a read of it is under way ([`Log::is_scrubbing`]).

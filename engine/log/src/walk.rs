@@ -126,7 +126,9 @@ impl Walker {
                     let bytes = bytes + lead.expect("a block is small");
                     return Some(Step::More { from: self.position, bytes });
                 }
-                Look::Frame(header) if header.base_offset == self.expected => {
+                Look::Frame(header)
+                    if header.base_offset == self.expected || planted!(UnzeroedRecycled) =>
+                {
                     return Some(self.take(window, position, header));
                 }
                 Look::Unknown(version) => return Some(Step::Unknown { version }),

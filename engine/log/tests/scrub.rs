@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use catena_format::{FileNumber, Offset};
 use catena_log::{
-    Event, Finding, LogConfig, ReadError,
+    Event, Finding, LogConfig, ReadAnswer, ReadError, ReadOutcome,
     io::{Done, FileName, IoError, Op, Outcome},
     scrub::SCRUB_BYTES,
 };
@@ -198,6 +198,33 @@ fn one_bad_read_is_not_believed() {
     assert_eq!(world.log.damaged(), []);
     assert!(world.log.stats().scrub_contradicted >= 3, "{:?}", world.log.stats());
     world.check();
+}
+
+#[test]
+fn one_bad_read_for_a_reader_is_not_believed_either() {
+    let mut world = world();
+    world.restart();
+    let offset = offset_at(&world, segment(1), 3);
+    let id = match world.log.read(Offset::new(offset), 1, world.log.durable_end()).unwrap() {
+        ReadOutcome::Pending(id) => id,
+        ReadOutcome::Ready(_) => panic!("nothing is in memory after a start"),
+    };
+    let mut bad = 0;
+    while let Some((id, op)) = world.log.poll_op() {
+        let mut result = world.disk.perform(op.clone());
+        if matches!(op, Op::Read { file: FileName::Segment(_), .. }) && bad == 0 {
+            bad += 1;
+            let read = result.unwrap().into_read();
+            result = Ok(Outcome::Read(vec![0; read.len()].into()));
+        }
+        world.log.on_done(Done { id, result }, world.now());
+    }
+    let Some(Event::Read(done, Ok(ReadAnswer::Batches(batches)))) = world.log.poll_event() else {
+        panic!("the second read is good")
+    };
+    assert_eq!((done, bad), (id, 1));
+    assert_eq!(batches.shares[0], world.model[offset as usize].2);
+    assert_eq!(world.log.damaged(), []);
 }
 
 #[test]

@@ -274,6 +274,73 @@ fn a_segment_stays_until_its_index_is_written() {
     assert_eq!(world.log.fold().len(), world.model.len());
 }
 
+#[test]
+fn a_segment_stays_until_the_name_of_its_index_is_durable() {
+    let mut world = World::new(LogConfig { segment_age: Duration::from_secs(1), ..small() });
+    world.append(1, 100, 0);
+    world.run();
+    let unnamed =
+        |op: &Op<Bytes>| matches!(op, Op::SyncDirectory).then_some(IoError::NoDescriptors);
+    tick(&mut world);
+    run_with(&mut world, unnamed);
+    world.log.trim(world.log.durable_end()).unwrap();
+    run_with(&mut world, unnamed);
+    assert_eq!(world.log.segments(), 1, "what is derived from it stands nowhere else");
+    tick(&mut world);
+    world.run();
+    assert_eq!(world.log.segments(), 0);
+    world.restart();
+    assert_eq!(world.log.fold().len(), 1);
+}
+
+/// A log of one sealed segment.
+fn sealed() -> (World, FileName) {
+    let mut world = World::new(LogConfig { segment_age: Duration::from_secs(1), ..small() });
+    world.append(1, 100, 0);
+    world.run();
+    tick(&mut world);
+    world.run();
+    let index = world.disk.files.keys().find(|file| matches!(file, FileName::Index(_)));
+    let index = *index.expect("the segment is sealed");
+    (world, index)
+}
+
+#[test]
+fn an_index_that_cannot_be_read_is_written_anew_before_its_segment_goes() {
+    for torn in [true, false] {
+        let (mut world, index) = sealed();
+        if torn {
+            world.disk.files.get_mut(&index).unwrap().fill(0);
+        } else {
+            world.disk.files.remove(&index);
+        }
+        world.restart();
+        world.log.trim(world.log.durable_end()).unwrap();
+        world.run();
+        assert_eq!(world.log.segments(), 0);
+        world.restart();
+        assert!(!world.log.recovery().fold_lost);
+        assert_eq!(world.log.fold().len(), 1);
+    }
+}
+
+#[test]
+fn an_index_that_may_still_be_on_its_way_is_settled_before_it_is_believed() {
+    let (mut world, index) = sealed();
+    let mut steps = Vec::new();
+    world.log = open_with(&mut world, |op| {
+        match op {
+            Op::Claim { file } if *file == index => steps.push("claim"),
+            Op::Sync { file } if *file == index => steps.push("sync"),
+            Op::Read { file, .. } if *file == index => steps.push("read"),
+            _ => {}
+        }
+        None
+    })
+    .unwrap();
+    assert_eq!(steps, ["claim", "sync", "read"]);
+}
+
 /// A log whose last two records of five are gone, trimmed to `start`, with one record behind them
 /// and nothing yet that says that it is durable. No index is written.
 fn behind_damage(start: Offset) -> World {

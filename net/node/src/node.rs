@@ -301,8 +301,7 @@ impl<M: Memory + Clone> Node<M> {
         };
         let (core, cores, orderer) = match post {
             Post::First { create, cores } => {
-                let segment = limits.catalog_segment_bytes;
-                let memory = memory.clone();
+                let (segment, memory) = (limits.catalog_segment_bytes, memory.clone());
                 let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
                 (FIRST, cores, Some(orderer))
             }

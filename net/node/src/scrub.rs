@@ -1,8 +1,8 @@
-//! When the scrub reads, and of which partition: one read after another on a core, at a rate, behind
-//! what clients want.
+//! When the scrub reads, and of which partition: one read after another on a core, at a rate,
+//! behind what clients want.
 //!
-//! A *pass* goes through all partitions of the core, in the order of their ids and around. Where the
-//! first one begins differs from start to start, so that a node which is often restarted gets
+//! A *pass* goes through all partitions of the core, in the order of their ids and around. Where
+//! the first one begins differs from start to start, so that a node which is often restarted gets
 //! everywhere.
 
 use std::{ops::Bound, time::Duration};

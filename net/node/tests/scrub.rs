@@ -1,4 +1,5 @@
-//! The scrub of a core: at the rate it was given, behind what clients want, through every partition.
+//! The scrub of a core: at the rate it was given, behind what clients want, through every
+//! partition.
 
 mod common;
 

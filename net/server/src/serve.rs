@@ -282,7 +282,7 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
                     tracing::warn!("the catalog is not open yet: is the disk full, or very slow?");
                 }
             }
-            Status::Failed(error) => bail!("the catalog cannot be opened: {error}"),
+            Status::Failed(error) => bail!("the catalog in meta/catalog cannot be opened: {error}"),
             Status::Poisoned(error) => bail!("the catalog cannot be written: {error}"),
             Status::Serving | Status::Draining => return Ok(true),
         }

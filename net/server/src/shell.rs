@@ -12,7 +12,7 @@ use std::{
 
 use catena_format::Millis;
 use catena_log::{
-    Now,
+    Finding, Now,
     io::{Done, OpId},
 };
 use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
@@ -525,13 +525,18 @@ fn tell(notice: &Notice) {
         }
         Notice::Found(log, finding) => {
             let (name, directory) = (name_of(log), directory_name(log.uid.get()));
-            tracing::error!("{name}: p/{directory}/{finding}");
+            match finding {
+                Finding::Damaged { .. } => tracing::error!("{name}: p/{directory}/{finding}"),
+                _ => tracing::warn!("{name}: p/{directory}/{finding}"),
+            }
         }
     }
 }
 
+/// A partition, and where its files are.
 fn name_of(log: &catena_log::LogIdentity) -> String {
-    format!("partition {} of topic {:032x}", log.partition, log.topic.get())
+    let directory = directory_name(log.uid.get());
+    format!("partition {} of topic {:032x} (p/{directory})", log.partition, log.topic.get())
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.

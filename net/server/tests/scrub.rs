@@ -5,7 +5,7 @@ mod common;
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -19,6 +19,25 @@ const ONLY: PartitionIndex = PartitionIndex::new(0);
 const RECORDS: u64 = 64;
 /// The first frame of a segment, whose batch begins 64 bytes behind.
 const FIRST_FRAME: u64 = 4096;
+
+/// What a disk may do: turns a bit in the first batch of a log's second segment, and tells the name
+/// of that file and the batch's offset.
+fn rot(log: &Path) -> (String, u64) {
+    let files = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|it| it == "seg")).collect();
+    segments.sort_unstable();
+    let file = OpenOptions::new().read(true).write(true).open(&segments[1]).unwrap();
+    let mut frame = [0; 24];
+    file.read_exact_at(&mut frame, FIRST_FRAME).unwrap();
+    assert_eq!(&frame[..4], b"CTNF");
+    let (mut byte, at) = ([0], FIRST_FRAME + 1_000);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    file.sync_all().unwrap();
+    let name = segments[1].file_name().unwrap().to_str().unwrap();
+    (name.to_owned(), u64::from_le_bytes(frame[16..].try_into().unwrap()))
+}
 
 #[test]
 fn rot_in_a_cold_segment_is_found_and_the_rest_is_served() {
@@ -46,23 +65,7 @@ fn rot_in_a_cold_segment_is_found_and_the_rest_is_served() {
     wait_until("all was gone through once more", || passes() >= before + 2);
     assert!(server.metric("catena_scrub_read_bytes_total")[0] > 0);
     assert_eq!(server.metric("catena_damaged_ranges"), [0]);
-    // What the disk does to a byte of the second segment.
-    let log = directory.path().join("data/p/0000000000000001");
-    let files = fs::read_dir(log).unwrap().map(|entry| entry.unwrap().path());
-    let mut segments: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|it| it == "seg")).collect();
-    segments.sort_unstable();
-    let name = segments[1].file_name().unwrap().to_str().unwrap().to_owned();
-    let file = OpenOptions::new().read(true).write(true).open(&segments[1]).unwrap();
-    let mut frame = [0; 24];
-    file.read_exact_at(&mut frame, FIRST_FRAME).unwrap();
-    assert_eq!(&frame[..4], b"CTNF");
-    let rotten = u64::from_le_bytes(frame[16..].try_into().unwrap());
-    let mut byte = [0];
-    let at = FIRST_FRAME + 1_000;
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-    file.sync_all().unwrap();
+    let (name, rotten) = rot(&directory.path().join("data/p/0000000000000001"));
     // Nobody has read a record.
     wait_until("the damage is known", || server.metric("catena_damaged_ranges") == [1]);
     assert_eq!(server.metric("catena_damaged_offsets"), [1]);

@@ -141,7 +141,7 @@ fn disk_options(random: &mut Random) -> DiskOptions {
             .faults
             .with(FaultKind::WriteError, 500, 3)
             .with(FaultKind::ShortWrite, 300, 2)
-            .with(FaultKind::SyncError, 2_000, 2)
+            .with(FaultKind::SyncError, 20_000, 2)
             .with(FaultKind::DirectorySyncError, 5_000, 2)
             .with(FaultKind::NoSpace, 1_000, 4)
             .with(FaultKind::NoDescriptors, 3_000, 3)

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::TopicId;
+use catena_log::io::IoError;
 use catena_wire::{
     Api, ApiRange, Class, ErrorCode, HandshakeRequest, Message, MetadataRequest, encode_message,
 };
@@ -143,6 +144,8 @@ impl Line {
             // It may not have been added yet.
             ErrorCode::UnknownPartition => partition >= self.plan.created,
             ErrorCode::PartitionFailed => true,
+            // The files that a log names are there.
+            ErrorCode::ReadFailed if message.ends_with(&IoError::NotFound.to_string()) => false,
             error => error.class() != Class::Definite,
         };
         if !excused {

@@ -64,6 +64,13 @@ impl Shelf {
         };
         self.frames.iter().map(kept).collect()
     }
+
+    /// The disk has lost more since; what was proven when its last life began stays so.
+    pub fn look_again(&self, disk: &Disk, kept: &mut BTreeMap<u64, Kept>) {
+        for (directory, now) in self.kept(disk) {
+            kept.entry(directory).or_default().whole = now.whole;
+        }
+    }
 }
 
 impl Kept {

@@ -49,7 +49,7 @@ impl World {
         self.crash();
         self.clients.iter_mut().for_each(|client| client.pause(u64::MAX));
         let kept = self.shelf.kept(&self.disk);
-        self.check(wounds, &kept)
+        self.check(wounds, kept)
     }
 
     /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
@@ -87,11 +87,12 @@ impl World {
     fn check(
         &mut self,
         mut wounds: BTreeSet<u64>,
-        kept: &BTreeMap<u64, Kept>,
+        mut kept: BTreeMap<u64, Kept>,
     ) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
         if self.oracle.decayed {
             self.rot();
+            self.shelf.look_again(&self.disk, &mut kept);
         }
         let known = self.scrub()?;
         wounds.append(&mut self.wounds());

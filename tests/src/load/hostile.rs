@@ -1,0 +1,202 @@
+//! Clients that do what they should not: each must be answered, or lose its connection.
+
+use std::{
+    io::{self, Write},
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use catena_format::{Offset, PartitionIndex};
+use catena_wire::{Api, FRAME_HEADER_BYTES, FrameHeader, SubscribeRequest, encode_message};
+
+use super::line::{End, Line, Target, ends, half_close, handshake, heard, knock, produce};
+use crate::sim::random::Random;
+
+/// Connections of each kind that are held open.
+const HELD: usize = 20;
+/// Those that drip send a byte so often.
+const DRIP: Duration = Duration::from_millis(200);
+
+/// How often something was done, and how it ended.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) floods: AtomicU64,
+    pub(super) malformed: AtomicU64,
+    pub(super) answered: AtomicU64,
+    pub(super) closed: AtomicU64,
+    /// Neither answered nor closed.
+    pub(super) nothing: AtomicU64,
+}
+
+impl Tally {
+    fn count(&self, end: End) {
+        let counter = match end {
+            End::Answered => &self.answered,
+            End::Closed => &self.closed,
+            End::Nothing => &self.nothing,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens connections as fast as it can, shakes hands, and leaves.
+pub(super) fn flood(address: &str, stop: &AtomicBool, tally: &Tally) {
+    let mut held = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        tally.floods.fetch_add(1, Ordering::Relaxed);
+        let Ok(mut stream) = knock(address, None) else { continue };
+        if stream.write_all(&handshake()).is_err() {
+            continue;
+        }
+        tally.count(heard(&mut stream));
+        held.push(stream);
+        if held.len() > 10 * HELD {
+            held.clear();
+        }
+    }
+}
+
+/// Sends what nobody can read, in every way that there is.
+pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &Tally, seed: u64) {
+    let mut random = Random::new(seed).stream("garble");
+    for turn in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        tally.malformed.fetch_add(1, Ordering::Relaxed);
+        match garbled(address, target, turn % GARBLED, &mut random) {
+            // Only the end of what is sent tells that nothing more will come.
+            Ok(mut stream) => {
+                half_close(&stream);
+                tally.count(heard(&mut stream));
+            }
+            Err(_) => tally.count(End::Closed),
+        }
+    }
+}
+
+const GARBLED: u64 = 9;
+
+fn garbled(
+    address: &str,
+    target: Target,
+    which: u64,
+    random: &mut Random,
+) -> io::Result<TcpStream> {
+    let mut noise = vec![0; 200];
+    random.fill(&mut noise);
+    if which == 0 {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(crate::live::PATIENCE))?;
+        stream.write_all(&noise)?;
+        return Ok(stream);
+    }
+    if which == 1 {
+        let mut stream = knock(address, None)?;
+        stream.write_all(&noise)?;
+        return Ok(stream);
+    }
+    let mut stream = Line::open(address, None)?.stream;
+    let header = |api: Api, head_bytes, payload_bytes| {
+        let header =
+            FrameHeader { api: api as u8, version: 1, correlation: 1, head_bytes, payload_bytes };
+        header.encode()
+    };
+    let mut sound = produce(target, u32::MAX, 0, 300);
+    let length = sound.len();
+    match which {
+        2 => stream.write_all(&noise)?,
+        3 => stream.write_all(&header(Api::Produce, u32::MAX, 0))?,
+        4 => stream.write_all(&header(Api::Produce, 34, u32::MAX))?,
+        5 => {
+            stream.write_all(&header(Api::Metadata, 200, 0))?;
+            stream.write_all(&noise)?;
+        }
+        6 => {
+            // The batch does not match its CRC.
+            sound[length - 1] ^= 1;
+            stream.write_all(&sound)?;
+        }
+        7 => {
+            // A head, cut off.
+            stream.write_all(&sound[..FRAME_HEADER_BYTES + 5])?;
+        }
+        _ => {
+            let at =
+                FRAME_HEADER_BYTES + random.below((length - FRAME_HEADER_BYTES) as u64) as usize;
+            sound[at] ^= 1 << random.below(8);
+            stream.write_all(&sound)?;
+        }
+    }
+    Ok(stream)
+}
+
+/// Connections that do next to nothing, as long as the load lasts.
+#[derive(Default)]
+pub(super) struct Idlers {
+    /// Send their handshake byte by byte, and never to its end.
+    dripping: Vec<TcpStream>,
+    /// Shook hands and say nothing more.
+    silent: Vec<TcpStream>,
+    /// Announce a large batch, and send it byte by byte.
+    slow: Vec<TcpStream>,
+    /// Asked for all there is, and read none of it.
+    deaf: Vec<TcpStream>,
+}
+
+impl Idlers {
+    /// Opens them; what cannot be opened under this load is left out.
+    pub(super) fn open(address: &str, target: Target) -> Self {
+        let mut idlers = Self::default();
+        for at in 0..HELD as u32 {
+            idlers.dripping.extend(knock(address, None));
+            idlers.silent.extend(Line::open(address, None).map(|line| line.stream));
+            idlers.slow.extend(Line::open(address, None).and_then(|mut line| {
+                line.stream.write_all(&produce(target, u32::MAX, 1, 500_000)[..200])?;
+                Ok(line.stream)
+            }));
+            idlers.deaf.extend(Line::open(address, Some(target.core)).and_then(|mut line| {
+                line.stream.write_all(&subscribe(target, at))?;
+                Ok(line.stream)
+            }));
+        }
+        idlers
+    }
+
+    /// Lets them drip until told to stop.
+    pub(super) fn drip(&mut self, stop: &AtomicBool) {
+        let bytes = handshake();
+        for byte in bytes.iter().take(bytes.len() - 1).chain(std::iter::repeat(&0)) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            self.dripping.iter_mut().for_each(|stream| drop(stream.write(&[*byte])));
+            self.slow.iter_mut().for_each(|stream| drop(stream.write(&[0])));
+            thread::sleep(DRIP);
+        }
+    }
+
+    /// Waits until the server has ended those that it must end, the others being ended here.
+    pub(super) fn outlast(mut self, tally: &Tally) {
+        drop(self.slow);
+        drop(self.deaf);
+        for stream in self.dripping.iter_mut().chain(&mut self.silent) {
+            tally.count(ends(stream));
+        }
+    }
+}
+
+fn subscribe(target: Target, subscription: u32) -> Vec<u8> {
+    let request = SubscribeRequest {
+        subscription,
+        topic: target.topic,
+        partition: PartitionIndex::new(target.partition),
+        offset: Offset::ZERO,
+        credit_bytes: 64 << 20,
+    };
+    let mut bytes = Vec::new();
+    encode_message(Api::Subscribe, 1, &request, 0, &mut bytes).expect("it is small");
+    bytes
+}

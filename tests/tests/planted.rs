@@ -1,0 +1,75 @@
+//! Planted bugs: the simulator finds them, and no build has them that was not made for it.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use catena_tests::planted::{AWAKE, Planted};
+
+/// Bugs that few seeds find, in each of the rooms; `cargo planted` takes all.
+const SOON_FOUND: [&str; 10] = [
+    "AnswerToAnother",
+    "ConditionAtWatermark",
+    "DedupForgotten",
+    "DurableOverHole",
+    "FenceIgnored",
+    "NoDirectorySync",
+    "NoFlush",
+    "PayloadNotChecked",
+    "SeamSkips",
+    "TrimUndone",
+];
+/// So many seeds find each of them.
+const SEEDS: u64 = 64;
+
+#[test]
+fn planted_bugs_are_found_and_nothing_without_them() {
+    let planted = Planted::build().unwrap();
+    let asleep = planted.clean(0..SEEDS).unwrap();
+    let sim = Path::new(env!("CARGO_BIN_EXE_sim"));
+    let seeds = format!("0..{SEEDS}");
+    let ordinary = run(Command::new(sim).args(["--seeds", &seeds]));
+    // The fingerprint is in it: every operation and every message is the same.
+    assert_eq!(asleep, text(&ordinary.stdout), "bugs that sleep change something");
+    let bugs = planted.bugs().unwrap();
+    for bug in SOON_FOUND {
+        assert!(bugs.iter().any(|known| known == bug), "there is no bug {bug}");
+        let found = planted.hunt(bug, SEEDS).unwrap();
+        let found = found.unwrap_or_else(|| panic!("{SEEDS} seeds do not find {bug}"));
+        println!("{bug}: seed {}, {}", found.seed, found.said);
+    }
+    for (build, awake) in [(planted.sim(), true), (sim, false)] {
+        let bytes = fs::read(build).unwrap();
+        let has = bytes.windows(AWAKE.len()).any(|window| window == AWAKE.as_bytes());
+        assert_eq!(has, awake, "{}", build.display());
+    }
+}
+
+#[test]
+fn an_optimised_build_cannot_have_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let compile = |flags: &[&str]| {
+        let mut rustc = Command::new(Path::new(env!("CARGO")).with_file_name("rustc"));
+        rustc.args(["--edition", "2024", "--crate-type", "lib", "--emit", "metadata"]);
+        rustc.args(flags).arg("--out-dir").arg(folder.path());
+        run(rustc.arg(root.join("engine/format/src/planted.rs")))
+    };
+    let released = compile(&["--cfg", "planted", "-C", "debug-assertions=off"]);
+    assert!(!released.status.success());
+    assert!(text(&released.stderr).contains("a release build has no planted bugs"));
+    for flags in [&["--cfg", "planted", "-C", "debug-assertions=on"][..], &["-C", "opt-level=3"]] {
+        let built = compile(flags);
+        assert!(built.status.success(), "{}", text(&built.stderr));
+    }
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
