@@ -16,6 +16,9 @@ use crate::sim::random::{MILLION, Random};
 
 /// What a disk never writes a part of.
 const SECTOR_BYTES: usize = 512;
+/// The disk's first block is never torn: there ext4 has its superblock, which it writes in place and
+/// takes for atomic. With two of its sectors from two writes it mounts no more.
+const SUPERBLOCK_BYTES: usize = 4096;
 
 /// The disk has failed, or it is off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -281,9 +284,11 @@ impl Inner {
 
     /// Any sectors of a write, each a write of its own.
     fn tear(&mut self, write: Write) -> Vec<Write> {
-        let sectors = write.bytes.chunks(SECTOR_BYTES).enumerate();
-        let reach = sectors.filter(|_| self.random.chance(MILLION / 2));
-        let at = |index| write.offset + index * SECTOR_BYTES;
+        let whole = write.offset < SUPERBLOCK_BYTES;
+        let unit = if whole { SUPERBLOCK_BYTES } else { SECTOR_BYTES };
+        let units = write.bytes.chunks(unit).enumerate();
+        let reach = units.filter(|_| self.random.chance(MILLION / 2));
+        let at = |index| write.offset + index * unit;
         reach.map(|(index, bytes)| Write { offset: at(index), bytes: bytes.to_vec() }).collect()
     }
 
@@ -355,14 +360,18 @@ mod tests {
     #[test]
     fn a_torn_write_has_old_and_new_sectors() {
         let disk = disk(Odds { kept: 0, torn: MILLION });
-        disk.write(0, &vec![1; BYTES]).unwrap();
+        let first = SUPERBLOCK_BYTES as u64;
+        disk.write(0, &[2; SUPERBLOCK_BYTES]).unwrap();
+        disk.write(first, &vec![1; BYTES - SUPERBLOCK_BYTES]).unwrap();
         disk.cut();
         disk.switch_on();
-        let image = disk.read(0, BYTES).unwrap();
+        let image = disk.read(first, BYTES).unwrap();
         let sectors = || image.chunks(SECTOR_BYTES);
         assert!(sectors().all(|sector| sector.iter().all(|byte| *byte == sector[0])));
         let new = sectors().filter(|sector| sector[0] == 1).count();
-        assert!((100..BYTES / SECTOR_BYTES - 100).contains(&new), "{new} sectors are new");
+        assert!((100..sectors().len() - 100).contains(&new), "{new} sectors are new");
+        let superblock = disk.read(0, SUPERBLOCK_BYTES).unwrap();
+        assert!(superblock.iter().all(|byte| *byte == superblock[0]));
     }
 
     #[test]
