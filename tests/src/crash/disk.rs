@@ -16,8 +16,8 @@ use crate::sim::random::{MILLION, Random};
 
 /// What a disk never writes a part of.
 const SECTOR_BYTES: usize = 512;
-/// The disk's first block is never torn: there ext4 has its superblock, which it writes in place and
-/// takes for atomic. With two of its sectors from two writes it mounts no more.
+/// The disk's first block is never torn: there ext4 has its superblock, which it writes in place
+/// and takes for atomic. With two of its sectors from two writes it mounts no more.
 const SUPERBLOCK_BYTES: usize = 4096;
 
 /// The disk has failed, or it is off.
