@@ -1,6 +1,6 @@
 //! A real node's files, corrupted one by one: whatever rots, all that is intact is served, what is
-//! not is answered with an error that says so, nothing is deleted, and the node starts, or says which
-//! file keeps it from starting.
+//! not is answered with an error that says so, nothing is deleted, and the node starts, or says
+//! which file keeps it from starting.
 //!
 //! ```text
 //! base directory and books ─ copy ─ corrupt ─ what must come of it ─ start, read, append ─ again

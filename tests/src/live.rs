@@ -17,32 +17,17 @@ use std::{
 use catena_client::{Client, Error, ErrorCode, FetchOptions, OffsetQuery, Options};
 use catena_format::{Offset, PartitionIndex, TopicId};
 
-use crate::sim::random::Random;
+use crate::{crash, sim::random::Random};
 
 /// How long anything is waited for that must come.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The server's binary: `named`, or the one beside the running program, which is built first when
-/// cargo runs the program.
+/// The server's binary: `named`, or the one beside the running program, built first if need be.
 ///
 /// # Errors
-/// Says what is missing.
+/// When that fails.
 pub fn binary(named: Option<PathBuf>) -> Result<PathBuf, String> {
-    if let Some(path) = named {
-        return Ok(path);
-    }
-    let own = env::current_exe().map_err(|error| error.to_string())?;
-    let folder = own.parent().ok_or("the program lies in no folder")?;
-    if let Some(cargo) = env::var_os("CARGO") {
-        let profile = if folder.ends_with("release") { "release" } else { "test" };
-        let build = ["build", "--quiet", "-p", "catena", "--bin", "catena", "--profile", profile];
-        let built = Command::new(cargo).args(build).status().map_err(|error| error.to_string())?;
-        if !built.success() {
-            return Err("the server does not build".to_owned());
-        }
-    }
-    let path = folder.join("catena");
-    if path.is_file() { Ok(path) } else { Err(format!("{} is missing", path.display())) }
+    named.map_or_else(|| crash::server::binary().map_err(|error| format!("{error:#}")), Ok)
 }
 
 /// A directory for the files of a harness, beside the running program.

@@ -508,7 +508,7 @@ impl Shell {
 fn tell(notice: &Notice) {
     match notice {
         Notice::Opened(log, report) => {
-            let log = name_of(log);
+            let log = place_of(log);
             if report.lost_something() {
                 tracing::warn!("{log}: {report}");
             } else if report.manifest_repaired || report.batches > 0 {
@@ -518,7 +518,7 @@ fn tell(notice: &Notice) {
         Notice::Postponed(log, error) => {
             tracing::warn!("{} cannot be opened yet and is tried again: {error}", name_of(log));
         }
-        Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", name_of(log)),
+        Notice::Failed(log, error) => tracing::error!("{} is closed: {error}", place_of(log)),
         Notice::Poisoned(log, error) => tracing::error!("{} is read-only: {error}", name_of(log)),
         Notice::CatalogPoisoned(error) => {
             tracing::error!("topics cannot be changed until the next start: {error}");
@@ -533,10 +533,13 @@ fn tell(notice: &Notice) {
     }
 }
 
-/// A partition, and where its files are.
 fn name_of(log: &catena_log::LogIdentity) -> String {
-    let directory = directory_name(log.uid.get());
-    format!("partition {} of topic {:032x} (p/{directory})", log.partition, log.topic.get())
+    format!("partition {} of topic {:032x}", log.partition, log.topic.get())
+}
+
+/// A partition, and where its files are.
+fn place_of(log: &catena_log::LogIdentity) -> String {
+    format!("{} (p/{})", name_of(log), directory_name(log.uid.get()))
 }
 
 /// The partition that a directory of this name belongs to; nobody else's is touched.

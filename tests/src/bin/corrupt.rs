@@ -21,9 +21,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool, String> {
     let (mut cases, mut seed, mut server, mut record) = (None, 0, None, false);
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let command = format!("cargo corrupt {}", arguments.join(" "));
-    let mut arguments = arguments.into_iter();
+    let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| USAGE.to_owned());
         match argument.as_str() {
@@ -35,6 +33,7 @@ fn run() -> Result<bool, String> {
         }
     }
     let cases = cases.ok_or(USAGE)?;
+    let command = format!("cargo corrupt --cases {cases} --seed {seed}");
     let binary = live::binary(server)?;
     let scratch = live::scratch("corrupt")?;
     let began = Instant::now();

@@ -1,5 +1,5 @@
-//! `cargo load soak --minutes N` and `cargo load overload`: the real server under load for long, and
-//! under more than it can take. Each ends with one line of JSON; with `--record` it is booked.
+//! `cargo load soak --minutes N` and `cargo load overload`: the real server under load for long,
+//! and under more than it can take. Each ends with one line of JSON; with `--record` it is booked.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -22,14 +22,12 @@ struct Wish {
     seed: u64,
     server: Option<PathBuf>,
     record: bool,
-    command: String,
 }
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let command = format!("cargo load {}", arguments.join(" "));
     let kind = if arguments.is_empty() { String::new() } else { arguments.remove(0) };
-    let ran = wish(arguments, command).and_then(|wish| match kind.as_str() {
+    let ran = wish(arguments).and_then(|wish| match kind.as_str() {
         "soak" => soak(wish),
         "overload" => overload(wish),
         _ => Err(USAGE.to_owned()),
@@ -44,8 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn wish(arguments: Vec<String>, command: String) -> Result<Wish, String> {
-    let mut wish = Wish { minutes: None, seed: 0, server: None, record: false, command };
+fn wish(arguments: Vec<String>) -> Result<Wish, String> {
+    let mut wish = Wish { minutes: None, seed: 0, server: None, record: false };
     let mut arguments = arguments.into_iter();
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| USAGE.to_owned());
@@ -78,7 +76,7 @@ fn soak(wish: Wish) -> Result<bool, String> {
     println!("{}", summary.line());
     let run = Run {
         method: "soak",
-        command: wish.command,
+        command: format!("cargo load soak --minutes {minutes} --seed {}", wish.seed),
         units: summary.seconds / 60,
         acked: summary.acked,
         checked: summary.checked,
@@ -106,7 +104,7 @@ fn overload(wish: Wish) -> Result<bool, String> {
     println!("{}", summary.line());
     let run = Run {
         method: "overload",
-        command: wish.command,
+        command: format!("cargo load overload --seed {}", wish.seed),
         units: 1,
         acked: summary.acked,
         checked: summary.checked,

@@ -1,4 +1,5 @@
-//! A node's directory with everything in it that a node has, and the books of what was acknowledged.
+//! A node's directory with everything in it that a node has, and the books of what was
+//! acknowledged.
 
 use std::{
     collections::BTreeMap,

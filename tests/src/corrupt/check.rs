@@ -283,6 +283,7 @@ impl<'a> Case<'a> {
             };
             if !read.damaged.is_empty() {
                 damaged += read.damaged.iter().map(|range| range.end - range.start).sum::<u64>();
+                says(server, &name, &log_of(books.uid))?;
                 outcome = Outcome::Damaged;
             } else if read.end < books.end() {
                 outcome = Outcome::Cut;

@@ -20,8 +20,8 @@ pub(super) struct Confined {
 }
 
 impl Confined {
-    /// Groups in which the disk of `folder` takes so many bytes a second, and the memory is so much;
-    /// as far as that can be had.
+    /// Groups in which the disk of `folder` takes so many bytes a second, and the memory is so
+    /// much; as far as that can be had.
     pub(super) fn new(folder: &Path, bytes_per_second: u64, memory_bytes: u64) -> Self {
         let mut confined = Self::default();
         let name = format!("catena-load-{}", std::process::id());

@@ -16,6 +16,8 @@ use crate::sim::random::Random;
 
 /// Connections of each kind that are held open.
 const HELD: usize = 20;
+/// Between two connections of a flood, and two garbled ones: so that the generator is not the load.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Those that drip send a byte so often.
 const DRIP: Duration = Duration::from_millis(200);
 
@@ -45,6 +47,7 @@ impl Tally {
 pub(super) fn flood(address: &str, stop: &AtomicBool, tally: &Tally) {
     let mut held = Vec::new();
     while !stop.load(Ordering::Relaxed) {
+        thread::sleep(PAUSE);
         tally.floods.fetch_add(1, Ordering::Relaxed);
         let Ok(mut stream) = knock(address, None) else { continue };
         if stream.write_all(&handshake()).is_err() {
@@ -65,6 +68,7 @@ pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &T
         if stop.load(Ordering::Relaxed) {
             return;
         }
+        thread::sleep(PAUSE);
         tally.malformed.fetch_add(1, Ordering::Relaxed);
         match garbled(address, target, turn % GARBLED, &mut random) {
             // Only the end of what is sent tells that nothing more will come.

@@ -1,13 +1,12 @@
-//! A mixed load of moderate rate for hours: producers of every level, consumers, fetches, topics that
-//! come and go, retention, and a kill now and then.
+//! A mixed load of moderate rate for hours: producers of every level, consumers, fetches, topics
+//! that come and go, retention, and a kill now and then.
 //!
 //! The books are simple because nobody else writes: in a partition that is written at a disk level,
-//! the number of every record is its offset. So a number that is missing was lost, and one elsewhere
-//! than at its offset was duplicated or moved.
+//! the number of every record is its offset. So a number that is missing was lost, and one
+//! elsewhere than at its offset was duplicated or moved.
 
 use std::{
     collections::VecDeque,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -28,6 +27,7 @@ use tempfile::TempDir;
 
 use super::sample::{Sample, trends};
 use crate::{
+    crash::server::free_address,
     live::{PATIENCE, Server, read_back, value},
     sim::random::Random,
 };
@@ -129,9 +129,7 @@ type Reader = fn(&World) -> Result<(), String>;
 /// When there is nothing to run: no server, no directory.
 pub fn run(plan: &Plan) -> Result<Summary, String> {
     let folder = TempDir::new_in(&plan.scratch).map_err(|error| error.to_string())?;
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?.to_string();
-    drop(listener);
+    let address = free_address().map_err(|error| error.to_string())?;
     let began = Instant::now();
     let mut server = start(plan, folder.path(), &address)?;
     let world = World::new(plan, address);

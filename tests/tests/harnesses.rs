@@ -1,4 +1,4 @@
-//! A short dose of each harness that tries out the real binary; the long forms are `cargo corrupt`
+//! A short dose of the harnesses that try out the real binary; the long forms are `cargo corrupt`
 //! and `cargo load`.
 
 use std::{
@@ -10,16 +10,19 @@ use std::{
 use catena_client::{NewRecord, ProducerOptions, Setting};
 use catena_tests::{
     corrupt,
-    live::{Server, read_back, value},
+    live::{self, Server, read_back, value},
     load::{overload, soak},
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_catena");
 const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
+
+fn binary() -> PathBuf {
+    live::binary(None).unwrap()
+}
 
 #[test]
 fn what_rots_costs_nothing_but_itself() {
-    let summary = corrupt::run(Path::new(BINARY), Path::new(SCRATCH), 0..20);
+    let summary = corrupt::run(&binary(), Path::new(SCRATCH), 0..20);
     println!("{}", summary.line());
     assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
     assert_eq!(summary.cases, 20);
@@ -28,7 +31,7 @@ fn what_rots_costs_nothing_but_itself() {
 #[test]
 fn under_a_mixed_load_with_kills_nothing_is_lost() {
     let summary = soak::run(&soak::Plan {
-        binary: PathBuf::from(BINARY),
+        binary: binary(),
         scratch: PathBuf::from(SCRATCH),
         duration: Duration::from_secs(10),
         sample_every: Duration::from_secs(1),
@@ -43,9 +46,9 @@ fn under_a_mixed_load_with_kills_nothing_is_lost() {
 }
 
 #[test]
-fn under_overload_everything_is_answered_and_memory_is_bounded() {
+fn under_overload_everything_is_answered_and_nothing_is_lost() {
     let summary = overload::run(&overload::Plan {
-        binary: PathBuf::from(BINARY),
+        binary: binary(),
         scratch: PathBuf::from(SCRATCH),
         calm: Duration::from_secs(1),
         peak: Duration::from_secs(2),
@@ -62,8 +65,8 @@ fn under_overload_everything_is_answered_and_memory_is_bounded() {
 #[test]
 fn a_file_that_is_cut_while_it_is_served_is_damaged_from_there_on() {
     let folder = tempfile::tempdir_in(SCRATCH).unwrap();
-    let start =
-        || Server::start(Path::new(BINARY), folder.path(), "127.0.0.1:0", &["--cores", "1"]);
+    let binary = binary();
+    let start = || Server::start(&binary, folder.path(), "127.0.0.1:0", &["--cores", "1"]);
     let mut server = start().unwrap();
     let mut client = server.client();
     let set = vec![Setting { key: "segment.bytes".into(), value: "65536".into() }];
