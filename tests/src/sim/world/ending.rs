@@ -81,15 +81,15 @@ impl World {
     }
 
     fn check(&mut self, mut wounds: BTreeSet<u64>) -> Result<(), String> {
-        let Some(ends) = self.wait_open()? else { return Ok(()) };
+        let Some(opened) = self.wait_open()? else { return Ok(()) };
         wounds.append(&mut self.wounds());
         let wounded = |r: &&Replica<Heap>| wounds.contains(&r.identity().uid.get());
         let wounded: BTreeSet<u32> =
             self.replicas().filter(wounded).map(|r| r.identity().partition.get()).collect();
-        let there = ends.len() as u32;
+        let there = opened.len() as u32;
         let plan = Plan { created: there, grown: there, ..self.plan.clone() };
         let first = self.clients.len();
-        for partition in ends.keys() {
+        for partition in opened.keys() {
             let number = self.clients.len() as u32;
             let stream = self.random.numbered_stream("checker", u64::from(number));
             self.clients.push(Client::checker(number, stream, *partition, &plan));
@@ -97,10 +97,12 @@ impl World {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
+            // A copy on its way may still add what a weak acknowledgement had lost.
+            let ends = self.ends();
             let through = self.clients[first..].iter().filter_map(Client::checked);
             if through.clone().all(|((_, partition), offset, _)| offset >= ends[&partition]) {
                 for (part, _, read) in through {
-                    let cut = wounded.contains(&part.1).then_some(ends[&part.1]);
+                    let cut = wounded.contains(&part.1).then_some(opened[&part.1]);
                     self.oracle.settle(part, cut, read)?;
                 }
                 return self.check_files();
@@ -143,14 +145,18 @@ impl World {
             }
             let open = self.replicas().all(|replica| replica.phase() == Phase::Open);
             if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
-                let end =
-                    |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
-                return Ok(Some(self.replicas().map(end).collect()));
+                return Ok(Some(self.ends()));
             }
             if self.now_ns > deadline {
                 return Err("stuck: partitions do not open".into());
             }
         }
+    }
+
+    /// Up to where the partitions can be read.
+    fn ends(&self) -> BTreeMap<u32, u64> {
+        let end = |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
+        self.replicas().map(end).collect()
     }
 
     pub(super) fn catalog_decayed(&self) -> bool {
