@@ -6,3 +6,4 @@ pub mod fuzz;
 pub mod runs;
 pub mod sim;
 pub mod skip;
+pub mod worlds;
