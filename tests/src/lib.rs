@@ -11,3 +11,4 @@ pub mod planted;
 pub mod runs;
 pub mod sim;
 pub mod skip;
+pub mod worlds;

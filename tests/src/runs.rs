@@ -32,13 +32,20 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 9] = [
+pub const METHODS: [Method; 10] = [
     Method {
         name: "simulation",
         unit: "seeds",
         what: "a whole node on a simulated disk, clock and network: crashes, power cuts, failing \
                and rotting disks",
         command: "cargo sim --seeds 0..20000 --record",
+    },
+    Method {
+        name: "worlds",
+        unit: "crash states",
+        what: "every short workload on one log, a crash after every event of its disk with \
+               everything that it may leave; each call failing once",
+        command: "cargo worlds --steps 4 --record",
     },
     Method {
         name: "power",

@@ -20,6 +20,7 @@ mod faults;
 mod folder;
 mod image;
 mod options;
+mod pages;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ use self::{
     faults::Faults,
     folder::{FileId, Folder},
     image::Image,
+    pages::Pages,
 };
 use super::{
     choose::Choose,
@@ -63,7 +65,7 @@ pub struct Disk {
     ready: VecDeque<(u64, OpId, Done<Bytes>)>,
     folders: BTreeMap<u64, Folder>,
     images: BTreeMap<FileId, Image>,
-    removed: VecDeque<Vec<u8>>,
+    removed: VecDeque<Pages>,
     numbers: u64,
     completions: u64,
     slow_until_ns: u64,
@@ -80,7 +82,7 @@ enum Event {
 }
 
 /// An operation under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Flight {
     directory: u64,
     life: u64,
@@ -164,6 +166,38 @@ impl Disk {
         self.flights.insert(key, flight);
     }
 
+    /// The same disk once more, with all that is under way; whatever it leaves open from now on
+    /// `choice` decides.
+    #[must_use]
+    pub fn fork(&self, choice: Box<dyn Choose>) -> Self {
+        Self {
+            options: self.options.clone(),
+            choice: Decisions(choice),
+            faults: self.faults.clone(),
+            now_ns: self.now_ns,
+            events: self.events.clone(),
+            flights: self.flights.clone(),
+            late: self.late.clone(),
+            ready: self.ready.clone(),
+            folders: self.folders.clone(),
+            images: self.images.clone(),
+            removed: self.removed.clone(),
+            numbers: self.numbers,
+            completions: self.completions,
+            slow_until_ns: self.slow_until_ns,
+            read_only: self.read_only,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    /// Lets the next event happen, alone, and tells when that was; `None` when none is to come.
+    pub fn step(&mut self) -> Option<u64> {
+        let ((at_ns, _), event) = self.events.pop_first()?;
+        self.now_ns = at_ns;
+        self.happen(event);
+        Some(at_ns)
+    }
+
     /// The next completion by `now_ns`, with its directory.
     pub fn poll_done(&mut self, now_ns: u64) -> Option<(u64, OpId, Done<Bytes>)> {
         self.run_to(now_ns);
@@ -224,7 +258,8 @@ impl Disk {
                     let image = &self.images[id];
                     let [kind, number] = code(*name);
                     hash.numbers([directory, durable, kind, number]);
-                    hash.bytes(if durable == 0 { &image.live } else { &image.durable });
+                    let pages = if durable == 0 { &image.live } else { &image.durable };
+                    pages.hash(&mut hash);
                 }
             }
         }
@@ -262,13 +297,17 @@ impl Disk {
             }
             let event = entry.remove();
             self.now_ns = at_ns;
-            match event {
-                Event::Effect(key) => self.take_effect(key),
-                Event::Completion(key) => self.complete(key),
-                Event::Late(key) => self.land_late(key),
-            }
+            self.happen(event);
         }
         self.now_ns = now_ns;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Effect(key) => self.take_effect(key),
+            Event::Completion(key) => self.complete(key),
+            Event::Late(key) => self.land_late(key),
+        }
     }
 
     /// When an operation takes effect, and when it completes.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use catena_log::io::FileName;
 
-use super::Disk;
+use super::{Disk, folder::FileId};
+use crate::sim::fingerprint::Fingerprint;
 
 /// How a range was damaged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,23 +41,23 @@ pub struct Damage {
 impl Disk {
     /// What a read would see; `None` without such a file.
     #[must_use]
-    pub fn live_bytes(&self, directory: u64, file: FileName) -> Option<&[u8]> {
+    pub fn live_bytes(&self, directory: u64, file: FileName) -> Option<Vec<u8>> {
         let id = self.folders.get(&directory)?.live.get(&file)?;
-        self.images.get(id).map(|image| image.live.as_slice())
+        self.images.get(id).map(|image| image.live.to_vec())
     }
 
     /// What a power loss leaves at least, under the name that it leaves at least.
     #[must_use]
-    pub fn durable_bytes(&self, directory: u64, file: FileName) -> Option<&[u8]> {
+    pub fn durable_bytes(&self, directory: u64, file: FileName) -> Option<Vec<u8>> {
         let id = self.folders.get(&directory)?.durable.get(&file)?;
-        self.images.get(id).map(|image| image.durable.as_slice())
+        self.images.get(id).map(|image| image.durable.to_vec())
     }
 
     /// The durable bytes of the file that now has this name, be the name durable or not.
     #[must_use]
-    pub fn durable_bytes_of_live(&self, directory: u64, file: FileName) -> Option<&[u8]> {
+    pub fn durable_bytes_of_live(&self, directory: u64, file: FileName) -> Option<Vec<u8>> {
         let id = self.folders.get(&directory)?.live.get(&file)?;
-        self.images.get(id).map(|image| image.durable.as_slice())
+        self.images.get(id).map(|image| image.durable.to_vec())
     }
 
     /// The names of a directory as they are.
@@ -87,6 +88,30 @@ impl Disk {
         extents.map(|extent| extent.bytes.len() as u64).sum()
     }
 
+    /// The hash of all that the future of a disk depends on after a crash, when no operation is
+    /// under way and none was ever damaged: names, lengths and bytes, what of them is not durable,
+    /// and what will land late. How it came about does not count.
+    ///
+    /// # Panics
+    /// When an operation is under way.
+    #[must_use]
+    pub fn state_hash(&self) -> u64 {
+        assert_eq!(self.in_flight(), 0, "the hash of a disk at rest");
+        let (mut hash, mut files) = (Fingerprint::default(), Vec::new());
+        for (&directory, folder) in &self.folders {
+            hash.numbers([directory]);
+            folder.hash(&mut hash, &mut files);
+        }
+        for late in self.late.values() {
+            hash.numbers([place_of(&mut files, late.file), late.at_ns - self.now_ns]);
+            late.hash(&mut hash);
+        }
+        for id in files {
+            self.images[&id].hash(&mut hash);
+        }
+        hash.value()
+    }
+
     /// Every damaged range of a file that has a name.
     #[must_use]
     pub fn damages(&self) -> Vec<Damage> {
@@ -104,4 +129,14 @@ impl Disk {
         }
         damages
     }
+}
+
+/// The place of a file among those met so far, to which it is added.
+pub(super) fn place_of(files: &mut Vec<FileId>, file: FileId) -> u64 {
+    let place = files.iter().position(|known| *known == file);
+    let place = place.unwrap_or_else(|| {
+        files.push(file);
+        files.len() - 1
+    });
+    place as u64
 }

@@ -10,8 +10,10 @@ use super::{
     BLOCK_BYTES, Disk, Event, Flight, Tearing,
     effects::zeros,
     folder::FileId,
-    image::{Extent, Image, write_at},
+    image::{Extent, Image},
+    pages::Pages,
 };
+use crate::sim::fingerprint::Fingerprint;
 
 /// How often a write that does not survive whole is torn, in a million.
 const TORN_PER_MILLION: u32 = 400_000;
@@ -29,7 +31,7 @@ pub enum Crash {
 }
 
 /// A write of a dead process that will land, or what will of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LateWrite {
     pub(super) file: FileId,
     pub(super) life: u64,
@@ -37,6 +39,17 @@ pub(super) struct LateWrite {
     position: u64,
     bytes: Bytes,
     pieces: Vec<Range<usize>>,
+}
+
+impl LateWrite {
+    /// Feeds what will land of it, and where.
+    pub(super) fn hash(&self, hash: &mut Fingerprint) {
+        hash.numbers([self.position]);
+        for piece in &self.pieces {
+            hash.numbers([piece.start as u64]);
+            hash.bytes(&self.bytes[piece.clone()]);
+        }
+    }
 }
 
 impl Disk {
@@ -207,12 +220,17 @@ impl Disk {
             let length = self.surviving_length(image.durable.len() as u64, &extents);
             self.grow(&mut image.durable, length, &extents);
             for extent in extents.iter().filter(|extent| !extent.forsaken) {
+                // Nothing is open where the same bytes stand already.
+                let part = extent.part(0..length);
+                if part.is_none_or(|p| image.durable.holds(p.position as usize, &p.bytes)) {
+                    continue;
+                }
                 for piece in self.surviving_pieces(extent.bytes.len(), survival) {
                     let start = extent.position + piece.start as u64;
                     let end = (extent.position + piece.end as u64).min(length);
                     if start < end {
                         let bytes = &extent.bytes[piece.start..][..(end - start) as usize];
-                        write_at(&mut image.durable, start, bytes);
+                        image.durable.write_at(start as usize, bytes);
                     }
                 }
             }
@@ -249,9 +267,9 @@ impl Disk {
     }
 
     /// Grows a file without its bytes: by zeros, or by what free blocks held.
-    fn grow(&mut self, durable: &mut Vec<u8>, length: u64, extents: &[Extent]) {
+    fn grow(&mut self, durable: &mut Pages, length: u64, extents: &[Extent]) {
         let before = durable.len() as u64;
-        durable.resize((length as usize).max(durable.len()), 0);
+        durable.grow(length as usize);
         if !self.options.stale_blocks || self.removed.is_empty() {
             return;
         }
@@ -282,14 +300,12 @@ fn is_change(op: &Op<Bytes>) -> bool {
 }
 
 /// Fills a range with the blocks of another file, those at the same positions first.
-fn show_stale(image: &mut [u8], range: Range<u64>, stale: &[u8]) {
+fn show_stale(image: &mut Pages, range: Range<u64>, stale: &Pages) {
     let block = BLOCK_BYTES as usize;
-    for (index, target) in
-        image[range.start as usize..range.end as usize].chunks_mut(block).enumerate()
-    {
-        let start = (range.start as usize + index * block) % stale.len();
-        let source = &stale[start..];
-        let bytes = source.len().min(target.len());
-        target[..bytes].copy_from_slice(&source[..bytes]);
+    let range = range.start as usize..range.end as usize;
+    for at in range.clone().step_by(block) {
+        let start = at % stale.len();
+        let bytes = stale.read(start..stale.len().min(start + block.min(range.end - at)));
+        image.write_at(at, &bytes);
     }
 }

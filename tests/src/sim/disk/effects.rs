@@ -81,7 +81,7 @@ impl Disk {
         let live = &self.images[&id].live;
         let start = (position.get() as usize).min(live.len());
         let end = start.saturating_add(length).min(live.len());
-        Ok(Outcome::Read(Bytes::copy_from_slice(&live[start..end])))
+        Ok(Outcome::Read(live.read(start..end).into()))
     }
 
     fn change(

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// The faults of a run, what is left of their budgets, and what came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Faults {
     options: FaultOptions,
     counts: BTreeMap<&'static str, u64>,

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use catena_log::io::FileName;
 
+use super::{atlas::place_of, code};
+use crate::sim::fingerprint::Fingerprint;
+
 /// A file, whatever its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct FileId(pub(super) u64);
@@ -148,6 +151,27 @@ impl Folder {
     pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
         let changes = self.changes.iter().map(|change| change.file);
         self.live.values().chain(self.durable.values()).copied().chain(changes)
+    }
+
+    /// Feeds the names and the changes between them, with files by their place in `files`.
+    pub(super) fn hash(&self, hash: &mut Fingerprint, files: &mut Vec<FileId>) {
+        for names in [&self.live, &self.durable] {
+            hash.numbers([names.len() as u64]);
+            for (name, file) in names {
+                let [kind, number] = code(*name);
+                hash.numbers([kind, number, place_of(files, *file)]);
+            }
+        }
+        for change in &self.changes {
+            let [[a, b], [c, d]] = change.names().map(code);
+            let kind = match change.happened {
+                Happened::Created(_) => 0,
+                Happened::Renamed { .. } => 1,
+                Happened::Removed(_) => 2,
+            };
+            let completed = u64::from(change.completed.is_some());
+            hash.numbers([kind, a, b, c, d, place_of(files, change.file), completed]);
+        }
     }
 
     /// Whether every name is durable as it is.

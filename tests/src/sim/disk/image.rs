@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{atlas::DamageKind, options::SECTOR_BYTES};
+use super::{atlas::DamageKind, options::SECTOR_BYTES, pages::Pages};
+use crate::sim::fingerprint::Fingerprint;
 
 /// Bytes that landed and are not durable.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ impl Extent {
     }
 
     /// The part of it in `range`, if there is one.
-    fn part(&self, range: Range<u64>) -> Option<Self> {
+    pub(super) fn part(&self, range: Range<u64>) -> Option<Self> {
         let own = self.range();
         let (start, end) = (range.start.max(own.start), range.end.min(own.end));
         (start < end).then(|| Self {
@@ -56,8 +57,8 @@ pub(super) struct Scar {
 /// A file: an inode, whatever its names are.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Image {
-    pub(super) live: Vec<u8>,
-    pub(super) durable: Vec<u8>,
+    pub(super) live: Pages,
+    pub(super) durable: Pages,
     pub(super) unsynced: Vec<Extent>,
     pub(super) scars: Vec<Scar>,
 }
@@ -77,7 +78,7 @@ impl Image {
         if extent.bytes.is_empty() {
             return;
         }
-        write_at(&mut self.live, extent.position, &extent.bytes);
+        self.live.write_at(extent.position as usize, &extent.bytes);
         self.unsynced.push(extent);
     }
 
@@ -124,7 +125,7 @@ impl Image {
 
     fn make_durable(&mut self, persisted: Vec<Extent>) {
         for extent in persisted {
-            write_at(&mut self.durable, extent.position, &extent.bytes);
+            self.durable.write_at(extent.position as usize, &extent.bytes);
             self.supersede(extent.order, &extent.range());
             self.heal(extent.order, &extent.range());
         }
@@ -155,9 +156,9 @@ impl Image {
             self.unsynced.retain(|extent| !extent.forsaken);
             let length = self.live.len();
             self.live.clone_from(&self.durable);
-            self.live.resize(length.max(self.durable.len()), 0);
+            self.live.grow(length);
             for extent in &self.unsynced {
-                write_at(&mut self.live, extent.position, &extent.bytes);
+                self.live.write_at(extent.position as usize, &extent.bytes);
             }
         }
     }
@@ -201,9 +202,20 @@ impl Image {
         if pending || at >= self.live.len().min(self.durable.len()) {
             return false;
         }
-        self.live[at] ^= 1 << bit;
-        self.durable[at] ^= 1 << bit;
+        self.live.flip(at, bit);
+        self.durable.flip(at, bit);
         true
+    }
+
+    /// Feeds both images and what lies between them.
+    pub(super) fn hash(&self, hash: &mut Fingerprint) {
+        self.live.hash(hash);
+        self.durable.hash(hash);
+        for extent in &self.unsynced {
+            let (completed, forsaken) = (extent.completed.is_some(), extent.forsaken);
+            hash.numbers([extent.position, u64::from(completed), u64::from(forsaken)]);
+            hash.bytes(&extent.bytes);
+        }
     }
 
     /// Whether both images are the same.
@@ -216,16 +228,6 @@ impl Image {
         self.unsynced.clear();
         self.live.clone_from(&self.durable);
     }
-}
-
-/// Writes into an image that grows by zeros as needed.
-pub(super) fn write_at(image: &mut Vec<u8>, position: u64, bytes: &[u8]) {
-    let start = position as usize;
-    let end = start + bytes.len();
-    if image.len() < end {
-        image.resize(end, 0);
-    }
-    image[start..end].copy_from_slice(bytes);
 }
 
 /// How many sectors so many bytes have.

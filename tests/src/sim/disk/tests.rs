@@ -129,11 +129,11 @@ impl Rig {
 
     /// The first byte of each block as reads see it; `None` without the file.
     fn live(&self, file: FileName) -> Option<Vec<u8>> {
-        self.disk.live_bytes(7, file).map(firsts)
+        self.disk.live_bytes(7, file).map(|bytes| firsts(&bytes))
     }
 
     fn durable(&self, file: FileName) -> Option<Vec<u8>> {
-        self.disk.durable_bytes(7, file).map(firsts)
+        self.disk.durable_bytes(7, file).map(|bytes| firsts(&bytes))
     }
 
     fn skip_to_end(&mut self) {

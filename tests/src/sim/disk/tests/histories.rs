@@ -151,10 +151,10 @@ impl History {
     fn cut(&mut self) {
         self.rig.crash(Crash::PowerLoss);
         let image = self.rig.disk.live_bytes(7, A).expect("its name was durable");
-        let (kept, lost) = self.books.check(image);
+        let (kept, lost) = self.books.check(&image);
         self.kept += kept;
         self.lost += lost;
-        self.books.settle(image);
+        self.books.settle(&image);
     }
 
     /// After a claim and a sync all that a dead process left is durable.
@@ -162,7 +162,7 @@ impl History {
         self.rig.crash(Crash::ProcessKill);
         self.rig.run(Op::Claim { file: A }).expect("a claim");
         self.rig.sync(A);
-        self.books.settle(self.rig.disk.live_bytes(7, A).expect("the file"));
+        self.books.settle(&self.rig.disk.live_bytes(7, A).expect("the file"));
     }
 
     fn run(&mut self) {

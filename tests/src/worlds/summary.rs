@@ -1,0 +1,218 @@
+//! All workloads up to a length, on every processor, and what they came to.
+
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use super::{
+    explore::{Tally, Walk},
+    log::{Kind, LETTERS},
+    seen::Seen,
+    state::{Errand, Spot},
+};
+use crate::sim::deeds::Counts;
+
+/// More that is broken is not told.
+const BROKEN_MAX: usize = 10;
+
+/// How far it goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// The longest workload, in steps.
+    pub steps: usize,
+    /// Up to so many steps on every kind of device, beyond on the first two.
+    pub steps_every_kind: usize,
+    /// Up to so many steps a second crash comes within the recovery from the first.
+    pub steps_twice: usize,
+    /// Up to so many steps each call fails once.
+    pub steps_errors: usize,
+}
+
+impl Extent {
+    /// The dose of the test suite.
+    pub const DOSE: Self = Self { steps: 2, steps_every_kind: 2, steps_twice: 1, steps_errors: 2 };
+
+    /// Of the long form, for workloads of up to `steps`.
+    #[must_use]
+    pub fn long(steps: usize) -> Self {
+        let less = |by: usize| steps.saturating_sub(by);
+        Self {
+            steps,
+            steps_every_kind: less(1),
+            steps_twice: less(2).min(2),
+            steps_errors: less(1).min(3),
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// Workloads, each counted for each kind of device.
+    pub workloads: u64,
+    /// The sums.
+    pub tally: Tally,
+    /// States in which something acknowledged was lost.
+    pub lost: u64,
+    /// Or was there twice.
+    pub duplicated: u64,
+    /// What was broken, each with the line that replays it.
+    pub broken: Vec<String>,
+    /// How long it took.
+    pub seconds: u64,
+}
+
+/// Walks all workloads of an extent.
+#[must_use]
+pub fn run(extent: Extent) -> Summary {
+    let began = Instant::now();
+    let jobs = jobs(extent);
+    let (next, broken) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let (seen, results) = (Seen::default(), Mutex::new(Vec::new()));
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = walk(job, &seen);
+                    broken.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+                    results.lock().expect("no worker panics with it").push(result);
+                    if broken.load(Ordering::Relaxed) >= BROKEN_MAX as u64 {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut summary = Summary { workloads: jobs.len() as u64, ..Summary::default() };
+    for result in results.into_inner().expect("no worker panics with it") {
+        summary.add(result);
+    }
+    summary.hold_to_floors(extent);
+    summary.seconds = began.elapsed().as_secs();
+    summary
+}
+
+/// Walks to one state and checks it.
+#[must_use]
+pub fn replay(errand: Errand) -> Summary {
+    let depth = errand.levels.len();
+    let mut summary = Summary { workloads: 1, ..Summary::default() };
+    summary.add(guarded(|spot| Walk::new(errand, depth, &Seen::default(), spot).run()));
+    if summary.broken.is_empty() && summary.tally.states == 0 {
+        summary.broken.push("there is no such state".to_owned());
+    }
+    summary
+}
+
+/// A workload on a kind of device, and what is done to it.
+struct Job {
+    errand: Errand,
+    depth: usize,
+    errors: bool,
+}
+
+fn jobs(extent: Extent) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    let mut workloads = vec![String::new()];
+    for steps in 0..=extent.steps {
+        let kinds = if steps <= extent.steps_every_kind { &Kind::ALL[..] } else { &Kind::ALL[..2] };
+        for workload in &workloads {
+            for kind in kinds {
+                let errand = Errand {
+                    kind: *kind,
+                    workload: workload.clone(),
+                    strike: None,
+                    levels: Vec::new(),
+                };
+                let depth = 1 + usize::from(steps <= extent.steps_twice);
+                jobs.push(Job { errand, depth, errors: steps <= extent.steps_errors });
+            }
+        }
+        let longer = |workload: &String| {
+            let workload = workload.clone();
+            LETTERS.chars().map(move |letter| format!("{workload}{letter}"))
+        };
+        workloads = workloads.iter().flat_map(longer).collect();
+    }
+    jobs
+}
+
+fn walk(job: &Job, seen: &Seen) -> Result<Tally, String> {
+    let Job { errand, depth, errors } = job;
+    let mut tally = guarded(|spot| Walk::new(errand.clone(), *depth, seen, spot).run())?;
+    if *errors {
+        tally.add(&guarded(|spot| Walk::new(errand.clone(), 1, seen, spot).run_errors())?);
+    }
+    Ok(tally)
+}
+
+/// What panics is broken, too, and where is told.
+fn guarded(walk: impl FnOnce(&Spot) -> Result<Tally, String>) -> Result<Tally, String> {
+    let spot = Spot::default();
+    let result = panic::catch_unwind(AssertUnwindSafe(|| walk(&spot)));
+    let result = result.unwrap_or_else(|_| Err("a panic".to_owned()));
+    result.map_err(|error| format!("{error}\nreplay: cargo worlds --replay '{}'", spot.name()))
+}
+
+impl Summary {
+    fn add(&mut self, result: Result<Tally, String>) {
+        match result {
+            Ok(tally) => self.tally.add(&tally),
+            Err(error) => {
+                self.lost += u64::from(error.contains("LOST"));
+                self.duplicated += u64::from(error.contains("DUPLICATED"));
+                self.broken.push(error);
+            }
+        }
+    }
+
+    /// A run that enumerated little proves little.
+    fn hold_to_floors(&mut self, extent: Extent) {
+        let came = |kind: &str| self.tally.faults.get(kind).copied().unwrap_or(0);
+        let workloads = self.workloads;
+        let mut floors = vec![("power_loss", 3 * workloads), ("process_kill", workloads)];
+        if extent.steps_errors > 0 {
+            let kinds = ["write_error", "sync_error", "directory_sync_error", "read_error"];
+            floors.extend(kinds.map(|kind| (kind, 10)));
+            floors.extend(["no_space", "short_write", "no_descriptors"].map(|kind| (kind, 10)));
+        }
+        let missed: Vec<String> = floors
+            .into_iter()
+            .filter(|(kind, floor)| came(kind) < *floor)
+            .map(|(kind, floor)| format!("{kind} came {} times, and not {floor}", came(kind)))
+            .collect();
+        self.broken.extend(missed);
+        if extent.steps > 1 && self.tally.acked < self.tally.states / 4 {
+            self.broken.push(format!("{} batches acknowledged: too few", self.tally.acked));
+        }
+    }
+
+    /// One line of JSON.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Tally { states, pruned, capped, faults, acked, checked } = &self.tally;
+        format!(
+            "{{\"workloads\":{},\"states\":{states},\"pruned\":{pruned},\"capped\":{capped},\
+             \"acked\":{acked},\"checked\":{checked},\"faults\":{},\"lost\":{},\
+             \"duplicated\":{},\"broken\":{},\"seconds\":{}}}",
+            self.workloads,
+            json(faults),
+            self.lost,
+            self.duplicated,
+            self.broken.len(),
+            self.seconds,
+        )
+    }
+}
+
+fn json(counts: &Counts) -> String {
+    let counts: Vec<_> = counts.iter().map(|(kind, times)| format!("\"{kind}\":{times}")).collect();
+    format!("{{{}}}", counts.join(","))
+}

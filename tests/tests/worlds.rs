@@ -1,0 +1,28 @@
+//! Exhaustive small worlds: all workloads of a few steps. A state that breaks a promise prints the
+//! command that replays it.
+
+use catena_tests::worlds::{
+    state::Errand,
+    summary::{self, Extent},
+};
+
+/// States that the dose comes to, at least.
+const STATES_MIN: u64 = 20_000;
+
+#[test]
+fn what_is_acknowledged_survives_every_crash_of_a_small_world() {
+    let summary = summary::run(Extent::DOSE);
+    println!("{}", summary.line());
+    assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
+    assert!(summary.tally.states >= STATES_MIN, "{} states", summary.tally.states);
+}
+
+#[test]
+fn a_disk_that_loses_a_write_is_found_out() {
+    let told = (0..16).filter(|nth| {
+        let errand = Errand::parse(&format!("fua-fifo:AA!lost_write.{nth}.0")).expect("a name");
+        let broken = summary::replay(errand).broken;
+        broken.iter().any(|broken| broken.contains("LOST"))
+    });
+    assert!(told.count() >= 2, "whole batches were lost, and nobody said so");
+}
