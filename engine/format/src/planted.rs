@@ -1,8 +1,8 @@
 //! Bugs planted on purpose: each shows that a harness finds what it is there to find.
 //!
 //! A build with `--cfg planted` has all of them asleep, and wakes the one that the environment
-//! variable `CATENA_PLANTED` names. In any other build [`planted!`](crate::planted!) is the constant
-//! `false`, and nothing is left of them. An optimised build without checks cannot have them.
+//! variable `CATENA_PLANTED` names. In any other build [`planted!`](crate::planted!) is the
+//! constant `false`, and nothing is left of them. An optimised build cannot have them.
 
 #[cfg(all(planted, not(debug_assertions)))]
 compile_error!("a release build has no planted bugs");
