@@ -64,8 +64,6 @@ bugs! {
     NoDirectorySync,
     /// What is in a segment counts as durable before the manifest that names it is.
     AckBeforeManifest,
-    /// The second copy of the manifest stays as recovery left it.
-    SecondCopyForgotten,
     /// A segment is called sealed while its end is on its way.
     SealedEarly,
     /// A log ends where the first bytes are damaged, whatever is behind.
