@@ -1,8 +1,8 @@
 //! Bugs planted on purpose: each shows that a harness finds what it is there to find.
 //!
 //! A build with `--cfg planted` has all of them asleep, and wakes the one that the environment
-//! variable `CATENA_PLANTED` names. In any other build [`planted!`](crate::planted!) is the constant
-//! `false`, and nothing is left of them. An optimised build without checks cannot have them.
+//! variable `CATENA_PLANTED` names. In any other build [`planted!`](crate::planted!) is the
+//! constant `false`, and nothing is left of them. An optimised build cannot have them.
 
 #[cfg(all(planted, not(debug_assertions)))]
 compile_error!("a release build has no planted bugs");
@@ -64,8 +64,6 @@ bugs! {
     NoDirectorySync,
     /// What is in a segment counts as durable before the manifest that names it is.
     AckBeforeManifest,
-    /// The second copy of the manifest stays as recovery left it.
-    SecondCopyForgotten,
     /// A segment is called sealed while its end is on its way.
     SealedEarly,
     /// A log ends where the first bytes are damaged, whatever is behind.

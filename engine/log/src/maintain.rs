@@ -106,7 +106,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.manifest.busy = true;
         self.manifest.start = image.log_start;
         self.stats.manifests += 1;
-        self.manifest_copy = Some(bytes.clone()).filter(|_| !planted!(SecondCopyForgotten));
+        self.manifest_copy = Some(bytes.clone());
         self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
         if planted!(FilesBeforeManifest) {
             self.drop_below(image.log_start);

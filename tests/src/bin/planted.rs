@@ -26,10 +26,14 @@ fn main() -> ExitCode {
 /// Whether every bug was found, and nothing without one.
 fn run(mut bugs: Vec<String>) -> Result<bool, String> {
     let planted = Planted::build()?;
-    planted.clean(0..SEEDS)?;
-    if bugs.is_empty() {
-        bugs = planted.bugs()?;
+    let known = planted.bugs()?;
+    if let Some(unknown) = bugs.iter().find(|bug| !known.contains(bug)) {
+        return Err(format!("there is no bug {unknown}, only {}", known.join(", ")));
     }
+    if bugs.is_empty() {
+        bugs = known;
+    }
+    planted.clean(0..SEEDS)?;
     println!("{SEEDS} seeds pass without a bug\n");
     println!("| bug | found by | after seeds | seconds | what it said |\n|---|---|---|---|---|");
     let mut found = Vec::new();

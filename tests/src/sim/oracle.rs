@@ -485,8 +485,8 @@ impl Oracle {
     }
 
     /// After everything was read from the log start to the high watermark: `read` is what stood
-    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone. `kept`:
-    /// what the disk had of it when its last life began.
+    /// there. `cut`: where a log with a wounded disk ends, behind which records may be gone.
+    /// `kept`: what the disk had of it when its last life began.
     ///
     /// # Errors
     /// Names the first record that is lost, twice there or out of order.
