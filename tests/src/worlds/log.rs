@@ -259,7 +259,8 @@ impl World {
                 Event::Failed(error) if !self.faulty => return Err(format!("not open: {error}")),
                 Event::Poisoned(error) if !self.faulty => return Err(format!("poisoned: {error}")),
                 Event::Postponed(error) if !self.faulty => return Err(format!("later: {error}")),
-                Event::Failed(_) | Event::Poisoned(_) | Event::Postponed(_) => {}
+                Event::Found(found) if !self.faulty => return Err(format!("LOST: {found}")),
+                Event::Failed(_) | Event::Poisoned(_) | Event::Postponed(_) | Event::Found(_) => {}
             }
         }
         if let Some(log) = self.replica.log() {

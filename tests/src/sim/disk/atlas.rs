@@ -46,6 +46,14 @@ impl Disk {
         self.images.get(id).map(|image| image.live.to_vec())
     }
 
+    /// Whether a read there would see these bytes.
+    #[must_use]
+    pub fn live_holds(&self, directory: u64, file: FileName, position: u64, bytes: &[u8]) -> bool {
+        let id = self.folders.get(&directory).and_then(|folder| folder.live.get(&file));
+        let image = id.and_then(|id| self.images.get(id));
+        image.is_some_and(|image| image.live.holds(position as usize, bytes))
+    }
+
     /// What a power loss leaves at least, under the name that it leaves at least.
     #[must_use]
     pub fn durable_bytes(&self, directory: u64, file: FileName) -> Option<Vec<u8>> {

@@ -105,8 +105,6 @@ impl Frame {
     }
 
     fn is_whole(&self, disk: &Disk, directory: u64) -> bool {
-        let start = self.position as usize;
-        let there = disk.live_bytes(directory, self.file);
-        there.and_then(|file| file.get(start..start + self.bytes.len())) == Some(&self.bytes[..])
+        disk.live_holds(directory, self.file, self.position, &self.bytes)
     }
 }

@@ -54,8 +54,8 @@ impl World {
             let segments: Vec<_> = files.filter(|f| matches!(f, FileName::Segment(_))).collect();
             for _ in 0..ROTTEN_BITS.min(segments.len() as u64) {
                 let file = segments[self.random.below(segments.len() as u64) as usize];
-                let length =
-                    self.disk.durable_bytes_of_live(directory, file).map_or(0, <[u8]>::len);
+                let durable = self.disk.durable_bytes_of_live(directory, file);
+                let length = durable.map_or(0, |bytes| bytes.len());
                 if length > 0 {
                     let position = self.random.below(length as u64);
                     let bit = self.random.below(8) as u8;
