@@ -157,7 +157,8 @@ impl Run {
 
 fn commit() -> io::Result<String> {
     let head = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = git(&["status", "--porcelain", "--", ".", &format!(":!{RUNS}")])?;
+    let [books, page] = [RUNS, PAGE].map(|file| format!(":!{file}"));
+    let changed = git(&["status", "--porcelain", "--", ".", &books, &page])?;
     let mark = if changed.is_empty() { "" } else { "+" };
     Ok(format!("{head}{mark}"))
 }
