@@ -37,9 +37,14 @@
 
 mod batch;
 pub mod blocking;
+#[cfg(test)]
+mod brief;
 mod compression;
 mod core;
 mod error;
+#[cfg(test)]
+#[path = "../tests/greeting/mod.rs"]
+mod greeting;
 mod options;
 mod record;
 mod shared;

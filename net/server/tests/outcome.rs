@@ -4,10 +4,11 @@
 mod common;
 #[path = "../../client/tests/greeting/mod.rs"]
 mod greeting;
+#[path = "../../client/tests/talk/mod.rs"]
+mod talk;
 
 use std::{
     io::{self, Read, Write},
-    iter,
     net::{TcpListener, TcpStream},
     process::Command,
     sync::mpsc::{Receiver, Sender, channel},
@@ -16,104 +17,57 @@ use std::{
 };
 
 use catena_client::{Class, Client, Error, Options, tokio as tasks};
-use catena_wire::{
-    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits, StatusResponse, encode_message,
-};
+use catena_wire::Api;
 use common::{PATIENCE, Server, free_address};
 use greeting::greeting;
-use rustix::net::sockopt::set_socket_linger;
+use talk::PREFACE_BYTES;
 
-/// What becomes of a connection after the handshake.
+/// What becomes of a connection at its first request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
-    /// So many requests are answered, then it ends.
-    Ends(u32),
-    /// It ends at the first request.
+    /// It ends.
     Breaks,
     /// It stays, and nothing is answered.
     Hangs,
 }
 
-#[derive(PartialEq, Eq, Debug)]
-enum Event {
-    Asked(Api),
-    Ended,
-}
-
 /// In place of a preface it ends the server.
-const END: [u8; 16] = [0xff; 16];
+const END: [u8; PREFACE_BYTES] = [0xff; PREFACE_BYTES];
 
-/// A server whose connections have these fates, one after the other, and then the last for ever; it
-/// tells what happens to it.
-fn server(fates: &[Fate]) -> (String, Receiver<Event>) {
+/// A server whose connections have this fate, one after the other; it tells what it is asked.
+fn server(fate: Fate) -> (String, Receiver<Api>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (events, told) = channel();
-    let fates = fates.to_vec();
-    let last = *fates.last().unwrap();
+    let (asked, told) = channel();
     thread::spawn(move || {
-        for fate in fates.into_iter().chain(iter::repeat(last)) {
-            let (mut stream, _) = listener.accept().unwrap();
-            // It has ended only when the other end knows.
-            set_socket_linger(&stream, Some(PATIENCE)).unwrap();
-            let mut preface = [0; END.len()];
-            // The other end may be faster.
+        for stream in listener.incoming() {
+            let (mut stream, mut preface) = (stream.unwrap(), [0; PREFACE_BYTES]);
+            // The other end may be gone already.
             if stream.read_exact(&mut preface).is_ok() {
                 if preface == END {
                     return;
                 }
-                let _ = serve(stream, fate, &events);
+                let _ = serve(stream, fate, &asked);
             }
-            let _ = events.send(Event::Ended);
         }
     });
     (address, told)
 }
 
-fn serve(mut stream: TcpStream, fate: Fate, events: &Sender<Event>) -> io::Result<()> {
-    let handshake = request(&mut stream)?;
-    answer(&mut stream, handshake, &greeting(1 << 20))?;
-    let mut answers = if let Fate::Ends(answers) = fate { answers } else { 1 };
-    while answers > 0 {
-        let asked = request(&mut stream)?;
-        let _ = events.send(Event::Asked(Api::from_number(asked.api).unwrap()));
-        match fate {
-            Fate::Ends(_) => {
-                let status = StatusResponse { error: ErrorCode::None, message: "".into() };
-                answer(&mut stream, asked, &status)?;
-            }
-            Fate::Breaks => {}
-            // The client's end is the next that comes.
-            Fate::Hangs => drop(request(&mut stream)),
-        }
-        answers -= 1;
+fn serve(mut stream: TcpStream, fate: Fate, told: &Sender<Api>) -> io::Result<()> {
+    talk::shake_hands(&mut stream, &greeting(1 << 20))?;
+    let asked = talk::request(&mut stream)?;
+    let _ = told.send(Api::from_number(asked.api).unwrap());
+    if fate == Fate::Hangs {
+        // The client's end is the next that comes.
+        let _ = talk::request(&mut stream);
     }
     Ok(())
 }
 
-fn request(stream: &mut TcpStream) -> io::Result<FrameHeader> {
-    let mut header = [0; FRAME_HEADER_BYTES];
-    stream.read_exact(&mut header)?;
-    let header = FrameHeader::parse(&header, FrameLimits::REQUEST).unwrap();
-    let body = header.frame_bytes() - FRAME_HEADER_BYTES as u64;
-    io::copy(&mut stream.take(body), &mut io::sink())?;
-    Ok(header)
-}
-
-fn answer<'m, M: catena_wire::Message<'m>>(
-    stream: &mut TcpStream,
-    asked: FrameHeader,
-    message: &M,
-) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    let api = Api::from_number(asked.api).unwrap();
-    encode_message(api, asked.correlation, message, 0, &mut bytes).unwrap();
-    stream.write_all(&bytes)
-}
-
 /// What deleting a topic comes to where all connections have this fate. It is asked once.
 fn delete_at<T>(fate: Fate, delete: impl Fn(&str, Duration) -> Outcome<T>) -> T {
-    let (address, told) = server(&[fate]);
+    let (address, told) = server(fate);
     // What does not hang ends by itself.
     let timeout = if fate == Fate::Hangs { Duration::from_millis(200) } else { PATIENCE };
     // On a busy machine the time may be over before there is a connection.
@@ -123,8 +77,8 @@ fn delete_at<T>(fate: Fate, delete: impl Fn(&str, Duration) -> Outcome<T>) -> T 
         Outcome::Other(outcome) => Some(outcome),
     });
     TcpStream::connect(address).unwrap().write_all(&END).unwrap();
-    let asked: Vec<Event> = told.iter().filter(|event| *event != Event::Ended).collect();
-    assert_eq!(asked, [Event::Asked(Api::DeleteTopic)], "{fate:?}");
+    let asked: Vec<Api> = told.iter().collect();
+    assert_eq!(asked, [Api::DeleteTopic], "{fate:?}");
     outcome.expect("it is asked some time")
 }
 
@@ -202,30 +156,5 @@ fn what_cannot_be_asked_twice_is_asked_of_the_next_server_when_one_is_away() {
     run(async {
         let mut client = tasks::Client::new(Options::new(&both));
         client.create_topic("tasks", 1, Vec::new()).await.unwrap();
-    });
-}
-
-#[test]
-fn a_connection_that_ended_meanwhile_is_not_asked_what_cannot_be_asked_twice() {
-    let once = || {
-        let fates = [Fate::Ends(1), Fate::Ends(1)];
-        let (address, told) = server(&fates);
-        (Options::new(address), told)
-    };
-    let ended = |told: &Receiver<Event>| {
-        assert_eq!(told.recv(), Ok(Event::Asked(Api::Ping)));
-        assert_eq!(told.recv(), Ok(Event::Ended));
-    };
-    let (options, told) = once();
-    let mut client = Client::new(options);
-    client.ping().unwrap();
-    ended(&told);
-    client.delete_topic("t").unwrap();
-    let (options, told) = once();
-    run(async {
-        let mut client = tasks::Client::new(options);
-        client.ping().await.unwrap();
-        ended(&told);
-        client.delete_topic("t").await.unwrap();
     });
 }

@@ -319,3 +319,23 @@ impl Client {
         Consumer::new(self, topic, options)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpStream, os::fd::AsFd};
+
+    use super::*;
+    use crate::brief;
+
+    #[test]
+    fn a_connection_that_ended_meanwhile_is_not_asked_what_cannot_be_asked_twice() {
+        let mut client = Client::new(Options::new(brief::start()));
+        client.ping().unwrap();
+        for connection in client.connections.values() {
+            let socket = TcpStream::from(connection.as_fd().try_clone_to_owned().unwrap());
+            // Nothing more comes: it returns when the end is known here.
+            assert_eq!(socket.peek(&mut [0]).unwrap(), 0);
+        }
+        client.delete_topic("t").unwrap();
+    }
+}

@@ -322,3 +322,22 @@ impl Client {
         Consumer::new(self, topic, options).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brief;
+
+    #[test]
+    fn a_connection_that_ended_meanwhile_is_not_asked_what_cannot_be_asked_twice() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::new(Options::new(brief::start()));
+            client.ping().await.unwrap();
+            for connection in client.connections.values() {
+                connection.ended().await;
+            }
+            client.delete_topic("t").await.unwrap();
+        });
+    }
+}

@@ -90,6 +90,12 @@ impl Connection {
         }
     }
 
+    /// Waits until the end is known here; what has come and is not read yet is a panic.
+    #[cfg(test)]
+    pub(super) async fn ended(&self) {
+        assert_eq!(self.stream.peek(&mut [0]).await.unwrap(), 0);
+    }
+
     async fn write(&mut self, wait: Duration) -> Result<(), Error> {
         let bytes = self.link.take_outbound();
         let written = in_time(wait, self.stream.write_all(&bytes)).await;

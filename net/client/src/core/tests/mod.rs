@@ -3,8 +3,6 @@
 
 mod added;
 mod conditional;
-#[path = "../../../tests/greeting/mod.rs"]
-mod greeting;
 mod reading;
 mod server;
 

@@ -16,7 +16,7 @@ use catena_wire::{
     encode_refusal,
 };
 
-use super::greeting::greeting;
+use crate::greeting::greeting;
 
 pub(super) const PARTITIONS: u32 = 3;
 /// A record with this value is refused for good.
