@@ -49,6 +49,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         self.pump_manifest();
         self.pump_images();
+        self.pump_removals();
     }
 
     fn in_flight(&self) -> usize {
@@ -191,7 +192,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// When `done` names an operation that was not asked for: a defect of the hands.
     pub fn on_done(&mut self, done: Done<M::Share>, now: crate::time::Now) {
         self.now = now;
-        let purpose = self.purposes.remove(&done.id).expect("an operation of this log");
+        let (purpose, _) = self.purposes.remove(&done.id).expect("an operation of this log");
         match purpose {
             Purpose::Flight(number) => self.flight_done(number, done.result.err()),
             Purpose::Extend(file) => self.extended(file, done.result.err()),
@@ -204,9 +205,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.manifest_first(generation, done.result.err());
             }
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
-            Purpose::Image => self.image_written(done.result.is_err()),
+            Purpose::Image => self.image_written(done.result.err()),
             Purpose::ImageEntry => self.image_entered(done.result.err()),
-            Purpose::Hint(_) => {
+            Purpose::Hint => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }
             Purpose::Scrub => self.scrub_done(done.result.map(Outcome::into_read)),

@@ -24,13 +24,25 @@ pub use catena_format::{Position, limits::BLOCK_BYTES};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OpId(pub u64);
 
-/// One of the two copies of a manifest.
+/// One of the two copies of a manifest. A new one is written over the older of them, and over the
+/// other once it is durable.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Slot {
-    /// The copy that is written first.
+    /// `manifest.0`
     First,
-    /// The copy that is written once the first is durable.
+    /// `manifest.1`
     Second,
+}
+
+impl Slot {
+    /// The slot of the other copy.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::First => Self::Second,
+            Self::Second => Self::First,
+        }
+    }
 }
 
 /// A file of a log's directory.
@@ -149,11 +161,30 @@ pub enum Op<S> {
         /// Its new name.
         to: FileName,
     },
-    /// Remove a file; a missing one is [`IoError::NotFound`]. → [`Outcome::Unit`]
+    /// Remove a file, to which nothing is on its way; a missing one is [`IoError::NotFound`].
+    /// → [`Outcome::Unit`]
     Remove {
         /// The file.
         file: FileName,
     },
+}
+
+impl<S> Op<S> {
+    /// The file that it reads, changes or removes under its present name.
+    #[must_use]
+    pub fn file(&self) -> Option<FileName> {
+        match self {
+            Self::Claim { file }
+            | Self::Extend { file, .. }
+            | Self::Write { file, .. }
+            | Self::Sync { file }
+            | Self::Read { file, .. }
+            | Self::Release { file, .. }
+            | Self::Rename { from: file, .. }
+            | Self::Remove { file } => Some(*file),
+            Self::List | Self::SyncDirectory => None,
+        }
+    }
 }
 
 /// What an operation brought.

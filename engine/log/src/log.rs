@@ -24,7 +24,7 @@ use crate::{
     fold::Fold,
     group::{Group, Stamp},
     index::{Index, Progress},
-    io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId},
+    io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId, Slot},
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
     read::{Batches, Cold, Finding, ReadError, ReadId, WindowKey},
@@ -191,19 +191,24 @@ pub(crate) enum Purpose {
     ManifestSecond,
     Image,
     ImageEntry,
-    Hint(FileName),
+    /// Nothing hangs on it.
+    Hint,
     Read(ReadId),
     ReadIndex(ReadId),
     Scrub,
 }
 
 /// How the manifest's writing stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ManifestWriter {
     pub(crate) wanted: u64,
     pub(crate) durable: u64,
     pub(crate) busy: bool,
     pub(crate) retry: bool,
+    /// Where the next manifest is written first: not over the newest one.
+    pub(crate) lead: Slot,
+    /// There was no space, or no descriptor, for the copy.
+    pub(crate) copy_refused: bool,
     /// The log start that the manifest being written says.
     pub(crate) start: Offset,
     /// How many segments, the first ones, it does not name any more.
@@ -213,7 +218,16 @@ pub(crate) struct ManifestWriter {
 impl ManifestWriter {
     /// Of a log whose manifest is that `generation`.
     fn of(generation: u64) -> Self {
-        Self { wanted: generation, durable: generation, ..Self::default() }
+        Self {
+            wanted: generation,
+            durable: generation,
+            busy: false,
+            retry: false,
+            lead: Slot::First,
+            copy_refused: false,
+            start: Offset::ZERO,
+            dropped: 0,
+        }
     }
 }
 
@@ -232,6 +246,14 @@ pub(crate) struct Images<S> {
     pub(crate) busy: bool,
     /// The first could not be written; it is tried again.
     pub(crate) retry: bool,
+    /// There was no space for it when it was last tried.
+    pub(crate) no_space: bool,
+}
+
+impl<S> Images<S> {
+    fn none() -> Self {
+        Self { queue: VecDeque::new(), busy: false, retry: false, no_space: false }
+    }
 }
 
 /// An open log.
@@ -243,7 +265,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) report: RecoveryReport,
     pub(crate) stats: LogStats,
     pub(crate) outbox: VecDeque<(OpId, Op<M::Share>)>,
-    pub(crate) purposes: BTreeMap<OpId, Purpose>,
+    /// What is under way: why, and at which file.
+    pub(crate) purposes: BTreeMap<OpId, (Purpose, Option<FileName>)>,
     pub(crate) next_op: u64,
     pub(crate) events: VecDeque<Event<M::Share>>,
     pub(crate) now: Now,
@@ -276,6 +299,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) images: Images<M::Share>,
     /// Segments that the manifest no longer names, as long as somebody reads them.
     pub(crate) dropped: Vec<Segment>,
+    /// Files that are to go.
+    pub(crate) removals: Vec<FileName>,
     /// Index files of dropped segments that are still there.
     pub(crate) old_folds: Vec<FileNumber>,
     pub(crate) trims: VecDeque<(u64, Offset)>,
@@ -338,8 +363,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             group_hint: BLOCK_BYTES,
             manifest: ManifestWriter::of(manifest.generation),
             manifest_copy: None,
-            images: Images { queue: VecDeque::new(), busy: false, retry: false },
+            images: Images::none(),
             dropped: Vec::new(),
+            removals: Vec::new(),
             old_folds: vec![manifest.fold_file],
             trims: VecDeque::new(),
             poisoned: opened.poisoned,
@@ -626,7 +652,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     pub(crate) fn ask(&mut self, purpose: Purpose, op: Op<M::Share>) {
         let id = OpId(self.next_op);
         self.next_op += 1;
-        self.purposes.insert(id, purpose);
+        self.purposes.insert(id, (purpose, op.file()));
         self.outbox.push_back((id, op));
     }
 
@@ -730,6 +756,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             && self.flights.is_empty()
             && self.purposes.is_empty()
             && self.images.queue.is_empty()
+            && self.removals.is_empty()
     }
 
     pub(crate) fn segment_of(&self, file: FileNumber) -> Option<usize> {

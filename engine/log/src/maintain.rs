@@ -45,7 +45,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if space.is_some_and(|s| s.ready && position.plus(BLOCK_BYTES as u64) <= s.written) {
             let file = FileName::Segment(file);
             let op = Op::Write { file, position, bytes: footer, durable: false };
-            self.ask(Purpose::Hint(file), op);
+            self.ask(Purpose::Hint, op);
         }
         self.active = None;
         self.stats.segments_rolled += 1;
@@ -88,10 +88,16 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if m.busy || m.retry || self.poisoned.is_some() {
             return;
         }
+        // While the copies differ, the newer one is not touched. But what finds no space there may
+        // be followed by what needs less.
+        if m.copy_refused && m.wanted != m.durable {
+            self.manifest.copy_refused = false;
+            self.manifest.lead = m.lead.other();
+            self.manifest_copy = None;
+        }
         if let Some(copy) = self.manifest_copy.clone() {
-            // While the copies differ, the newer one is not touched.
             self.manifest.busy = true;
-            self.write_copy(Slot::Second, copy, Purpose::ManifestSecond);
+            self.write_copy(m.lead.other(), copy, Purpose::ManifestSecond);
             return;
         }
         if m.wanted == m.durable {
@@ -107,7 +113,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.manifest.start = image.log_start;
         self.stats.manifests += 1;
         self.manifest_copy = Some(bytes.clone());
-        self.write_copy(Slot::First, bytes, Purpose::ManifestFirst(image.generation));
+        self.write_copy(self.manifest.lead, bytes, Purpose::ManifestFirst(image.generation));
         if planted!(FilesBeforeManifest) {
             self.drop_below(image.log_start);
             self.reap();
@@ -120,13 +126,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// How many segments the next manifest does not name: up to one whose index is on the disk, for
-    /// what is derived from them all stands there. A full disk cannot wait for that, unless the log
-    /// is of no use without.
+    /// what is derived from them all stands there. Where there is no space for an index they are
+    /// given up without, unless the log is of no use then.
     fn to_drop(&self) -> usize {
         let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
         let last = below
             .enumerate()
-            .filter(|(_, s)| s.index_bytes > 0 || (self.disk_full && !F::INDISPENSABLE))
+            .filter(|(_, s)| s.index_bytes > 0 || (self.images.no_space && !F::INDISPENSABLE))
             .last();
         last.map_or(0, |(at, _)| at + 1)
     }
@@ -181,8 +187,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     pub(crate) fn manifest_second(&mut self, error: Option<IoError>) {
         self.manifest.busy = false;
         match error {
-            None => self.manifest_copy = None,
+            None => {
+                self.manifest_copy = None;
+                self.manifest.copy_refused = false;
+            }
             Some(IoError::NoSpace | IoError::NoDescriptors) => {
+                self.manifest.copy_refused = true;
                 self.manifest.retry = true;
                 self.disk_full = true;
             }
@@ -209,7 +219,15 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.call_sealed(image.file);
             }
         }
-        let Images { queue, busy, retry } = &self.images;
+        // What is derived from dropped segments is wanted of the last one only.
+        while let Some(PendingImage { file, .. }) =
+            self.images.queue.front().filter(|_| !self.images.busy)
+            && *file != self.fold_file
+            && self.segment_of(*file).is_none()
+        {
+            self.images.queue.pop_front();
+        }
+        let Images { queue, busy, retry, .. } = &self.images;
         let Some(image) = queue.front().filter(|image| !busy && !retry && self.may_write(image))
         else {
             return;
@@ -237,11 +255,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// An index image is written, or not. That of a sealed segment is of use only with its name:
     /// once the segment is dropped, what is derived from it stands nowhere else.
-    pub(crate) fn image_written(&mut self, failed: bool) {
-        if !failed && self.images.queue.front().is_some_and(|image| image.seals) {
+    pub(crate) fn image_written(&mut self, error: Option<IoError>) {
+        if error.is_none() && self.images.queue.front().is_some_and(|image| image.seals) {
             self.ask(Purpose::ImageEntry, Op::SyncDirectory);
         } else {
-            self.image_done(failed);
+            self.image_done(error);
         }
     }
 
@@ -251,17 +269,22 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         {
             self.poison(error);
         }
-        self.image_done(error.is_some());
+        self.image_done(error);
     }
 
     /// An index image is durable, or not: recovery can do without a checkpoint, but what is derived
     /// from a dropped segment stands nowhere else.
-    pub(crate) fn image_done(&mut self, failed: bool) {
+    fn image_done(&mut self, error: Option<IoError>) {
+        let failed = error.is_some();
         self.images.busy = false;
         self.stats.hints_failed += u64::from(failed);
         let seals = self.images.queue.front().is_some_and(|image| image.seals);
+        self.images.no_space = seals && error == Some(IoError::NoSpace);
         if failed && seals && !self.closing {
             self.images.retry = true;
+            if self.images.no_space && self.to_drop() > 0 {
+                self.want_manifest();
+            }
             return;
         }
         let image = self.images.queue.pop_front().expect("an image was being written");
@@ -326,13 +349,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Whether the file of a dropped segment may become another's: nothing may be on its way to it,
     /// no footer, no release, nor anything of an earlier life.
     fn may_keep(&self, file: FileNumber) -> bool {
-        let pending = |purpose: &Purpose| match purpose {
-            Purpose::Hint(name) => *name == FileName::Segment(file),
-            Purpose::Release(released) => *released == file,
-            _ => false,
-        };
         let wanted = self.is_busy() && !self.disk_full && self.files.kept.is_none();
-        wanted && file >= self.files.first_own && !self.purposes.values().any(pending)
+        wanted && file >= self.files.first_own && !self.is_used(FileName::Segment(file))
+    }
+
+    /// Whether an operation on a file is under way.
+    fn is_used(&self, file: FileName) -> bool {
+        self.purposes.values().any(|(_, used)| *used == Some(file))
     }
 
     pub(crate) fn remove_kept(&mut self) {
@@ -395,7 +418,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let missing: Vec<_> =
             written.filter(|(_, space)| !space.ready).map(|(file, _)| file).collect();
         for file in missing {
-            let made = |p: &Purpose| match p {
+            let made = |(p, _): &(Purpose, Option<FileName>)| match p {
                 Purpose::NewFile(f, _) | Purpose::NewFileEntry(f, _) => *f == file,
                 _ => false,
             };
@@ -518,7 +541,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn remove(&mut self, file: FileName) {
-        self.ask(Purpose::Hint(file), Op::Remove { file });
+        self.removals.push(file);
+    }
+
+    /// Removes what is to go and is not used any more.
+    pub(crate) fn pump_removals(&mut self) {
+        for file in std::mem::take(&mut self.removals) {
+            if self.is_used(file) {
+                self.removals.push(file);
+            } else {
+                self.ask(Purpose::Hint, Op::Remove { file });
+            }
+        }
     }
 
     /// Refuses appends from now on and says on the disk, as far as it can, that all is durable.

@@ -168,6 +168,8 @@ pub struct Opening<M: Memory, F> {
     reading: Option<(Op<M::Share>, u32)>,
     files: BTreeMap<FileName, u64>,
     copies: [Option<Result<Manifest, ImageError>>; 2],
+    /// Where a repaired manifest is written first: not over the newer copy.
+    lead: Slot,
     manifest: Manifest,
     fold: Option<F>,
     scan: Option<Scan<M>>,
@@ -197,6 +199,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             reading: None,
             files: BTreeMap::new(),
             copies: [None, None],
+            lead: Slot::First,
             manifest: Manifest::empty(),
             fold: Some(fold),
             scan: None,
@@ -357,6 +360,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         self.report.manifest_repaired =
             first.max(second).is_some() && (first.is_none() || second.is_none());
         let newest = usize::from(second > first);
+        if first > second {
+            self.lead = Slot::Second;
+        }
         match self.copies[newest].take() {
             Some(Ok(manifest)) => self.manifest = manifest,
             damaged => {
@@ -390,7 +396,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let torn = matches!(error, None | Some(ImageError::Damaged | ImageError::Foreign(_)));
         let held = self.files.keys().any(|file| !matches!(file, FileName::Manifest(_)));
         match error {
-            _ if self.create && torn && !held => self.write_manifest(Slot::First),
+            _ if self.create && torn && !held => self.write_manifest(self.lead),
             None if self.files.is_empty() => Err(OpenError::Missing),
             error => Err(OpenError::Manifest(error.unwrap_or(ImageError::Damaged))),
         }
@@ -561,7 +567,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     fn write_indexes(&mut self) -> Flow<F> {
         let Some((file, bytes)) = self.images.pop_front() else {
-            return self.write_manifest(Slot::First);
+            return self.write_manifest(self.lead);
         };
         self.files.insert(FileName::Index(file), bytes.as_ref().len() as u64);
         let position = catena_format::Position::ZERO;
@@ -571,7 +577,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     fn write_manifest(&mut self, slot: Slot) -> Flow<F> {
-        if slot == Slot::First {
+        if slot == self.lead {
             self.manifest.generation += 1;
             self.manifest.next_file = self.free_file();
         }
@@ -597,8 +603,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         result: Result<Outcome<M::Share>, IoError>,
     ) -> Flow<F> {
         match (result, slot) {
-            (Ok(_), Slot::First) => self.write_manifest(Slot::Second),
-            (Ok(_), Slot::Second) => self.clean(),
+            (Ok(_), slot) if slot == self.lead => self.write_manifest(slot.other()),
+            (Ok(_), _) => self.clean(),
             (Err(error), _) => self.not_written(error),
         }
     }

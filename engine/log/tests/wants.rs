@@ -11,52 +11,11 @@ use catena_log::{
     LogConfig, Now, OpenError, Opening,
     io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
 };
-use world::{TestLog, World, identity, small};
-
-/// Opens the log of a world; `refuse` may let an operation fail before anything is done.
-fn open_with(
-    world: &mut World,
-    mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>,
-) -> Result<TestLog, OpenError> {
-    let now = Now { wall: Millis::new(0), monotonic: Duration::ZERO };
-    let mut opening = Opening::new(identity(), world.config, false, Heap, Vec::new());
-    loop {
-        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
-        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
-        if let Some(log) = opening.on_done(Done { id, result }, now)? {
-            return Ok(log);
-        }
-    }
-}
-
-/// Performs what the log asks for; `refuse` may let an operation fail before anything is done.
-fn run_with(world: &mut World, mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>) {
-    while let Some((id, op)) = world.log.poll_op() {
-        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
-        world.log.on_done(Done { id, result }, world.now());
-    }
-}
-
-fn tick(world: &mut World) {
-    world.clock += 1_001;
-    let now = world.now();
-    world.log.on_tick(now);
-}
-
-/// Three segments, the last of them not sealed.
-fn world() -> World {
-    let mut world = World::new(small());
-    for time in 0..60 {
-        world.append(1, 5_000, time);
-        world.run();
-    }
-    assert!(world.log.segments() >= 3);
-    world
-}
+use world::{World, identity, open_with, rolled, run_with, small, tick};
 
 #[test]
 fn a_read_that_wants_something_ends_the_opening_and_concludes_nothing() {
-    let mut world = world();
+    let mut world = rolled();
     let files = world.disk.files.clone();
     for error in [IoError::NoDescriptors, IoError::Device(12)] {
         let mut refused = 0;
@@ -81,7 +40,7 @@ fn a_read_that_wants_something_ends_the_opening_and_concludes_nothing() {
 
 #[test]
 fn what_the_device_reads_the_second_time_is_no_damage() {
-    let mut world = world();
+    let mut world = rolled();
     let mut odd = false;
     let log = open_with(&mut world, |op| {
         odd = matches!(op, Op::Read { .. }) && !odd;
@@ -95,51 +54,13 @@ fn what_the_device_reads_the_second_time_is_no_damage() {
 
 #[test]
 fn what_the_device_never_reads_is_damage() {
-    let mut world = world();
+    let mut world = rolled();
     let log = open_with(&mut world, |op| {
         let second = matches!(op, Op::Read { file: FileName::Manifest(Slot::Second), .. });
         second.then_some(IoError::Device(5))
     });
     world.log = log.unwrap();
     assert!(world.log.recovery().manifest_repaired);
-    world.check();
-}
-
-#[test]
-fn the_newer_manifest_is_not_touched_while_the_other_copy_is_old() {
-    let mut world = world();
-    // A roll of which the second copy cannot be written.
-    for time in 60.. {
-        world.append(1, 5_000, time);
-        run_with(&mut world, |op| {
-            let second = matches!(op, Op::Write { file: FileName::Manifest(Slot::Second), .. });
-            second.then_some(IoError::NoDescriptors)
-        });
-        if world.log.disk_full() {
-            break;
-        }
-    }
-    assert_eq!(world.log.durable_end(), world.log.log_end());
-    let durable = world.log.durable_end();
-    // The next write of a manifest is torn.
-    tick(&mut world);
-    let now = world.now();
-    world.log.trim(Offset::new(1)).unwrap();
-    let mut torn = None;
-    while let Some((id, op)) = world.log.poll_op() {
-        if let Op::Write { file: file @ FileName::Manifest(_), .. } = op
-            && torn.is_none()
-        {
-            torn = Some(file);
-            world.disk.files.insert(file, vec![0; 4096]);
-            continue;
-        }
-        let result = world.disk.perform(op);
-        world.log.on_done(Done { id, result }, now);
-    }
-    assert_eq!(torn, Some(FileName::Manifest(Slot::Second)));
-    world.log = open_with(&mut world, |_| None).unwrap();
-    assert_eq!(world.log.log_end(), durable);
     world.check();
 }
 
@@ -165,7 +86,7 @@ fn a_file_that_found_no_space_is_made_later_though_another_was_made_meanwhile() 
 
 #[test]
 fn a_write_that_found_no_descriptor_is_written_later() {
-    let mut world = world();
+    let mut world = rolled();
     let before = world.log.durable_end();
     world.append(1, 100, 60);
     run_with(&mut world, |op| {

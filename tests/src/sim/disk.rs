@@ -154,13 +154,19 @@ impl Disk {
     pub fn submit(&mut self, now_ns: u64, directory: u64, life: u64, id: OpId, op: Op<Bytes>) {
         self.run_to(now_ns);
         assert_aligned(&op);
+        if matches!(op, Op::Remove { .. }) {
+            let is_of =
+                |f: &Flight| (f.directory, f.life, f.op.file()) == (directory, life, op.file());
+            let other = self.flights.values().find(|flight| is_of(flight));
+            assert!(other.is_none(), "removed while {:?} is under way", other.map(|f| &f.op));
+        }
         self.note_submission(directory, life, id, &op);
         let key = self.number();
         let (effect_ns, completion_ns) = self.times(&op);
         self.events.insert((effect_ns, key), Event::Effect(key));
         let completion = (completion_ns, self.number());
         self.events.insert(completion, Event::Completion(key));
-        let file = subject(&op).and_then(|name| self.lookup(directory, name));
+        let file = op.file().and_then(|name| self.lookup(directory, name));
         let horizon = self.completions;
         let flight = Flight { directory, life, id, op, file, horizon, order: 0, result: None };
         self.flights.insert(key, flight);
@@ -340,28 +346,13 @@ impl Disk {
     }
 
     fn note_submission(&mut self, directory: u64, life: u64, id: OpId, op: &Op<Bytes>) {
-        let [kind, number] = subject(op).map_or([9, 0], code);
+        let [kind, number] = op.file().map_or([9, 0], code);
         let tag = op_tag(op);
         let (a, b) = arguments(op);
         self.fingerprint.numbers([self.now_ns, directory, life, id.0, tag, kind, number, a, b]);
         if let Op::Write { bytes, .. } = op {
             self.fingerprint.bytes(bytes);
         }
-    }
-}
-
-/// The file that an operation is about.
-fn subject(op: &Op<Bytes>) -> Option<FileName> {
-    match op {
-        Op::List | Op::SyncDirectory => None,
-        Op::Claim { file }
-        | Op::Extend { file, .. }
-        | Op::Write { file, .. }
-        | Op::Release { file, .. }
-        | Op::Sync { file }
-        | Op::Read { file, .. }
-        | Op::Rename { from: file, .. }
-        | Op::Remove { file } => Some(*file),
     }
 }
 

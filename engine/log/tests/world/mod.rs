@@ -244,3 +244,44 @@ pub(crate) fn small() -> LogConfig {
         ..LogConfig::default()
     }
 }
+
+/// Opens the log of a world; `refuse` may let an operation fail before anything is done.
+pub(crate) fn open_with(
+    world: &mut World,
+    mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>,
+) -> Result<TestLog, OpenError> {
+    let now = Now { wall: Millis::new(0), monotonic: Duration::ZERO };
+    let mut opening = Opening::new(identity(), world.config, false, Heap, Vec::new());
+    loop {
+        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
+        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
+        if let Some(log) = opening.on_done(Done { id, result }, now)? {
+            return Ok(log);
+        }
+    }
+}
+
+/// Performs what the log asks for; `refuse` may let an operation fail before anything is done.
+pub(crate) fn run_with(world: &mut World, mut refuse: impl FnMut(&Op<Bytes>) -> Option<IoError>) {
+    while let Some((id, op)) = world.log.poll_op() {
+        let result = refuse(&op).map_or_else(|| world.disk.perform(op), Err);
+        world.log.on_done(Done { id, result }, world.now());
+    }
+}
+
+pub(crate) fn tick(world: &mut World) {
+    world.clock += 1_001;
+    let now = world.now();
+    world.log.on_tick(now);
+}
+
+/// Three segments, the last of them not sealed.
+pub(crate) fn rolled() -> World {
+    let mut world = World::new(small());
+    for time in 0..60 {
+        world.append(1, 5_000, time);
+        world.run();
+    }
+    assert!(world.log.segments() >= 3);
+    world
+}

@@ -9,7 +9,6 @@ use super::{
     faults::Fate,
     folder::FileId,
     image::{Extent, Image},
-    subject,
 };
 
 /// How many removed files leave their bytes behind in free blocks.
@@ -30,7 +29,7 @@ impl Disk {
         let directory = flight.directory;
         flight.order = self.number();
         if flight.file.is_none() {
-            flight.file = subject(&flight.op).and_then(|name| self.lookup(directory, name));
+            flight.file = flight.op.file().and_then(|name| self.lookup(directory, name));
         }
         match flight.op.clone() {
             Op::List => Ok(Outcome::Files(self.list(directory))),
