@@ -1,5 +1,5 @@
 //! A short dose of what `cargo crash` does for hours: the real server through power cuts, crashes
-//! of the system, kills and errors of the disk. A disk that lies must be found out.
+//! of the system, kills, errors of the disk and full disks. A disk that lies must be found out.
 
 use std::process::Command;
 
@@ -43,6 +43,11 @@ fn kills_lose_nothing() {
 #[test]
 fn errors_of_the_disk_lose_nothing() {
     run("error", 6);
+}
+
+#[test]
+fn full_disks_lose_nothing() {
+    run("full", 2);
 }
 
 #[test]

@@ -234,13 +234,18 @@ impl Folder {
         Self { reserved: true, ..self }
     }
 
-    /// Whether `file` may grow by `bytes`. Manifests and indexes are small, and retention, which
-    /// makes room, needs them.
+    /// Whether `file` may grow by `bytes`. Retention, which makes room, needs manifests and
+    /// indexes: these may use the reserve. But many small segments have many indexes, and a log can
+    /// do without: half of it is left to manifests and to what must go on.
     fn space(&self, file: FileName, bytes: u64) -> Result<(), IoError> {
-        let segment = matches!(file, FileName::Segment(_));
         let reserve = self.hands.0.options.disk_reserve_bytes;
-        let reserve = if segment && !self.reserved { reserve } else { 0 };
-        self.hands.space(&self.path, reserve, bytes)
+        let left = match file {
+            _ if self.reserved => 0,
+            FileName::Segment(_) => reserve,
+            FileName::Index(_) => reserve / 2,
+            FileName::Manifest(_) => 0,
+        };
+        self.hands.space(&self.path, left, bytes)
     }
 
     /// The directory.
