@@ -2,8 +2,8 @@
 
 use std::{fmt, ops::Range};
 
-use catena_format::{FRAME_HEADER_BYTES, FrameSeed, Millis, Offset, PartitionUid, Position};
 use catena_format::{FileNumber, limits::BLOCK_BYTES};
+use catena_format::{FrameSeed, Millis, Offset, PartitionUid, Position};
 
 use crate::{
     index::Index,
@@ -269,13 +269,12 @@ impl<M: Memory> Cold<M> {
         if bytes.len() < asked {
             self.walker.set_file_end(at.plus(bytes.len() as u64));
         }
+        let window = Window { position: at, bytes };
         loop {
-            match self.walker.step(Window { position: at, bytes }) {
+            match self.walker.step(window) {
                 Step::Frame { header, .. } if header.mark => {}
                 Step::Frame { position, header } => {
-                    let start = usize::try_from(position.get() - at.get()).expect("in the window");
-                    let start = start + FRAME_HEADER_BYTES;
-                    let batch = start..start + header.payload_length as usize;
+                    let batch = window.batch(position, &header);
                     if let Some(damage) = self.missing(header.base_offset, position) {
                         return damage;
                     }

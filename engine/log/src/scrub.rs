@@ -15,7 +15,7 @@
 use std::{ops::Range, time::Duration};
 
 use catena_format::{
-    FRAME_HEADER_BYTES, FileNumber, FrameSeed, Offset, PartitionUid, Position,
+    FileNumber, FrameSeed, Offset, PartitionUid, Position,
     limits::{BATCH_BYTES_MAX, BLOCK_BYTES},
 };
 
@@ -328,13 +328,12 @@ impl Check {
         if bytes.len() < asked {
             self.walker.set_file_end(at.plus(bytes.len() as u64));
         }
+        let window = Window { position: at, bytes };
         loop {
-            match self.walker.step(Window { position: at, bytes }) {
+            match self.walker.step(window) {
                 Step::Frame { header, .. } if header.mark => {}
                 Step::Frame { position, header } => {
-                    let start = usize::try_from(position.get() - at.get()).expect("in the window");
-                    let start = start + FRAME_HEADER_BYTES;
-                    let batch = &bytes[start..start + header.payload_length as usize];
+                    let batch = &bytes[window.batch(position, &header)];
                     let belongs = header.next_offset() <= self.end;
                     if !belongs || check_batch(&header, batch).is_err() {
                         continue;

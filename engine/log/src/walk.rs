@@ -1,6 +1,8 @@
 //! Walking the frames of a segment file, window by window: recovery, cold reads, scrub, offline
 //! tools.
 
+use std::ops::Range;
+
 use catena_format::{
     BatchError, BatchHeader, FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameSeed, Offset,
     Position,
@@ -22,6 +24,13 @@ impl<'a> Window<'a> {
     fn from(&self, position: Position) -> Option<&'a [u8]> {
         let at = position.get().checked_sub(self.position.get())?;
         self.bytes.get(usize::try_from(at).ok()?..).filter(|rest| !rest.is_empty())
+    }
+
+    /// Where the batch of a frame lies in the window, of which a walk over it told.
+    pub(crate) fn batch(&self, position: Position, header: &FrameHeader) -> Range<usize> {
+        let at = position.get() - self.position.get();
+        let start = usize::try_from(at).expect("in the window") + FRAME_HEADER_BYTES;
+        start..start + header.payload_length as usize
     }
 
     fn end(&self) -> Position {
