@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 10] = [
+pub const METHODS: [Method; 11] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -84,6 +84,13 @@ pub const METHODS: [Method; 10] = [
         unit: "cases",
         what: "the real server on files of its own of which some bytes were spoilt",
         command: "cargo corrupt --cases 1000 --record",
+    },
+    Method {
+        name: "fuzzing",
+        unit: "inputs",
+        what: "made-up bytes for whatever reads the network or the disk, a whole log of spoilt files \
+               among them",
+        command: "cargo fuzz-all --minutes 20 --record",
     },
     Method {
         name: "soak",
