@@ -88,8 +88,8 @@ pub const METHODS: [Method; 11] = [
     Method {
         name: "fuzzing",
         unit: "inputs",
-        what: "made-up bytes for whatever reads the network or the disk, a whole log of spoilt files \
-               among them",
+        what: "made-up bytes for whatever reads the network or the disk, a whole log of spoilt \
+               files among them",
         command: "cargo fuzz-all --minutes 20 --record",
     },
     Method {

@@ -94,9 +94,14 @@ fn targets(folder: &Path) -> io::Result<Vec<String>> {
 
 /// Makes up inputs for one target: how many, and whether none broke anything.
 fn fuzz(folder: &Path, target: &str, minutes: u64) -> io::Result<(u64, bool)> {
+    // What is new is kept apart from the corpus, which is chosen by hand.
+    let made = folder.join("fuzz/target/made").join(target);
+    fs::create_dir_all(&made)?;
     // Its own compiler, whichever started this.
     let ended = Command::new("cargo")
-        .args(["+nightly", "fuzz", "run", "--sanitizer", "none", target, "--"])
+        .args(["+nightly", "fuzz", "run", "--sanitizer", "none", target])
+        .args([made, folder.join("fuzz/corpus").join(target)])
+        .arg("--")
         .arg(format!("-max_total_time={}", minutes * 60))
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
         .args(["-print_final_stats=1", "-verbosity=0"])
