@@ -4,7 +4,7 @@ mod world;
 
 use catena_format::{FileNumber, Millis, Offset, checksum};
 use catena_log::{
-    Event, LogConfig, OpenError, ReadAnswer, ReadError, ReadOutcome,
+    Event, LogConfig, OpenError, ReadAnswer, ReadError, ReadOutcome, RecoveryReport,
     io::{Done, FileName, Op, Slot},
 };
 use world::{World, open, small, tick};
@@ -253,7 +253,12 @@ fn a_hole_that_nobody_proves_durable_is_where_the_log_ends() {
     }
     reopen(&mut world);
     assert_eq!(world.log.recovery().offsets_damaged, 0);
-    assert!(world.log.recovery().batches_cut > 0);
+    let RecoveryReport { batches_cut, bytes_cut, .. } = *world.log.recovery();
+    let cut = &world.model[world.model.len() - batches_cut as usize..];
+    assert!(batches_cut > 0);
+    assert_eq!(bytes_cut, cut.iter().map(|batch| batch.2.len() as u64).sum::<u64>());
+    let told = format!("{batches_cut} unacknowledged cut off ({bytes_cut} bytes)");
+    assert!(world.log.recovery().to_string().contains(&told));
     assert_eq!(world.log.log_end(), Offset::new(3));
 }
 
