@@ -211,13 +211,15 @@ pub(crate) struct ManifestWriter {
     pub(crate) copy_refused: bool,
     /// The log start that the manifest being written says.
     pub(crate) start: Offset,
+    /// The log end that it says, or the one before it said.
+    pub(crate) end: Offset,
     /// How many segments, the first ones, it does not name any more.
     pub(crate) dropped: usize,
 }
 
 impl ManifestWriter {
-    /// Of a log whose manifest is that `generation`.
-    fn of(generation: u64) -> Self {
+    /// Of a log whose manifest is that `generation`, and says that `end`.
+    fn of(generation: u64, end: Offset) -> Self {
         Self {
             wanted: generation,
             durable: generation,
@@ -226,6 +228,7 @@ impl ManifestWriter {
             lead: Slot::First,
             copy_refused: false,
             start: Offset::ZERO,
+            end,
             dropped: 0,
         }
     }
@@ -361,7 +364,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             undurable_bytes: 0,
             tail: Tail::new(),
             group_hint: BLOCK_BYTES,
-            manifest: ManifestWriter::of(manifest.generation),
+            manifest: ManifestWriter::of(manifest.generation, manifest.log_end),
             manifest_copy: None,
             images: Images::none(),
             dropped: Vec::new(),
@@ -757,6 +760,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             && self.purposes.is_empty()
             && self.images.queue.is_empty()
             && self.removals.is_empty()
+            && !(self.closing && self.owes_end())
     }
 
     pub(crate) fn segment_of(&self, file: FileNumber) -> Option<usize> {

@@ -14,7 +14,9 @@ use crate::{
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
-    log::{Event, Images, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
+    log::{
+        Event, Images, Log, ManifestWriter, PendingImage, Purpose, Segment, SegmentIndex, Spare,
+    },
     manifest::{Manifest, SegmentEntry},
     read::ReadError,
     time::Now,
@@ -84,6 +86,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Writes the manifest if a newer one is wanted and none is being written.
     pub(crate) fn pump_manifest(&mut self) {
+        if self.closing {
+            self.tell_end();
+        }
         let m = self.manifest;
         if m.busy || m.retry || self.poisoned.is_some() {
             return;
@@ -111,6 +116,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         };
         self.manifest.busy = true;
         self.manifest.start = image.log_start;
+        self.manifest.end = image.log_end;
         self.stats.manifests += 1;
         self.manifest_copy = Some(bytes.clone());
         self.write_copy(self.manifest.lead, bytes, Purpose::ManifestFirst(image.generation));
@@ -118,6 +124,22 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.drop_below(image.log_start);
             self.reap();
         }
+    }
+
+    /// Asks for a manifest that says that all is durable, where none does: else nothing but a mark
+    /// tells a segment that is cut off later from one that a crash cut.
+    fn tell_end(&mut self) {
+        if self.owes_end() && self.manifest.wanted == self.manifest.durable {
+            self.want_manifest();
+        }
+    }
+
+    /// Whether everything is durable, and the manifest that says so is still to come.
+    pub(crate) fn owes_end(&self) -> bool {
+        let ManifestWriter { wanted, durable, retry, end, .. } = self.manifest;
+        let quiet = self.group.is_none() && self.flights.is_empty();
+        let untold = wanted != durable || end < self.durable_end;
+        quiet && untold && !retry && self.poisoned.is_none()
     }
 
     fn write_copy(&mut self, slot: Slot, bytes: M::Share, purpose: Purpose) {
@@ -319,6 +341,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if now.monotonic >= self.last_append + IDLE_AFTER && self.flights.is_empty() {
             self.tail.evict(0, self.durable_end);
             self.give_back();
+            self.tell_end();
         }
         self.manifest.retry = false;
         self.images.retry = false;
@@ -555,8 +578,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
-    /// Refuses appends from now on and says on the disk, as far as it can, that all is durable.
-    /// The log is closed well once [`Log::is_idle`].
+    /// Refuses appends from now on and says on the disk, as far as it can, that all is durable: by
+    /// a mark, and in the manifest. The log is closed well once [`Log::is_idle`].
     pub fn close(&mut self) {
         self.closing = true;
         self.mark();

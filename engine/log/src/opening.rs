@@ -81,6 +81,8 @@ pub struct RecoveryReport {
     pub batches: u64,
     /// Whole batches that were cut off: never acknowledged, behind a hole.
     pub batches_cut: u64,
+    /// Their bytes.
+    pub bytes_cut: u64,
     /// Acknowledged offsets that cannot be read any more, found now.
     pub offsets_damaged: u64,
     /// The log ended below its recorded durable end and goes on there.
@@ -102,10 +104,10 @@ impl RecoveryReport {
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scanned_bytes, batches, batches_cut, offsets_damaged, .. } = self;
+        let Self { scanned_bytes, batches, batches_cut, bytes_cut, offsets_damaged, .. } = self;
         write!(f, "{scanned_bytes} bytes read, {batches} batches found behind the checkpoint")?;
         if *batches_cut > 0 {
-            write!(f, ", {batches_cut} unacknowledged cut off")?;
+            write!(f, ", {batches_cut} unacknowledged cut off ({bytes_cut} bytes)")?;
         }
         if *offsets_damaged > 0 {
             write!(f, ", {offsets_damaged} acknowledged offsets cannot be read any more")?;

@@ -374,6 +374,7 @@ impl<M: Memory> Scan<M> {
         memory: &mut M,
     ) -> Scanned<M> {
         self.report.batches_cut = self.undecided.len() as u64;
+        self.report.bytes_cut = self.undecided.iter().map(|(_, batch)| batch.len() as u64).sum();
         let proven_end = self.known_durable.max(manifest.log_end);
         let log_end = if planted!(TruncateOnBadCrc) { self.expected } else { proven_end };
         let log_end = log_end.max(self.expected);

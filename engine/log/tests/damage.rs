@@ -4,16 +4,20 @@ mod world;
 
 use catena_format::{FileNumber, Millis, Offset, checksum};
 use catena_log::{
-    Event, OpenError, ReadAnswer, ReadError, ReadOutcome,
+    Event, LogConfig, OpenError, ReadAnswer, ReadError, ReadOutcome, RecoveryReport,
     io::{Done, FileName, Op, Slot},
 };
-use world::{World, open, small};
+use world::{World, open, small, tick};
 
 const SEGMENT: FileName = FileName::Segment(FileNumber::new(1));
 
 /// `count` batches of one record, each in a group of its own: at block 1, 2, and so on.
 fn world(count: i64) -> World {
-    let mut world = World::new(small());
+    world_of(small(), count)
+}
+
+fn world_of(config: LogConfig, count: i64) -> World {
+    let mut world = World::new(config);
     for time in 0..count {
         world.append(1, 1000, time);
         world.run();
@@ -89,6 +93,79 @@ fn a_segment_that_is_gone_is_damaged_as_a_whole_and_the_rest_is_served() {
     let missing = world.read(Offset::new(1), 1);
     assert!(missing.is_err(), "{missing:?}");
     assert_eq!(world.read(Offset::new(4), 1).unwrap().len(), 1);
+}
+
+/// Cuts the segment, or fills it with zeros, from a block on: its last batch and what proves it.
+fn cut_off(world: &mut World, block: usize, zeros: bool) {
+    let bytes = world.disk.files.get_mut(&SEGMENT).unwrap();
+    match zeros {
+        true => bytes[block * 4096..].fill(0),
+        false => bytes.truncate(block * 4096),
+    }
+}
+
+/// The last of three batches is gone, and that is known; its offset is not given again.
+fn the_last_is_missed(world: &mut World) {
+    for _ in 0..2 {
+        world.epoch = world.epoch.next();
+        reopen(world);
+        assert_eq!(world.log.damaged(), vec![Offset::new(2)..Offset::new(3)]);
+        assert_eq!(world.log.log_end(), Offset::new(3));
+        assert_eq!(readable(world, 3), [0, 1]);
+    }
+    world.append(1, 1000, 9);
+    world.run();
+    assert_eq!(readable(world, 4), [0, 1, 3]);
+}
+
+#[test]
+fn a_segment_cut_off_after_a_clean_stop_is_damage() {
+    for zeros in [false, true] {
+        let mut world = world(3);
+        world.log.close();
+        world.run();
+        assert!(world.log.is_idle());
+        cut_off(&mut world, 3, zeros);
+        the_last_is_missed(&mut world);
+    }
+}
+
+#[test]
+fn a_segment_of_an_idle_log_that_is_cut_off_is_damage() {
+    for zeros in [false, true] {
+        let mut world = world(3);
+        for _ in 0..6 {
+            tick(&mut world);
+            world.run();
+        }
+        cut_off(&mut world, 3, zeros);
+        the_last_is_missed(&mut world);
+    }
+}
+
+#[test]
+fn a_log_tells_its_end_once_in_a_pause_and_never_in_steady_use() {
+    // Large segments: none is begun.
+    let mut world = world_of(LogConfig::default(), 3);
+    let begun = world.log.stats().manifests;
+    for time in 0..8 {
+        for _ in 0..4 {
+            tick(&mut world);
+            world.run();
+        }
+        world.append(1, 1000, time);
+        world.run();
+    }
+    assert_eq!(world.log.stats().manifests, begun);
+    for pause in 1..=2 {
+        for _ in 0..20 {
+            tick(&mut world);
+            world.run();
+        }
+        assert_eq!(world.log.stats().manifests, begun + pause);
+        world.append(1, 1000, 0);
+        world.run();
+    }
 }
 
 #[test]
@@ -176,7 +253,12 @@ fn a_hole_that_nobody_proves_durable_is_where_the_log_ends() {
     }
     reopen(&mut world);
     assert_eq!(world.log.recovery().offsets_damaged, 0);
-    assert!(world.log.recovery().batches_cut > 0);
+    let RecoveryReport { batches_cut, bytes_cut, .. } = *world.log.recovery();
+    let cut = &world.model[world.model.len() - batches_cut as usize..];
+    assert!(batches_cut > 0);
+    assert_eq!(bytes_cut, cut.iter().map(|batch| batch.2.len() as u64).sum::<u64>());
+    let told = format!("{batches_cut} unacknowledged cut off ({bytes_cut} bytes)");
+    assert!(world.log.recovery().to_string().contains(&told));
     assert_eq!(world.log.log_end(), Offset::new(3));
 }
 

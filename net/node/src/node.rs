@@ -227,7 +227,9 @@ pub enum Notice {
     Failed(LogIdentity, OpenError),
     /// A write or a flush failed: it takes nothing more until the next start.
     Poisoned(LogIdentity, IoError),
-    /// The same of the catalog's log.
+    /// The catalog's log is open: what recovery found.
+    CatalogOpened(RecoveryReport),
+    /// A write or a flush of the catalog's log failed.
     CatalogPoisoned(IoError),
     /// Stored bytes are not what was written, or cannot be read.
     Found(LogIdentity, Finding),
@@ -522,6 +524,9 @@ impl<M: Memory + Clone> Node<M> {
     fn orderer_events(&mut self, now: Now) {
         while let Some(event) = self.orderer.as_mut().and_then(Orderer::poll_event) {
             match event {
+                OrdererEvent::Opened(report) => {
+                    self.notices.push_back(Notice::CatalogOpened(report));
+                }
                 OrdererEvent::Started => self.started(),
                 OrdererEvent::Failed(error) => self.status = Status::Failed(error),
                 OrdererEvent::Applied(proposal, applied) => self.applied(proposal, applied, now),

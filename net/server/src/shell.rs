@@ -12,7 +12,7 @@ use std::{
 
 use catena_format::Millis;
 use catena_log::{
-    Finding, Now,
+    Finding, Now, RecoveryReport,
     io::{Done, OpId},
 };
 use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
@@ -21,6 +21,7 @@ use glommio::{
     net::{TcpListener, TcpStream},
     timer::sleep,
 };
+use tracing::Level;
 
 use crate::{
     budget::Budget,
@@ -507,14 +508,8 @@ impl Shell {
 /// Tells the operator what happened to a log.
 fn tell(notice: &Notice) {
     match notice {
-        Notice::Opened(log, report) => {
-            let log = place_of(log);
-            if report.lost_something() {
-                tracing::warn!("{log}: {report}");
-            } else if report.manifest_repaired || report.batches > 0 {
-                tracing::debug!("{log}: {report}");
-            }
-        }
+        Notice::Opened(log, report) => tell_recovery(&place_of(log), report),
+        Notice::CatalogOpened(report) => tell_recovery("the catalog (meta/catalog)", report),
         Notice::Postponed(log, error) => {
             tracing::warn!("{} cannot be opened yet and is tried again: {error}", name_of(log));
         }
@@ -530,6 +525,27 @@ fn tell(notice: &Notice) {
                 _ => tracing::warn!("{name}: p/{directory}/{finding}"),
             }
         }
+    }
+}
+
+fn tell_recovery(log: &str, report: &RecoveryReport) {
+    match level_of(report) {
+        Level::WARN => tracing::warn!("{log}: {report}"),
+        Level::INFO => tracing::info!("{log}: {report}"),
+        _ if report.batches > 0 => tracing::debug!("{log}: {report}"),
+        _ => {}
+    }
+}
+
+/// How much the operator wants to know what a recovery found: losses in any case, and what a crash
+/// leaves, which is no loss, but not every log that was written before the start.
+fn level_of(report: &RecoveryReport) -> Level {
+    if report.lost_something() {
+        Level::WARN
+    } else if report.batches_cut > 0 || report.manifest_repaired {
+        Level::INFO
+    } else {
+        Level::DEBUG
     }
 }
 
@@ -592,4 +608,19 @@ pub(crate) async fn bind_alone(address: SocketAddr) -> anyhow::Result<TcpListene
 /// Binds the client listener once more, for another core: the kernel spreads connections.
 pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).map_err(|e| anyhow::anyhow!("cannot listen on {address}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cut_is_told_and_what_is_lost_more_so() {
+        let nothing = RecoveryReport { batches: 9, ..RecoveryReport::default() };
+        let cut = RecoveryReport { batches_cut: 1, bytes_cut: 70, ..nothing.clone() };
+        let repaired = RecoveryReport { manifest_repaired: true, ..nothing.clone() };
+        let lost = RecoveryReport { offsets_damaged: 1, ..cut.clone() };
+        let levels = [nothing, cut, repaired, lost].map(|report| level_of(&report));
+        assert_eq!(levels, [Level::DEBUG, Level::INFO, Level::INFO, Level::WARN]);
+    }
 }

@@ -7,7 +7,7 @@ use catena_format::{
     records::{BatchBuilder, Producer},
 };
 use catena_log::{
-    AppendError, Log, LogConfig, LogIdentity, Now, OpenError, Opening,
+    AppendError, Log, LogConfig, LogIdentity, Now, OpenError, Opening, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
 };
 
@@ -24,7 +24,9 @@ pub struct ProposalId(pub u64);
 /// What the orderer has to tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OrdererEvent {
-    /// The catalog is open and this start is written in it.
+    /// The catalog's log is open: what recovery found.
+    Opened(RecoveryReport),
+    /// This start is written in the catalog.
     Started,
     /// The catalog cannot be opened.
     Failed(OpenError),
@@ -141,6 +143,7 @@ impl<M: Memory + Clone> Orderer<M> {
         if let Some(offset) = log.fold().unreadable() {
             return self.fail(OpenError::Batch(offset));
         }
+        self.events.push_back(OrdererEvent::Opened(log.recovery().clone()));
         // Without an entry the rest means something else: topics would be missing, and with them
         // the reason to keep their files.
         if let Some(damaged) = log.damaged().first() {

@@ -102,13 +102,16 @@ pub(super) struct Base {
     pub(super) older: Vec<PathBuf>,
     /// Batches that were acknowledged.
     pub(super) acked: u64,
+    /// The last life was ended in order, and not killed.
+    pub(super) stopped: bool,
 }
 
 impl Base {
     /// Fills a directory below `scratch`, as `seed` says.
     pub(super) fn build(binary: &Path, scratch: &Path, seed: u64) -> Result<Self, String> {
         let folder = TempDir::new_in(scratch).map_err(|error| error.to_string())?;
-        let mut base = Self { folder, books: Vec::new(), older: Vec::new(), acked: 0 };
+        let mut base =
+            Self { folder, books: Vec::new(), older: Vec::new(), acked: 0, stopped: false };
         let mut random = Random::new(seed).stream("base");
         for life in 0..LIVES {
             let cores = if random.chance(500_000) { "1" } else { "2" };
@@ -118,10 +121,11 @@ impl Base {
             base.live(&server, seed, life, &mut random)
                 .map_err(|error| format!("{error}\n{}", server.log()))?;
             // A kill at once may come before the mark that proves the last batch.
-            if random.chance(500_000) {
-                server.kill()
-            } else {
+            base.stopped = random.chance(500_000);
+            if base.stopped {
                 server.stop()?
+            } else {
+                server.kill()
             }
             if life + 1 < LIVES {
                 base.remember(&format!("after{life}"))?;
