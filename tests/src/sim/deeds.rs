@@ -88,6 +88,10 @@ deeds! {
     Scrubbed = "scrubbed",
     /// The scrub found what had rotted.
     RotScrubbed = "rot_scrubbed",
+    /// A crash came while a manifest was written.
+    ManifestCut = "manifest_cut",
+    /// One came within a start.
+    StartCut = "start_cut",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
 }

@@ -2,6 +2,7 @@
 
 mod ending;
 mod network;
+mod peril;
 mod rot;
 
 use std::{
@@ -10,16 +11,22 @@ use std::{
 };
 
 use catena_format::{ClusterId, Millis, NodeId, PartitionUid};
-use catena_log::{Now, OpenError, io::Heap};
+use catena_log::{
+    Now, OpenError,
+    io::{FileName, Heap, Op},
+};
 use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
 use catena_replication::{Phase, Replica};
 use catena_wire::Setting;
 
-use self::network::{Delivery, Link};
+use self::{
+    network::{Delivery, Link},
+    peril::Peril,
+};
 use super::{
     client::{Client, Plan},
     deeds::{Counts, Deed},
-    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
+    disk::{DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
     oracle::{Oracle, Retention, Shelf},
     random::Random,
@@ -117,6 +124,7 @@ struct World {
     /// At the end the disk spoils what it holds.
     decays: bool,
     next_crash_ns: u64,
+    peril: Peril,
     fingerprint: Fingerprint,
 }
 
@@ -248,6 +256,7 @@ impl World {
             jumps: setup.chance(400_000),
             decays: setup.chance(300_000),
             next_crash_ns: 0,
+            peril: Peril::new(root.stream("peril")),
             fingerprint: Fingerprint::default(),
         };
         world.plan_crash();
@@ -255,13 +264,7 @@ impl World {
     }
 
     fn plan_crash(&mut self) {
-        // Short lives meet half-done starts; a long one sees what is done once a second.
-        let most = match self.random.below(100) {
-            0..30 => 3_000_000,
-            30..99 => 150_000_000,
-            _ => 2_500_000_000,
-        };
-        self.next_crash_ns = self.now_ns + 100_000 + self.random.below(most);
+        self.next_crash_ns = self.now_ns + 100_000 + self.random.below(self.peril.life_ns_max());
         if self.faults_on && self.jumps && self.random.chance(300_000) {
             self.jump();
         }
@@ -301,7 +304,7 @@ impl World {
 
     /// Faults and crashes until enough was acknowledged.
     fn live(&mut self) -> Result<(), String> {
-        while self.oracle.acked_batches < ACKED_MIN || self.restarts < 2 {
+        while self.oracle.acked_batches < ACKED_MIN || self.restarts < self.peril.lives_min() {
             if self.now_ns > STUCK_NS {
                 return Err(format!("stuck: {} acked", self.oracle.acked_batches));
             }
@@ -319,8 +322,7 @@ impl World {
 
     /// Ends the node's life and begins the next.
     fn crash(&mut self) {
-        let kind = if self.random.chance(500_000) { Crash::PowerLoss } else { Crash::ProcessKill };
-        self.disk.crash(self.now_ns, kind);
+        self.disk.crash(self.now_ns, self.peril.crash());
         if self.cores.iter().any(|core| core.stats().scrub_passes > 0) {
             self.oracle.did(Deed::Scrubbed);
         }
@@ -338,6 +340,7 @@ impl World {
         self.network.clear();
         self.link_ns.clear();
         self.plan_crash();
+        self.doom();
         self.carry_out();
     }
 
@@ -443,6 +446,8 @@ impl World {
                 let key = key_of(directory);
                 self.owners.insert(key, core);
                 self.shelf.asked(key, &op);
+                let file = op.file().filter(|_| matches!(op, Op::Write { .. }));
+                self.endanger(key, matches!(file, Some(FileName::Manifest(_))));
                 self.disk.submit(self.now_ns, key, self.life, id, op);
             }
             while let Some(send) = self.cores[core].poll_send() {
