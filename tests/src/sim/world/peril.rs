@@ -10,6 +10,7 @@ use crate::sim::{
     deeds::Deed,
     disk::Crash,
     random::{MILLION, Random},
+    shrink::Bounds,
 };
 
 /// In a million seeds, those in which writes of manifests are perilous.
@@ -40,7 +41,10 @@ const SOON_NS: u64 = 150_000;
 #[derive(Debug)]
 pub(super) struct Peril {
     random: Random,
+    perils: bool,
     perilous: bool,
+    /// All crashes are of this kind.
+    only: Option<Crash>,
     /// A manifest has provoked the crash that comes.
     provoked: bool,
     /// This start is not to come through: until then, or after so many operations.
@@ -48,9 +52,15 @@ pub(super) struct Peril {
 }
 
 impl Peril {
-    pub(super) fn new(mut random: Random) -> Self {
-        let perilous = random.chance(PERILOUS_PER_MILLION);
-        Self { random, perilous, provoked: false, doomed: None }
+    pub(super) fn new(mut random: Random, bounds: &Bounds) -> Self {
+        let perils = bounds.has("perils");
+        let perilous = random.chance(PERILOUS_PER_MILLION) && perils;
+        let only = match (bounds.has("power_loss"), bounds.has("process_kill")) {
+            (true, false) => Some(Crash::PowerLoss),
+            (false, true) => Some(Crash::ProcessKill),
+            _ => None,
+        };
+        Self { random, perils, perilous, only, provoked: false, doomed: None }
     }
 
     /// How many lives there are at least.
@@ -72,24 +82,26 @@ impl Peril {
     /// How the life ends: what a manifest has provoked is mostly a loss of power, which tears.
     pub(super) fn crash(&mut self) -> Crash {
         let power = if self.provoked { PROVOKED_POWER_PER_MILLION } else { MILLION / 2 };
-        if self.random.chance(power) { Crash::PowerLoss } else { Crash::ProcessKill }
+        let any = if self.random.chance(power) { Crash::PowerLoss } else { Crash::ProcessKill };
+        self.only.unwrap_or(any)
     }
 }
 
 impl World {
     /// A life begins: maybe it does not last.
     pub(super) fn doom(&mut self) {
-        let Peril { random, provoked, doomed, .. } = &mut self.peril;
+        let Peril { random, perils, provoked, doomed, .. } = &mut self.peril;
         let per_million = if *provoked { AGAIN_PER_MILLION } else { DOOMED_PER_MILLION };
         *provoked = false;
         let ops = 1 + random.below(START_OPS);
-        *doomed = random.chance(per_million).then_some((self.now_ns + START_NS, ops));
+        let dooms = random.chance(per_million) && *perils;
+        *doomed = dooms.then_some((self.now_ns + START_NS, ops));
     }
 
     /// The node asks for an operation: a good moment for a crash, if it writes a manifest or if
     /// this start was not to come through.
     pub(super) fn endanger(&mut self, directory: u64, writes_manifest: bool) {
-        let Peril { random, perilous, provoked, doomed } = &mut self.peril;
+        let Peril { random, perilous, provoked, doomed, .. } = &mut self.peril;
         *doomed = doomed.filter(|(until_ns, _)| self.faults_on && self.now_ns < *until_ns);
         let per_million = match doomed {
             Some(_) => DOOMED_COPY_PER_MILLION,
