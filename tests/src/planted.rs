@@ -122,6 +122,24 @@ impl Planted {
         Ok(None)
     }
 
+    /// What a seed that finds a bug is shrunk to: the arguments that replay it.
+    ///
+    /// # Errors
+    /// When it tells none, or the replay finds nothing or needs no bug for it.
+    pub fn shrunk(&self, bug: &str, seed: u64) -> Result<Vec<String>, String> {
+        let output = self.run(Some(bug), &["--seed", &seed.to_string()])?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        let line = told.lines().find_map(|line| line.strip_prefix("shrunk: cargo sim "));
+        let line = line.ok_or_else(|| format!("nothing was shrunk: {told}"))?;
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        let replayed = self.run(Some(bug), &arguments)?;
+        let without = self.run(None, &arguments)?;
+        if replayed.status.success() || !without.status.success() {
+            return Err(format!("{line}: {replayed:?}, and without the bug: {without:?}"));
+        }
+        Ok(arguments.into_iter().map(str::to_owned).collect())
+    }
+
     /// A panic is told with its message.
     fn explain(&self, bug: &str, seed: u64, said: &str) -> Result<(Finder, String), String> {
         if said != "a panic" {

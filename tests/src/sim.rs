@@ -6,6 +6,7 @@
 //!                ├► World: cores of a node, network, clock  ├─► oracle ─► what is broken
 //!                └► Clients ──► what they sent and were told ┘
 //! all of it ──► fingerprint ─► replay check          range: many seeds, and what each must reach
+//!                                                    shrink: what a failure does not need
 //! ```
 
 pub mod choose;
@@ -16,5 +17,6 @@ pub mod fingerprint;
 pub mod oracle;
 pub mod random;
 pub mod range;
+pub mod shrink;
 pub mod wall;
 pub mod world;

@@ -40,6 +40,12 @@ fn planted_bugs_are_found_and_nothing_without_them() {
         let found = found.unwrap_or_else(|| panic!("{SEEDS} seeds do not find {bug}"));
         println!("{bug}: seed {}, {}", found.seed, found.said);
     }
+    let found = planted.hunt("TrimUndone", SEEDS).unwrap().unwrap();
+    let shrunk = planted.shrunk("TrimUndone", found.seed).unwrap();
+    println!("shrunk: {}", shrunk.join(" "));
+    let without = shrunk.last().unwrap();
+    // Nothing that fails is needed for that; a trim is.
+    assert!(without.contains("write_error") && !without.contains("trims"), "{without}");
     for (build, awake) in [(planted.sim(), true), (sim, false)] {
         let bytes = fs::read(build).unwrap();
         let has = bytes.windows(AWAKE.len()).any(|window| window == AWAKE.as_bytes());

@@ -80,6 +80,8 @@ bugs! {
     FilesBeforeManifest,
     /// The manifest tells the log start of the one before.
     TrimUndone,
+    /// Recovery writes over the newer copy of the manifest first.
+    NewerCopyFirst,
     /// Segments go at half their age.
     RetentionTooEager,
     /// The index leads to the entry behind the one that was looked for.

@@ -362,7 +362,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         self.report.manifest_repaired =
             first.max(second).is_some() && (first.is_none() || second.is_none());
         let newest = usize::from(second > first);
-        if first > second {
+        if first > second && !planted!(NewerCopyFirst) {
             self.lead = Slot::Second;
         }
         match self.copies[newest].take() {

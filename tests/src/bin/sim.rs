@@ -1,10 +1,14 @@
 //! `cargo sim --seed N` replays a history; `cargo sim --seeds A..B` runs a range and ends with one
-//! line of JSON; with `--record` it is booked. A seed that fails prints the line that replays it.
+//! line of JSON; with `--record` it is booked. A seed that fails prints the line that replays it, the
+//! first of them also one that replays what is left of it: fewer batches, and parts left out.
 #![forbid(unsafe_code)]
 
 use std::{process::ExitCode, time::Instant};
 
-use catena_tests::{runs::Run, sim::range};
+use catena_tests::{
+    runs::Run,
+    sim::{range, shrink::Bounds},
+};
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -15,20 +19,27 @@ fn main() -> ExitCode {
     }
     let command = format!("cargo sim {}", arguments.join(" "));
     let record = arguments.pop_if(|last| last == "--record").is_some();
+    let mut bounds = Some(Bounds::default());
     let seeds = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--seed", seed] => seed.parse().ok().map(|seed: u64| seed..seed.saturating_add(1)),
+        ["--seed", seed, ref less @ ..] => {
+            bounds = Bounds::parse(less);
+            seed.parse().ok().map(|seed: u64| seed..seed.saturating_add(1))
+        }
         ["--seeds", range] => {
             range.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?))
         }
         _ => None,
     };
-    let Some(seeds) = seeds else {
-        eprintln!("usage: cargo sim --seed N | --seeds A..B [--record]");
+    let (Some(seeds), Some(bounds)) = (seeds, bounds) else {
+        eprintln!(
+            "usage: cargo sim --seed N [--acked N] [--without PART,…] | --seeds A..B [--record]"
+        );
         return ExitCode::from(2);
     };
     let began = Instant::now();
-    let summary = range::run(seeds);
+    let summary = range::run_within(seeds, &bounds);
     summary.broken.iter().for_each(|broken| println!("{broken}"));
+    summary.shrunk.iter().for_each(|shrunk| println!("{shrunk}"));
     println!("{}", summary.line());
     if record && let Err(error) = run(&summary, command, began).record() {
         eprintln!("the run could not be booked: {error}");

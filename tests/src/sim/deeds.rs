@@ -88,6 +88,16 @@ deeds! {
     Scrubbed = "scrubbed",
     /// The scrub found what had rotted.
     RotScrubbed = "rot_scrubbed",
+    /// A copy of a manifest rotted between two lives.
+    ManifestRotten = "manifest_rotten",
+    /// An index did.
+    IndexRotten = "index_rotten",
+    /// Both copies did, and the partition was refused.
+    PartitionRefused = "partition_refused",
+    /// A crash came while a manifest was written.
+    ManifestCut = "manifest_cut",
+    /// One came within a start.
+    StartCut = "start_cut",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
 }

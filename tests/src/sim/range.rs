@@ -4,14 +4,14 @@
 use std::{
     collections::BTreeMap,
     ops::Range,
-    panic,
     sync::{Mutex, atomic::AtomicU64, atomic::Ordering},
     thread,
 };
 
 use super::{
     deeds::{Counts, all_kinds},
-    world::{self, Report},
+    shrink::{self, Bounds},
+    world::Report,
 };
 
 /// Batches that a seed acknowledges, on average.
@@ -32,11 +32,19 @@ pub struct Summary {
     pub total: Report,
     /// What was broken, each with the line that replays it, and every floor that was missed.
     pub broken: Vec<String>,
+    /// What the first seed that failed needs for it, with the line that replays that.
+    pub shrunk: Option<String>,
 }
 
 /// Runs a range of seeds. What it comes to does not depend on how many processors there are.
 #[must_use]
 pub fn run(seeds: Range<u64>) -> Summary {
+    run_within(seeds, &Bounds::default())
+}
+
+/// Runs what is left of a range of seeds.
+#[must_use]
+pub fn run_within(seeds: Range<u64>, bounds: &Bounds) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new(BTreeMap::new());
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -48,15 +56,24 @@ pub fn run(seeds: Range<u64>) -> Summary {
                     if seed >= seeds.end {
                         return;
                     }
-                    // What panics says so by itself; here it is told which seed did.
-                    let result = panic::catch_unwind(|| world::run(seed))
-                        .unwrap_or_else(|_| Err("a panic".to_owned()));
+                    let result = shrink::run(seed, bounds);
                     results.lock().expect("no worker panics with it").insert(seed, result);
                 }
             });
         }
     });
-    sum_up(results.into_inner().expect("no worker panics with it"))
+    let results = results.into_inner().expect("no worker panics with it");
+    let failed = results.iter().find_map(|(seed, result)| Some((*seed, result.as_ref().err()?)));
+    let shrunk = failed.filter(|_| *bounds == Bounds::default()).map(shrunk);
+    let mut summary = sum_up(results);
+    summary.shrunk = shrunk;
+    summary
+}
+
+/// What the first seed that failed needs for it.
+fn shrunk((seed, error): (u64, &String)) -> String {
+    let (bounds, error) = shrink::shrink(seed, error);
+    format!("shrunk: cargo sim --seed {seed}{bounds}\nwhich says: {error}")
 }
 
 fn sum_up(results: BTreeMap<u64, Result<Report, String>>) -> Summary {

@@ -2,6 +2,7 @@
 
 mod ending;
 mod network;
+mod peril;
 mod rot;
 
 use std::{
@@ -10,28 +11,35 @@ use std::{
 };
 
 use catena_format::{ClusterId, Millis, NodeId, PartitionUid};
-use catena_log::{Now, OpenError, io::Heap};
+use catena_log::{
+    Now, OpenError,
+    io::{FileName, Heap, Op},
+};
 use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
 use catena_replication::{Phase, Replica};
 use catena_wire::Setting;
 
-use self::network::{Delivery, Link};
+use self::{
+    network::{Delivery, Link},
+    peril::Peril,
+};
 use super::{
     client::{Client, Plan},
     deeds::{Counts, Deed},
-    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
+    disk::{DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
     oracle::{Oracle, Retention, Shelf},
     random::Random,
+    shrink::{ACKED_MIN, Bounds},
 };
 
-/// What a seed must reach before it may end.
-const ACKED_MIN: u64 = 200;
 /// A seed that is not through after so much of its own time is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 10_000_000;
 const MINUTE_MS: i64 = 60_000;
+/// In a million ends of a life, those after which a manifest or an index has rotted.
+const IMAGE_ROTS_PER_MILLION: u32 = 100_000;
 
 /// What a seed came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -117,6 +125,10 @@ struct World {
     /// At the end the disk spoils what it holds.
     decays: bool,
     next_crash_ns: u64,
+    peril: Peril,
+    bounds: Bounds,
+    /// The partition that lost both copies of its manifest.
+    refused: Option<PartitionUid>,
     fingerprint: Fingerprint,
 }
 
@@ -125,13 +137,21 @@ struct World {
 /// # Errors
 /// Says what was broken.
 pub fn run(seed: u64) -> Result<Report, String> {
-    let mut world = World::new(seed);
+    run_within(seed, &Bounds::default())
+}
+
+/// Runs what is left of one seed.
+///
+/// # Errors
+/// Says what was broken.
+pub fn run_within(seed: u64, bounds: &Bounds) -> Result<Report, String> {
+    let mut world = World::new(seed, bounds);
     world.live()?;
     world.heal()?;
     Ok(world.report())
 }
 
-fn disk_options(random: &mut Random) -> DiskOptions {
+fn disk_options(random: &mut Random, bounds: &Bounds) -> DiskOptions {
     let cache = if random.chance(500_000) { DeviceCache::Fua } else { DeviceCache::Flush };
     let mut options = DiskOptions::random(cache);
     // Half of the seeds have a disk that only dies; the others one that also says no.
@@ -147,10 +167,11 @@ fn disk_options(random: &mut Random) -> DiskOptions {
             .with(FaultKind::NoDescriptors, 3_000, 3)
             .with(FaultKind::ReadError, 2_000, 3);
     }
+    options.faults.kinds.retain(|kind, _| bounds.has(kind.name()));
     options
 }
 
-fn plan(random: &mut Random) -> (Plan, Retention) {
+fn plan(random: &mut Random, bounds: &Bounds) -> (Plan, Retention) {
     let created = 1 + random.below(3) as u32;
     let grown = created + random.below(3) as u32;
     // The smallest, and one that is lengthened at first and then ends where its zeros do.
@@ -171,14 +192,26 @@ fn plan(random: &mut Random) -> (Plan, Retention) {
     }
     let trims = random.chance(300_000);
     let deletions = if random.chance(400_000) { 1 + random.below(3) as u32 } else { 0 };
-    (Plan { created, grown, config, trims, deletions }, retention)
+    let mut plan = Plan { created, grown, config, trims, deletions };
+    if !bounds.has("growth") {
+        plan.grown = created;
+    }
+    plan.trims &= bounds.has("trims");
+    if !bounds.has("deletions") {
+        plan.deletions = 0;
+    }
+    if !bounds.has("retention") {
+        plan.config.retain(|setting| !setting.key.starts_with("retention."));
+        retention = Retention::default();
+    }
+    (plan, retention)
 }
 
 fn setting(key: &'static str, value: &'static str) -> Setting<'static> {
     Setting { key: key.into(), value: value.into() }
 }
 
-fn clients(root: &Random, plan: &Plan, producers: u32) -> Vec<Client> {
+fn clients(root: &Random, plan: &Plan, producers: u32, bounds: &Bounds) -> Vec<Client> {
     type Make = fn(u32, Random, &Plan) -> Client;
     let few: [Make; 6] = [
         Client::reader,
@@ -193,7 +226,15 @@ fn clients(root: &Random, plan: &Plan, producers: u32) -> Vec<Client> {
     let make = |(number, make): (u32, Make)| {
         make(number, root.numbered_stream("client", u64::from(number)), plan)
     };
-    numbered.map(make).collect()
+    let mut clients: Vec<Client> = numbered.map(make).collect();
+    let (first, readers) = (plan.grown as usize, producers as usize + 2);
+    if !bounds.has("second_producers") {
+        clients[first..producers as usize].iter_mut().for_each(|client| client.pause(u64::MAX));
+    }
+    if !bounds.has("subscribers") {
+        clients[readers..readers + 2].iter_mut().for_each(|client| client.pause(u64::MAX));
+    }
+    clients
 }
 
 /// A node of one to three cores.
@@ -213,12 +254,12 @@ fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, bounds: &Bounds) -> Self {
         let root = Random::new(seed);
         let mut setup = root.stream("setup");
-        let (plan, retention) = plan(&mut setup);
-        let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32);
-        let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup));
+        let (plan, retention) = plan(&mut setup, bounds);
+        let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32, bounds);
+        let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup, bounds));
         let mut random = root.stream("world");
         let cores = node(true, &mut random);
         let mut world = Self {
@@ -245,9 +286,12 @@ impl World {
             removals: BTreeSet::new(),
             slander: None,
             swept: false,
-            jumps: setup.chance(400_000),
-            decays: setup.chance(300_000),
+            jumps: setup.chance(400_000) && bounds.has("clock"),
+            decays: setup.chance(300_000) && bounds.has("decay"),
             next_crash_ns: 0,
+            peril: Peril::new(root.stream("peril"), bounds),
+            bounds: bounds.clone(),
+            refused: None,
             fingerprint: Fingerprint::default(),
         };
         world.plan_crash();
@@ -255,17 +299,11 @@ impl World {
     }
 
     fn plan_crash(&mut self) {
-        // Short lives meet half-done starts; a long one sees what is done once a second.
-        let most = match self.random.below(100) {
-            0..30 => 3_000_000,
-            30..99 => 150_000_000,
-            _ => 2_500_000_000,
-        };
-        self.next_crash_ns = self.now_ns + 100_000 + self.random.below(most);
+        self.next_crash_ns = self.now_ns + 100_000 + self.random.below(self.peril.life_ns_max());
         if self.faults_on && self.jumps && self.random.chance(300_000) {
             self.jump();
         }
-        if self.faults_on && self.random.chance(50_000) {
+        if self.faults_on && self.random.chance(50_000) && self.bounds.has("pauses") {
             self.pause_all();
         }
     }
@@ -301,7 +339,9 @@ impl World {
 
     /// Faults and crashes until enough was acknowledged.
     fn live(&mut self) -> Result<(), String> {
-        while self.oracle.acked_batches < ACKED_MIN || self.restarts < 2 {
+        let acked = self.bounds.acked;
+        let lives = self.peril.lives_min() * acked / ACKED_MIN;
+        while self.oracle.acked_batches < acked || self.restarts < lives {
             if self.now_ns > STUCK_NS {
                 return Err(format!("stuck: {} acked", self.oracle.acked_batches));
             }
@@ -319,11 +359,21 @@ impl World {
 
     /// Ends the node's life and begins the next.
     fn crash(&mut self) {
-        let kind = if self.random.chance(500_000) { Crash::PowerLoss } else { Crash::ProcessKill };
-        self.disk.crash(self.now_ns, kind);
+        self.end_life();
+        self.begin_life();
+    }
+
+    fn end_life(&mut self) {
+        self.disk.crash(self.now_ns, self.peril.crash());
+        if self.random.chance(IMAGE_ROTS_PER_MILLION) && self.bounds.has("rot") {
+            self.rot_images();
+        }
         if self.cores.iter().any(|core| core.stats().scrub_passes > 0) {
             self.oracle.did(Deed::Scrubbed);
         }
+    }
+
+    fn begin_life(&mut self) {
         self.life += 1;
         self.restarts += 1;
         self.cores = node(!self.founded, &mut self.random);
@@ -338,6 +388,7 @@ impl World {
         self.network.clear();
         self.link_ns.clear();
         self.plan_crash();
+        self.doom();
         self.carry_out();
     }
 
@@ -405,7 +456,7 @@ impl World {
         let failed = match self.cores[0].status() {
             Status::Failed(error) => Some(error),
             _ => self.replicas().find_map(|replica| match replica.phase() {
-                Phase::Failed(error) => Some(error),
+                Phase::Failed(error) if !self.is_refused(replica) => Some(error),
                 _ => None,
             }),
         };
@@ -443,6 +494,8 @@ impl World {
                 let key = key_of(directory);
                 self.owners.insert(key, core);
                 self.shelf.asked(key, &op);
+                let file = op.file().filter(|_| matches!(op, Op::Write { .. }));
+                self.endanger(key, matches!(file, Some(FileName::Manifest(_))));
                 self.disk.submit(self.now_ns, key, self.life, id, op);
             }
             while let Some(send) = self.cores[core].poll_send() {

@@ -16,7 +16,7 @@ use super::{
 use crate::sim::fingerprint::Fingerprint;
 
 /// How often a write that does not survive whole is torn, in a million.
-const TORN_PER_MILLION: u32 = 400_000;
+const TORN_PER_MILLION: u32 = 600_000;
 
 /// How often something that nothing is known of happens, in a million.
 const EVEN_PER_MILLION: u32 = 500_000;

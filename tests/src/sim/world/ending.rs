@@ -16,6 +16,8 @@ use crate::sim::{
 
 /// Batches acknowledged while the disk decays.
 const DECAY_ACKED: u64 = 60;
+/// In a million seeds, those in whose last life a partition has lost its manifest.
+const REFUSED_PER_MILLION: u32 = 150_000;
 /// Within so much time the files of deleted partitions go.
 const SETTLE_NS: u64 = 1_000_000_000;
 
@@ -46,7 +48,11 @@ impl World {
         let wounds = self.wounds();
         // One more life: what is read is what the disk holds. Who was told something at the last
         // moment does not make up for it behind the end that is checked.
-        self.crash();
+        self.end_life();
+        if self.random.chance(REFUSED_PER_MILLION) && self.bounds.has("rot") {
+            self.rot_manifest();
+        }
+        self.begin_life();
         self.clients.iter_mut().for_each(|client| client.pause(u64::MAX));
         let kept = self.shelf.kept(&self.disk);
         self.check(wounds, kept)
@@ -60,6 +66,7 @@ impl World {
             .with(FaultKind::BitFlip, 20_000, 3)
             .with(FaultKind::LostWrite, 20_000, 2)
             .with(FaultKind::MisdirectedWrite, 20_000, 2);
+        faults.kinds.retain(|kind, _| self.bounds.has(kind.name()));
         faults.silent_in = FileKinds::SEGMENTS;
         self.disk.set_faults(faults);
         self.clients.iter_mut().for_each(|client| client.finish(false));
@@ -98,7 +105,7 @@ impl World {
         wounds.append(&mut self.wounds());
         let directory = |r: &Replica<Heap>| (r.identity().partition.get(), r.identity().uid.get());
         let directories: BTreeMap<u32, u64> = self.replicas().map(directory).collect();
-        let there = ends.len() as u32;
+        let there = ends.len() as u32 + u32::from(self.refused.is_some());
         let plan = Plan { created: there, grown: there, ..self.plan.clone() };
         let first = self.clients.len();
         for partition in ends.keys() {
@@ -157,11 +164,12 @@ impl World {
                 *self.faults.entry("catalog_damaged").or_insert(0) += 1;
                 return Ok(None);
             }
-            let open = self.replicas().all(|replica| replica.phase() == Phase::Open);
+            let open = self.replicas().all(|r| r.phase() == Phase::Open || self.is_refused(r));
             if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
                 let end =
                     |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
-                return Ok(Some(self.replicas().map(end).collect()));
+                let open = self.replicas().filter(|replica| replica.phase() == Phase::Open);
+                return Ok(Some(open.map(end).collect()));
             }
             if self.now_ns > deadline {
                 return Err("stuck: partitions do not open".into());

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, ops::Range};
 
 use catena_format::{Offset, PartitionUid};
 use catena_log::{
-    Finding, ReadError,
-    io::{FileName, IoError},
+    Finding, OpenError, ReadError,
+    io::{FileName, Heap, IoError, Slot},
 };
 use catena_node::{Node, Notice};
+use catena_replication::{Phase, Replica};
 
 use super::{STUCK_NS, World};
 use crate::sim::deeds::Deed;
@@ -46,6 +47,79 @@ impl World {
         }
     }
 
+    /// Between two lives a copy of a manifest or an index rots: nothing may be lost by that. Let
+    /// alone are manifests whose copies differ, for the older one does not know all, and indexes of
+    /// logs that drop segments: what is derived from a dropped segment stands nowhere else.
+    pub(super) fn rot_images(&mut self) {
+        if self.disk.late_writes() > 0 {
+            return;
+        }
+        let directories: Vec<u64> = self.disk.directories().collect();
+        let directory = directories[self.random.below(directories.len() as u64) as usize];
+        let files: Vec<_> = self.disk.live_files(directory).collect();
+        let drops = directory != 0 && self.plan.drops();
+        let indexes = files.iter().copied().filter(|file| matches!(file, FileName::Index(_)));
+        let indexes: Vec<_> = indexes.filter(|_| !drops).collect();
+        let index = (!indexes.is_empty() && self.random.chance(500_000))
+            .then(|| indexes[self.random.below(indexes.len() as u64) as usize]);
+        let copy = [Slot::First, Slot::Second][self.random.below(2) as usize];
+        let copy = self.copies_agree(directory).then_some(FileName::Manifest(copy));
+        let (file, deed) = match (index, copy) {
+            (Some(index), _) => (index, Deed::IndexRotten),
+            (None, Some(copy)) => (copy, Deed::ManifestRotten),
+            (None, None) => return,
+        };
+        if self.spoil(directory, file) {
+            self.oracle.did(deed);
+        }
+    }
+
+    /// Both copies of a partition's manifest rot: it must be refused, and nothing else.
+    pub(super) fn rot_manifest(&mut self) {
+        let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
+        let known = self.cores[0].known();
+        let there = |uid: &u64| known.contains(&PartitionUid::new(*uid)) && self.copies_agree(*uid);
+        let directories: Vec<u64> = directories.into_iter().filter(there).collect();
+        if directories.is_empty() || self.disk.late_writes() > 0 {
+            return;
+        }
+        let directory = directories[self.random.below(directories.len() as u64) as usize];
+        let both = [Slot::First, Slot::Second].map(FileName::Manifest);
+        if both.map(|copy| self.spoil(directory, copy)) == [true, true] {
+            self.refused = Some(PartitionUid::new(directory));
+            self.oracle.did(Deed::PartitionRefused);
+        }
+    }
+
+    fn copies_agree(&self, directory: u64) -> bool {
+        let [first, second] = [Slot::First, Slot::Second].map(|slot| {
+            let file = FileName::Manifest(slot);
+            let durable = self.disk.durable_bytes_of_live(directory, file);
+            durable.filter(|bytes| self.disk.live_bytes(directory, file).as_ref() == Some(bytes))
+        });
+        first.is_some() && first == second
+    }
+
+    /// A bit of an image turns, of those that are checked.
+    fn spoil(&mut self, directory: u64, file: FileName) -> bool {
+        let bytes = self.disk.live_bytes(directory, file).unwrap_or_default();
+        // Magic, version and what fills the first 32 bytes, and the length of the archive in it.
+        let Some(length) = bytes.get(16..24) else { return false };
+        let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+        if length > bytes.len() as u64 {
+            return false;
+        }
+        let position = self.random.below(32 + length);
+        let bit = self.random.below(8) as u8;
+        self.disk.flip_bit(directory, file, position, bit)
+    }
+
+    /// Whether a partition is the one whose manifest is gone, and says so.
+    pub(super) fn is_refused(&self, replica: &Replica<Heap>) -> bool {
+        let refused = self.refused == Some(replica.identity().uid);
+        refused && matches!(replica.phase(), Phase::Failed(OpenError::Manifest(_)))
+    }
+
     /// Bits turn in segments while nobody reads them.
     pub(super) fn rot(&mut self) {
         let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
@@ -75,7 +149,8 @@ impl World {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             let all = self.cores.iter().zip(&ends);
-            let mut busy = all.filter(|(core, _)| core.replicas().next().is_some());
+            let open = |core: &Node<_>| core.replicas().any(|replica| replica.log().is_some());
+            let mut busy = all.filter(|(core, _)| open(core));
             if busy.all(|(core, end)| passes(core) >= *end) {
                 return Ok(self.lost());
             }
