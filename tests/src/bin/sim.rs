@@ -1,6 +1,6 @@
 //! `cargo sim --seed N` replays a history; `cargo sim --seeds A..B` runs a range and ends with one
-//! line of JSON; with `--record` it is booked. A seed that fails prints the line that replays it, the
-//! first of them also one that replays what is left of it: fewer batches, and parts left out.
+//! line of JSON; with `--record` it is booked. A seed that fails prints the line that replays it,
+//! the first of them also one that replays what is left of it: fewer batches, and parts left out.
 #![forbid(unsafe_code)]
 
 use std::{process::ExitCode, time::Instant};

@@ -49,7 +49,7 @@ impl Bounds {
         !self.without.contains(part)
     }
 
-    /// Reads what [`Bounds::fmt`] has written, argument by argument; `None` for anything else.
+    /// Reads what it is displayed as, argument by argument; `None` for anything else.
     #[must_use]
     pub fn parse(arguments: &[&str]) -> Option<Self> {
         let mut bounds = Self::default();
