@@ -169,15 +169,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn read_done(&mut self, id: ReadId, result: Result<M::Share, IoError>) {
         let mut cold = self.reads.remove(&id).expect("the read is under way");
         let file = cold.file;
-        let share = match result {
-            Ok(share) => share,
-            Err(error) => return self.end_read(id, file, Err(ReadError::Io(error))),
-        };
         cold.raise_start(self.log_start);
         let segment = self.segment_or_dropped(file).expect("a segment that is read stays");
-        let next = match &mut segment.index {
-            SegmentIndex::Resident(index) => cold.on_window(&share, index),
-            SegmentIndex::OnDisk(_) => cold.on_window(&share, &mut Index::default()),
+        let next = match (result, &mut segment.index) {
+            (Ok(share), SegmentIndex::Resident(index)) => cold.on_window(&share, index),
+            (Ok(share), SegmentIndex::OnDisk(_)) => cold.on_window(&share, &mut Index::default()),
+            // Where the file is gone, no other attempt will find it.
+            (Err(IoError::NotFound), _) => cold.at_end(),
+            (Err(error), _) => return self.end_read(id, file, Err(ReadError::Io(error))),
         };
         let answer = match next {
             Next::Read(position, length) => return self.read_window(id, cold, position, length),

@@ -278,7 +278,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.tail.evict(self.config.tail_cache_bytes, self.durable_end);
     }
 
-    fn waiting_bytes(&self) -> usize {
+    /// Bytes of groups that the durable end has not passed.
+    pub(crate) fn waiting_bytes(&self) -> usize {
         let flights = self.flights.iter().map(|f| match f.kind {
             FlightKind::Group { bytes, .. } => bytes,
             _ => 0,

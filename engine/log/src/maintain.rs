@@ -489,10 +489,10 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Drops sealed segments by size and age; constant work for each.
     fn retain(&mut self) {
-        let mut rest = self.bytes();
+        let mut rest = self.durable_bytes();
         let mut start = self.wanted_start;
         for segment in self.segments.iter().take_while(|s| s.entry.sealed) {
-            rest -= segment.entry.end_position.get();
+            rest = rest.saturating_sub(segment.entry.end_position.get());
             let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
             if !(by_size || self.expired(segment.entry.last_append_time)) {
                 break;
@@ -503,6 +503,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.wanted_start = start;
             self.want_manifest();
         }
+    }
+
+    /// Bytes of segments that a crash would leave.
+    fn durable_bytes(&self) -> u64 {
+        let open = self.group.as_ref().map_or(0, |group| group.used());
+        let waiting = self.waiting_bytes() + open.next_multiple_of(BLOCK_BYTES) - open;
+        self.bytes().saturating_sub(waiting as u64)
     }
 
     fn expired(&self, last_append: Millis) -> bool {

@@ -175,9 +175,6 @@ pub struct Opening<M: Memory, F> {
     manifest: Manifest,
     fold: Option<F>,
     scan: Option<Scan<M>>,
-    /// A segment has no index that can be read: it gets one, for once it is dropped the fold stands
-    /// nowhere else.
-    unread_index: bool,
     images: VecDeque<(FileNumber, M::Share)>,
     indexes: BTreeMap<FileNumber, Index>,
     poisoned: Option<IoError>,
@@ -205,7 +202,6 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             manifest: Manifest::empty(),
             fold: Some(fold),
             scan: None,
-            unread_index: false,
             images: VecDeque::new(),
             indexes: BTreeMap::new(),
             poisoned: None,
@@ -488,16 +484,13 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         match image {
             Some(image) if fold.restore(&image.fold) => self.begin_scan(at, Some(image)),
-            _ => {
-                // It counts as none: the segment must not be dropped for it.
-                self.files.remove(&FileName::Index(segment.file));
-                self.no_index(at)
-            }
+            _ => self.no_index(at),
         }
     }
 
     fn no_index(&mut self, at: usize) -> Flow<F> {
-        self.unread_index = true;
+        // What cannot be read counts as none: the segment must not be dropped for it.
+        self.files.remove(&FileName::Index(self.manifest.segments[at].file));
         match at.checked_sub(1) {
             Some(before) => self.read_index(before),
             None => self.read_fold(),
@@ -540,7 +533,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     /// Takes over what the scan found: every segment sealed where its last good batch ends.
-    fn settle(&mut self, scanned: Scanned<M>) -> Flow<F> {
+    fn settle(&mut self, mut scanned: Scanned<M>) -> Flow<F> {
+        self.miss_segments(&mut scanned);
         let RecoveryReport { manifest_repaired, fold_lost, .. } = self.report;
         self.report = RecoveryReport { manifest_repaired, fold_lost, ..scanned.report };
         self.indexes = scanned.indexes;
@@ -548,8 +542,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let unsealed = self.manifest.segments.iter().any(|s| !s.sealed);
         // The number of a leftover file is known only until that file is removed.
         let numbered = self.free_file() > self.manifest.next_file;
+        let lacks_index =
+            |image: &(FileNumber, _)| !self.files.contains_key(&FileName::Index(image.0));
+        // A segment without an index gets one, for once it is dropped the fold stands nowhere else.
         let changed = unsealed
-            || (self.unread_index && !self.images.is_empty())
+            || self.images.iter().any(lacks_index)
             || scanned.segments != self.manifest.segments
             || scanned.log_end != self.manifest.log_end
             || scanned.damaged != self.manifest.damaged;
@@ -564,6 +561,21 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.write_indexes()
         } else {
             self.clean()
+        }
+    }
+
+    /// What a segment held whose file is gone is damaged. A log of which only what is derived from
+    /// it is wanted has that.
+    fn miss_segments(&self, scanned: &mut Scanned<M>) {
+        if F::INDISPENSABLE {
+            return;
+        }
+        let gone = |s: &&SegmentEntry| !self.files.contains_key(&FileName::Segment(s.file));
+        for segment in scanned.segments.iter().filter(gone) {
+            let held = segment.base.max(self.manifest.log_start)..segment.end;
+            if scanned.damaged.insert(held.clone()) {
+                scanned.report.offsets_damaged += held.end.since(held.start);
+            }
         }
     }
 

@@ -314,13 +314,16 @@ impl<M: Memory> Cold<M> {
                     return Next::Unknown(version);
                 }
                 Step::Unknown { .. } => return self.end(),
-                Step::End => {
-                    let end = self.segment_end.min(self.below);
-                    let missing = self.missing(end, self.end_position);
-                    return missing.unwrap_or_else(|| self.end());
-                }
+                Step::End => return self.at_end(),
             }
         }
+    }
+
+    /// Nothing follows in the file: what should, and was asked for, is damaged.
+    pub(crate) fn at_end(&mut self) -> Next<M::Share> {
+        let end = self.segment_end.min(self.below);
+        let missing = self.missing(end, self.end_position);
+        missing.unwrap_or_else(|| self.end())
     }
 
     /// Damage, if offsets are missing before `next`, at `position`, that this read wanted.

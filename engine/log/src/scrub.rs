@@ -181,6 +181,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         // Whatever was read of a segment that is going is not looked at.
         let goes_on = self.is_kept(file)
             && match (check.asked, result) {
+                // Where the file is gone nothing follows.
+                (Asked::Window(..), Err(IoError::NotFound)) => self.scrub_window(&mut check, &[]),
                 (_, Err(error)) => self.scrub_failed(&mut check, error),
                 (Asked::Index(_), Ok(share)) => self.scrub_index(&mut check, share.as_ref()),
                 (Asked::Window(..), Ok(share)) => self.scrub_window(&mut check, share.as_ref()),
@@ -203,7 +205,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.events.push_back(Event::Found(Finding::Unreadable { file, position, why }));
         match check.asked {
             Asked::Index(_) => check.begin(),
-            Asked::Window(..) if error == IoError::NotFound => return false,
             Asked::Window(position, length) => check.leave_out(position.plus(length as u64)),
         }
         check.sound < check.end_position

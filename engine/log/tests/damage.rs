@@ -90,9 +90,45 @@ fn a_segment_that_is_gone_is_damaged_as_a_whole_and_the_rest_is_served() {
     world.epoch = world.epoch.next();
     reopen(&mut world);
     assert_eq!(world.log.log_end(), Offset::new(5));
-    let missing = world.read(Offset::new(1), 1);
-    assert!(missing.is_err(), "{missing:?}");
-    assert_eq!(world.read(Offset::new(4), 1).unwrap().len(), 1);
+    assert_eq!(world.log.damaged(), vec![Offset::new(0)..Offset::new(4)]);
+    assert_eq!(world.log.recovery().offsets_damaged, 4);
+    assert_eq!(readable(&mut world, 5), [4]);
+}
+
+#[test]
+fn the_same_damage_found_again_changes_nothing() {
+    let mut world = world(3);
+    world.restart();
+    world.append(1, 1000, 9);
+    world.run();
+    world.log.close();
+    world.run();
+    let last = |name: &&FileName| matches!(name, FileName::Segment(file) if file.get() > 1);
+    let last = *world.disk.files.keys().find(last).unwrap();
+    world.disk.files.remove(&last);
+    reopen(&mut world);
+    assert_eq!(world.log.damaged(), vec![Offset::new(3)..Offset::new(4)]);
+    let files = world.disk.files.clone();
+    reopen(&mut world);
+    assert!(world.disk.files == files, "a start writes though nothing had to change");
+}
+
+#[test]
+fn a_segment_that_goes_while_the_log_is_open_is_damaged_and_no_read_is_tried_for_ever() {
+    for scrubbed in [false, true] {
+        let mut world = world(4);
+        world.restart();
+        world.append(1, 1000, 9);
+        world.disk.files.remove(&SEGMENT);
+        world.run();
+        while scrubbed && world.log.scrub(0).is_some() {
+            world.run();
+        }
+        let known = if scrubbed { vec![Offset::new(0)..Offset::new(4)] } else { vec![] };
+        assert_eq!(world.log.damaged(), known);
+        assert_eq!(readable(&mut world, 5), [4]);
+        assert_eq!(world.log.damaged(), vec![Offset::new(0)..Offset::new(4)]);
+    }
 }
 
 /// Cuts the segment, or fills it with zeros, from a block on: its last batch and what proves it.

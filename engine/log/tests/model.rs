@@ -7,10 +7,10 @@ use std::time::Duration;
 use catena_format::{Millis, Offset};
 use catena_log::{
     Event, LogConfig, OpenError, ReadAnswer, ReadError, ReadOutcome,
-    io::{Done, FileName},
+    io::{Done, FileName, Op},
 };
 use proptest::prelude::*;
-use world::{World, open, small};
+use world::{World, open, small, tick};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -79,6 +79,41 @@ proptest! {
         world.restart();
         world.check();
     }
+}
+
+#[test]
+fn retention_by_size_counts_what_is_durable() {
+    let config = LogConfig { retention_bytes: Some(100 << 10), ..small() };
+    let mut world = World::new(config);
+    while world.log.segments() < 2 {
+        world.append(1, 10_000, 0);
+        world.run();
+    }
+    // As much as is to be kept, on its way to the disk.
+    let mut waiting = Vec::new();
+    for time in 0..12 {
+        world.append(1, 10_000, time);
+        if time == 11 {
+            tick(&mut world);
+        }
+        while let Some((id, op)) = world.log.poll_op() {
+            if matches!(op, Op::Write { file: FileName::Segment(_), .. }) {
+                waiting.push((id, op));
+            } else {
+                let result = world.disk.perform(op);
+                world.log.on_done(Done { id, result }, world.now());
+            }
+        }
+    }
+    assert!(world.log.bytes() > 180 << 10);
+    assert_eq!(world.log.log_start(), Offset::ZERO);
+    for (id, op) in waiting {
+        let result = world.disk.perform(op);
+        world.log.on_done(Done { id, result }, world.now());
+    }
+    tick(&mut world);
+    world.run();
+    assert!(world.log.log_start() > Offset::ZERO);
 }
 
 #[test]

@@ -93,6 +93,29 @@ fn an_older_catalog_removes_nothing() {
 }
 
 #[test]
+fn under_an_older_catalog_no_new_producer_is_taken_for_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), &[]);
+    client(&server).create_topic("there", 1, Vec::new()).unwrap();
+    stop(server);
+    let catalog = directory.path().join("data").join("meta").join("catalog");
+    let saved = directory.path().join("saved");
+    copy(&catalog, &saved);
+    // Each is its producer's first: a repetition, if the two had one id.
+    for (stored, value) in [(0, b"one"), (1, b"two")] {
+        fs::remove_dir_all(&catalog).unwrap();
+        copy(&saved, &catalog);
+        let server = start(directory.path(), &[]);
+        let mut client = client(&server);
+        let producer = client.producer("there", ProducerOptions::default()).unwrap();
+        let receipt = producer.append(&NewRecord::value(value)).unwrap().wait().unwrap();
+        assert_eq!(receipt.first_offset.get(), stored);
+        producer.close().unwrap();
+        stop(server);
+    }
+}
+
+#[test]
 fn a_node_without_free_space_starts_and_lets_topics_be_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let server = start(directory.path(), &[]);

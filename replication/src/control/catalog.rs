@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
-    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, NodeId, Offset,
+    BATCH_HEADER_BYTES, BatchHeader, Epoch, FrameHeader, Incarnation, Millis, NodeId, Offset,
     PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::{PARTITIONS_PER_TOPIC_MAX, TOPIC_NAME_BYTES_MAX},
     planted,
@@ -24,6 +24,13 @@ pub const TOPICS_MAX: usize = 10_000;
 /// Producers whose raised epochs are remembered; beyond it the one with the least id is forgotten.
 pub const RAISED_PRODUCERS_MAX: usize = 100_000;
 
+/// Producer ids of a life begin at its start, in ms since 1970, times this, or behind those of the
+/// life before, whichever is more. As no node gives so many of them, an older copy of a catalog
+/// goes on behind all that were given since.
+const PRODUCER_IDS_PER_MS: i64 = 1024;
+/// Where a clock that is far ahead stops to count.
+const PRODUCER_IDS_BEGIN_MAX: i64 = 1 << 60;
+
 /// Of entries. Variants are added without a new one: an older build refuses those.
 const ENTRY_VERSION: u8 = 1;
 const SNAPSHOT_VERSION: u8 = 2;
@@ -32,7 +39,8 @@ const PREFIX_BYTES: usize = 16;
 /// A change of the catalog.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// A node's process has started: its incarnation and the epochs of its partitions rise by one.
+    /// A node's process has started: its incarnation and the epochs of its partitions rise by one,
+    /// and its producer ids begin at 1024 times the time of the entry, in ms, if that is more.
     NodeStarted {
         /// The node.
         node: u64,
@@ -224,6 +232,7 @@ struct PartitionV2 {
 
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
+const _: () = assert!(PRODUCER_IDS_BEGIN_MAX.cast_unsigned() * 2 < COUNTED_MAX);
 /// Nor have epochs, which the starts of a node count.
 const EPOCH_COUNTED_MAX: u32 = Epoch::MAX.get() / 2;
 
@@ -420,6 +429,16 @@ impl Catalog {
         }
     }
 
+    /// A life begins: the ids of its producers are behind those of earlier lives, also of those
+    /// that this catalog knows nothing of.
+    fn begin_producer_ids(&mut self, start: Millis) {
+        if planted!(ProducerIdsReused) {
+            return;
+        }
+        let from = start.get().saturating_mul(PRODUCER_IDS_PER_MS).min(PRODUCER_IDS_BEGIN_MAX);
+        self.next_producer_id = self.next_producer_id.max(from);
+    }
+
     fn create(
         &mut self,
         id: u128,
@@ -539,13 +558,16 @@ impl Catalog {
         self.unreadable
     }
 
-    fn apply_batch(&mut self, batch: &[u8]) -> Option<()> {
+    fn apply_batch(&mut self, batch: &[u8], append_time: Millis) -> Option<()> {
         let header = BatchHeader::parse(batch).ok()?;
         let records = batch.get(BATCH_HEADER_BYTES..)?;
         for record in Records::new(records, header.count, header.base_timestamp) {
             let archive = record.ok()?.value.and_then(|value| archive(ENTRY_VERSION, value))?;
             let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
             self.last = Some(self.apply(&entry));
+            if matches!(entry, Entry::NodeStarted { .. }) {
+                self.begin_producer_ids(append_time);
+            }
         }
         Some(())
     }
@@ -592,7 +614,7 @@ impl Fold for Catalog {
     const INDISPENSABLE: bool = true;
 
     fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
-        if self.unreadable.is_none() && self.apply_batch(batch).is_none() {
+        if self.unreadable.is_none() && self.apply_batch(batch, frame.append_time).is_none() {
             self.unreadable = Some(frame.base_offset);
         }
     }

@@ -14,7 +14,7 @@ use catena_format::{Offset, PartitionIndex};
 
 use super::{
     base::{Base, Books, copy_tree},
-    damage::{Corruption, Kind, Logs},
+    damage::{Corruption, Deed, Kind, Logs},
     map::{Fate, Standing, fate},
 };
 use crate::{
@@ -89,14 +89,21 @@ impl<'a> Case<'a> {
     pub(super) fn run(&mut self) -> Result<Outcome, String> {
         let data = self.data();
         copy_tree(&self.base.data(), &data).map_err(|error| error.to_string())?;
-        let cold = self.corruption.kind == Kind::Sealed && self.random.chance(250_000);
+        // One that is gone may still be open.
+        let Corruption { kind, deed, .. } = *self.corruption;
+        let cold = kind == Kind::Sealed && deed != Deed::Remove && self.random.chance(250_000);
         let mut early = None;
         if cold {
             // The server reads the file while it runs, and not as it starts.
             early = Some(self.start().map_err(|ended| ended.to_string())?);
         }
         for (path, bytes) in &self.corruption.files {
-            fs::write(data.join(path), bytes).map_err(|error| error.to_string())?;
+            let path = data.join(path);
+            let done = match bytes {
+                Some(bytes) => fs::write(path, bytes),
+                None => fs::remove_file(path),
+            };
+            done.map_err(|error| error.to_string())?;
         }
         self.foresee();
         let (server, mut server_refused) = match early {
@@ -139,6 +146,8 @@ impl<'a> Case<'a> {
     fn refused(&mut self, refused: &Ended) -> Result<Outcome, String> {
         let log = self.corruption.log.as_deref();
         let named = match (self.corruption.kind, log) {
+            // It is not known where one should be.
+            (Kind::Identity, _) if self.corruption.deed == Deed::Remove => "no identity file",
             (Kind::Identity, _) => "meta/identity",
             (_, Some(log)) if log == Path::new(CATALOG) && !self.catalog_is_whole() => CATALOG,
             _ => return Err(format!("it must start: {refused}")),
@@ -326,7 +335,8 @@ impl<'a> Case<'a> {
                 let path = log.join(name);
                 let corrupted = self.corruption.files.iter().find(|(file, _)| *file == path);
                 let expected = match corrupted {
-                    Some((_, bytes)) => bytes.clone(),
+                    Some((_, None)) => continue,
+                    Some((_, Some(bytes))) => bytes.clone(),
                     None => fs::read(self.base.data().join(&path)).unwrap_or_default(),
                 };
                 let there = fs::read(self.data().join(&path))

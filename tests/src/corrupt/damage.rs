@@ -82,11 +82,20 @@ pub(super) enum Deed {
     Older,
     /// What stands in another block of the file.
     Misplace,
+    /// The file is gone.
+    Remove,
 }
 
 impl Deed {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Flip, Self::Zero, Self::Scribble, Self::Truncate, Self::Older, Self::Misplace];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Flip,
+        Self::Zero,
+        Self::Scribble,
+        Self::Truncate,
+        Self::Older,
+        Self::Misplace,
+        Self::Remove,
+    ];
 }
 
 /// One corruption.
@@ -94,8 +103,8 @@ impl Deed {
 pub(super) struct Corruption {
     pub(super) kind: Kind,
     pub(super) deed: Deed,
-    /// The files, relative to the data directory, with what they become.
-    pub(super) files: Vec<(PathBuf, Vec<u8>)>,
+    /// The files, relative to the data directory, with what they become; `None`: they are gone.
+    pub(super) files: Vec<(PathBuf, Option<Vec<u8>>)>,
     /// The log that they are of, relative to the data directory; `None`: of none.
     pub(super) log: Option<PathBuf>,
     region: &'static str,
@@ -132,7 +141,9 @@ pub(super) fn choose(data: &Path, older: &[PathBuf], logs: &Logs, seed: u64) -> 
             let earlier: Vec<Vec<u8>> =
                 older.iter().filter_map(|copy| fs::read(copy.join(&path)).ok()).collect();
             let changed = change(deed, &bytes, &part, &earlier, &mut random);
-            files.extend(changed.filter(|changed| *changed != bytes).map(|bytes| (path, bytes)));
+            let changed = changed.filter(|changed| *changed != bytes).map(Some);
+            let changed = if deed == Deed::Remove { Some(None) } else { changed };
+            files.extend(changed.map(|changed| (path, changed)));
         }
         if files.len() == if kind == Kind::Manifests { 2 } else { 1 } {
             return Corruption { kind, deed, files, log, region, bytes: part };
@@ -294,7 +305,7 @@ fn change(
             let from = bytes.get(from * BLOCK..(from + 1) * BLOCK)?;
             changed.get_mut(to * BLOCK..(to + 1) * BLOCK)?.copy_from_slice(from);
         }
-        Deed::Truncate => {}
+        Deed::Truncate | Deed::Remove => {}
     }
     Some(changed)
 }

@@ -176,15 +176,14 @@ fn a_snapshot_is_the_catalog() {
     assert!(!copy.restore(b"nonsense"));
 }
 
-#[test]
-fn an_entry_of_an_unknown_version_stops_the_catalog() {
-    let mut value = encode(&Entry::NodeStarted { node: 1 });
-    let batch = |value: &[u8]| {
-        let mut builder = BatchBuilder::new();
-        builder.push(Millis::new(0), None, Some(value), &[]);
-        builder.build(Producer::NONE).unwrap()
-    };
-    let frame = |base: u64| FrameHeader {
+fn batch(value: &[u8]) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(0), None, Some(value), &[]);
+    builder.build(Producer::NONE).unwrap()
+}
+
+fn frame(base: u64, append_time: i64) -> FrameHeader {
+    FrameHeader {
         mark: false,
         payload_length: 0,
         epoch: Epoch::new(1),
@@ -192,10 +191,43 @@ fn an_entry_of_an_unknown_version_stops_the_catalog() {
         last_offset_delta: 0,
         count: 1,
         max_timestamp: Millis::new(0),
-        append_time: Millis::new(0),
+        append_time: Millis::new(append_time),
         durable_end: Offset::ZERO,
         payload_crc: 0,
-    };
+    }
+}
+
+/// A life begins at a time, and gives some producer ids: the first of them.
+fn life(catalog: &mut Catalog, time: i64) -> i64 {
+    let started = batch(&encode(&Entry::NodeStarted { node: 1 }));
+    Fold::apply(catalog, &frame(catalog.version(), time), &started);
+    match catalog.apply(&Entry::ProducerIds { count: 1000 }) {
+        Ok(Applied::ProducerIds(first)) => first,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_older_catalog_gives_no_producer_id_that_was_given_since() {
+    let mut catalog = Catalog::default();
+    life(&mut catalog, 1_700_000_000_000);
+    let mut older = Catalog::default();
+    assert!(older.restore(&catalog.snapshot()));
+    let given = life(&mut catalog, 1_700_000_000_010) + 1000;
+    assert!(life(&mut older, 1_700_000_000_020) >= given);
+    // A clock that goes back, or far ahead, costs nothing but that.
+    let given = life(&mut catalog, 1_700_000_000_030) + 1000;
+    assert_eq!(life(&mut catalog, 1_600_000_000_000), given);
+    for _ in 0..3 {
+        life(&mut catalog, i64::MAX);
+    }
+    assert!(older.restore(&catalog.snapshot()));
+}
+
+#[test]
+fn an_entry_of_an_unknown_version_stops_the_catalog() {
+    let mut value = encode(&Entry::NodeStarted { node: 1 });
+    let frame = |base: u64| frame(base, 0);
     let mut catalog = Catalog::default();
     Fold::apply(&mut catalog, &frame(0), &batch(&value));
     assert_eq!((catalog.version(), catalog.unreadable()), (1, None));
