@@ -172,6 +172,8 @@ pub struct Opening<M: Memory, F> {
     copies: [Option<Result<Manifest, ImageError>>; 2],
     /// Where a repaired manifest is written first: not over the newer copy.
     lead: Slot,
+    /// What was read last is read once more before anything is concluded from it.
+    doubt: bool,
     manifest: Manifest,
     fold: Option<F>,
     scan: Option<Scan<M>>,
@@ -199,6 +201,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             files: BTreeMap::new(),
             copies: [None, None],
             lead: Slot::First,
+            doubt: false,
             manifest: Manifest::empty(),
             fold: Some(fold),
             scan: None,
@@ -335,13 +338,25 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         result: Result<Outcome<M::Share>, IoError>,
     ) -> Flow<F> {
         let slot = rest.pop_front().expect("a slot was being read");
-        self.copies[slot as usize] = match result {
+        let copy = match result {
             Ok(Outcome::Read(bytes)) => Some(Manifest::read(bytes.as_ref(), &self.identity)),
             Err(IoError::NotFound) => None,
             // Unreadable is damaged: the other copy decides.
             _ => Some(Err(ImageError::Damaged)),
         };
+        if self.is_doubted(copy.as_ref().is_some_and(Result::is_err)) {
+            rest.push_front(slot);
+        } else {
+            self.copies[slot as usize] = copy;
+        }
         self.read_manifests(rest)
+    }
+
+    /// Whether something that was read is read once more: it is `bad` for the first time. The other
+    /// copy may be older, and what is derived from a log stands nowhere else.
+    fn is_doubted(&mut self, bad: bool) -> bool {
+        self.doubt = bad && !self.doubt;
+        self.doubt
     }
 
     fn choose_manifest(&mut self) -> Flow<F> {
@@ -460,6 +475,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let bytes = result.ok().map(Outcome::into_read);
         let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
         let image = image.filter(|image| image.file == self.manifest.fold_file);
+        if self.is_doubted(image.is_none()) {
+            return self.read_fold();
+        }
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         if !image.is_some_and(|image| fold.restore(&image.fold)) {
             fold.reset();
@@ -481,6 +499,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             let within = image.progress.end <= end_max(&self.manifest.segments, at);
             image.file == segment.file && image.base == segment.base && whole && within
         });
+        if self.is_doubted(image.is_none()) {
+            return self.read_index(at);
+        }
         let fold = self.fold.as_mut().expect("the fold is here until the end");
         match image {
             Some(image) if fold.restore(&image.fold) => self.begin_scan(at, Some(image)),

@@ -6,10 +6,10 @@ mod world;
 use bytes::Bytes;
 use catena_format::Offset;
 use catena_log::{
-    Event,
-    io::{Done, FileName, IoError, Op, Slot},
+    Event, Opening,
+    io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
 };
-use world::{World, open_with, rolled, run_with, small, tick};
+use world::{TestLog, World, identity, open_with, rolled, run_with, small, tick};
 
 #[test]
 fn the_newer_manifest_is_not_touched_while_the_other_copy_is_old() {
@@ -77,6 +77,44 @@ fn recovery_does_not_touch_the_newer_manifest_while_the_other_copy_is_old() {
     world.disk.files.insert(torn.expect("a copy is repaired"), vec![0; 4096]);
     world.log = open_with(&mut world, |_| None).unwrap();
     assert_eq!(world.log.log_start(), start, "a trim that was answered is done");
+    world.check();
+}
+
+/// Opens the log of a world; the first time that a file is read, wrong bytes come.
+fn open_misread(world: &mut World, misread: FileName) -> TestLog {
+    let now = world.now();
+    let mut opening = Opening::new(identity(), world.config, false, Heap, Vec::new());
+    let mut misread = Some(misread);
+    loop {
+        let (id, op): (OpId, _) = opening.poll_op().expect("opening goes on");
+        let wrong = matches!(op, Op::Read { file, .. } if Some(file) == misread);
+        let mut result = world.disk.perform(op);
+        if wrong && let Ok(Outcome::Read(bytes)) = &mut result {
+            misread = None;
+            *bytes = vec![0; bytes.len()].into();
+        }
+        if let Some(log) = opening.on_done(Done { id, result }, now).unwrap() {
+            assert_eq!(misread, None, "it was read");
+            return log;
+        }
+    }
+}
+
+#[test]
+fn what_is_read_wrongly_once_is_believed_where_it_is_read_right() {
+    let (mut world, start) = trimmed();
+    world.log = open_misread(&mut world, FileName::Manifest(Slot::First));
+    assert_eq!(world.log.log_start(), start, "the older copy would undo the trim");
+    world.check();
+    // All is trimmed: what is derived from it stands in one file.
+    world.epoch = world.epoch.next();
+    world.log.trim(world.log.durable_end()).unwrap();
+    world.run();
+    assert_eq!(world.log.segments(), 0);
+    let index = world.disk.files.keys().find(|file| matches!(file, FileName::Index(_)));
+    let index = *index.expect("it is kept");
+    world.log = open_misread(&mut world, index);
+    assert_eq!(world.log.fold().len(), world.model.len());
     world.check();
 }
 
