@@ -51,10 +51,10 @@ impl World {
     /// alone are manifests whose copies differ, for the older one does not know all, and indexes of
     /// logs that drop segments: what is derived from a dropped segment stands nowhere else.
     pub(super) fn rot_images(&mut self) {
-        if self.disk.late_writes() > 0 {
+        let directories: Vec<u64> = self.disk.directories().collect();
+        if directories.is_empty() || self.disk.late_writes() > 0 {
             return;
         }
-        let directories: Vec<u64> = self.disk.directories().collect();
         let directory = directories[self.random.below(directories.len() as u64) as usize];
         let files: Vec<_> = self.disk.live_files(directory).collect();
         let drops = directory != 0 && self.plan.drops();
