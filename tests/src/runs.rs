@@ -7,7 +7,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::Path,
-    process::Command,
+    process::{Command, ExitCode},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -251,6 +251,20 @@ impl Sums {
         }
         run["commit"].as_str()?.clone_into(&mut self.last);
         Some(())
+    }
+}
+
+/// What a harness's process ends with: 0 when all is well, 1 when something was broken, and 2, with
+/// words on the error output, when it could not be run.
+#[must_use]
+pub fn exit_code(ran: Result<bool, String>) -> ExitCode {
+    match ran {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
     }
 }
 

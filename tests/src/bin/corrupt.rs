@@ -4,19 +4,15 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use catena_tests::{corrupt, live, runs::Run};
+use catena_tests::{
+    corrupt, live,
+    runs::{Run, exit_code},
+};
 
 const USAGE: &str = "usage: cargo corrupt --cases N [--seed N] [--server PATH] [--record]";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(run())
 }
 
 fn run() -> Result<bool, String> {

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use catena_tests::runs::Run;
+use catena_tests::runs::{Run, exit_code};
 use serde_json::json;
 
 const USAGE: &str = "usage: cargo fuzz-all --minutes N [TARGET...] [--record]";
@@ -21,14 +21,7 @@ const INPUT_BYTES_MAX: u32 = 8192;
 const EXECUTED: &str = "stat::number_of_executed_units:";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(run())
 }
 
 fn run() -> Result<bool, String> {

@@ -11,7 +11,7 @@ use std::{
 use catena_tests::{
     live,
     load::{overload, soak},
-    runs::Run,
+    runs::{Run, exit_code},
 };
 
 const USAGE: &str = "usage: cargo load soak --minutes N [--seed N] [--server PATH] [--record]
@@ -32,14 +32,7 @@ fn main() -> ExitCode {
         "overload" => overload(wish),
         _ => Err(USAGE.to_owned()),
     });
-    match ran {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(2)
-        }
-    }
+    exit_code(ran)
 }
 
 fn wish(arguments: Vec<String>) -> Result<Wish, String> {
