@@ -145,14 +145,11 @@ impl Epoch {
     /// The highest epoch: Kafka's is signed.
     pub const MAX: Self = Self(i32::MAX as u32);
 
-    /// The epoch of the next configuration.
-    ///
-    /// # Panics
-    /// After two thousand million configurations.
+    /// The epoch so many configurations later. Nobody counts to [`Epoch::MAX`]: there it stays.
     #[must_use]
-    pub const fn next(self) -> Self {
-        assert!(self.0 < Self::MAX.0, "epochs are exhausted");
-        Self(self.0 + 1)
+    pub const fn plus(self, configurations: u32) -> Self {
+        let sum = self.0.saturating_add(configurations);
+        if sum < Self::MAX.0 { Self(sum) } else { Self::MAX }
     }
 }
 

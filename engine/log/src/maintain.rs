@@ -523,6 +523,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn drop_below(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);
         self.damaged.trim(self.log_start);
+        // Of the epochs that ended below it the last is enough.
+        let ended = self.epochs.partition_point(|(_, began)| *began <= self.log_start);
+        self.epochs.drain(..ended.saturating_sub(1));
         for _ in 0..std::mem::take(&mut self.manifest.dropped) {
             let segment = self.segments.pop_front().expect("there is a first segment");
             self.stats.segments_dropped += 1;

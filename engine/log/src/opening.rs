@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! list → settle and read the manifests → settle what is unsealed → newest index image with a fold
-//!      → scan what follows → write index images → write the manifest, twice → remove leftovers
+//!      → scan what follows → see that nothing lies behind it → write index images
+//!      → write the manifest, twice → remove leftovers
 //! ```
 //!
 //! To settle a file is to claim it and to sync it: what a dead process wrote without hearing that
@@ -30,6 +31,10 @@ use crate::{
     scan::{Scan, Scanned},
     time::Now,
 };
+
+mod leftovers;
+
+use leftovers::Leftovers;
 
 /// The largest index file that is believed, in bytes.
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -89,28 +94,38 @@ pub struct RecoveryReport {
     pub resumed_at_mark: bool,
     /// One copy of the manifest was unreadable and was replaced.
     pub manifest_repaired: bool,
+    /// Segments that were taken back although the manifest does not name them: it was an older one.
+    /// A trim that was answered since is undone.
+    pub segments_unnamed: u64,
     /// What was derived from batches that are trimmed by now cannot be read any more: of a
     /// partition, producers that wrote nothing since are unknown.
     pub fold_lost: bool,
 }
 
 impl RecoveryReport {
-    /// Something that was acknowledged, or derived from it, is gone.
+    /// Something that was acknowledged, or derived from it, is gone, or may be.
     #[must_use]
     pub fn lost_something(&self) -> bool {
-        self.offsets_damaged > 0 || self.resumed_at_mark || self.fold_lost
+        self.offsets_damaged > 0
+            || self.resumed_at_mark
+            || self.fold_lost
+            || self.segments_unnamed > 0
     }
 }
 
 impl fmt::Display for RecoveryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scanned_bytes, batches, batches_cut, bytes_cut, offsets_damaged, .. } = self;
+        let unnamed = self.segments_unnamed;
         write!(f, "{scanned_bytes} bytes read, {batches} batches found behind the checkpoint")?;
         if *batches_cut > 0 {
             write!(f, ", {batches_cut} unacknowledged cut off ({bytes_cut} bytes)")?;
         }
         if *offsets_damaged > 0 {
             write!(f, ", {offsets_damaged} acknowledged offsets cannot be read any more")?;
+        }
+        if unnamed > 0 {
+            write!(f, ", the manifest was an older one that did not name {unnamed} segments")?;
         }
         let more = [
             (self.resumed_at_mark, ", the end is damaged and the log goes on behind it"),
@@ -150,6 +165,9 @@ enum State {
     ReadingIndex(usize),
     ReadingFold,
     Scanning,
+    ReadingHeader(FileNumber),
+    SettlingLeftovers(VecDeque<Settle>),
+    ScanningLeftovers,
     WritingIndexes(FileNumber),
     WritingManifest(Slot),
     Removing(VecDeque<FileName>),
@@ -177,6 +195,7 @@ pub struct Opening<M: Memory, F> {
     manifest: Manifest,
     fold: Option<F>,
     scan: Option<Scan<M>>,
+    leftovers: Option<Leftovers<M>>,
     images: VecDeque<(FileNumber, M::Share)>,
     indexes: BTreeMap<FileNumber, Index>,
     poisoned: Option<IoError>,
@@ -205,6 +224,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             manifest: Manifest::empty(),
             fold: Some(fold),
             scan: None,
+            leftovers: None,
             images: VecDeque::new(),
             indexes: BTreeMap::new(),
             poisoned: None,
@@ -253,6 +273,12 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             State::ReadingIndex(at) => self.index_read(at, done.result),
             State::ReadingFold => self.fold_read(done.result),
             State::Scanning => self.scanned(done.result),
+            State::ReadingHeader(file) => self.header_read(file, done.result),
+            State::SettlingLeftovers(rest) => {
+                absent_is_fine(done.result)?;
+                self.settle_leftovers(rest)
+            }
+            State::ScanningLeftovers => self.leftover_scanned(done.result),
             State::WritingIndexes(file) => {
                 // An index is a hint: without it the next recovery scans.
                 if done.result.is_err() {
@@ -535,7 +561,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
         let scan = self.scan.take().expect("a scan is under way");
         let scanned = scan.finish(&self.manifest, fold, &mut self.memory);
-        self.settle(scanned)
+        self.look_behind(scanned)
     }
 
     fn scan_read(&mut self, op: Op<M::Share>) -> Flow<F> {
@@ -556,8 +582,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     /// Takes over what the scan found: every segment sealed where its last good batch ends.
     fn settle(&mut self, mut scanned: Scanned<M>) -> Flow<F> {
         self.miss_segments(&mut scanned);
-        let RecoveryReport { manifest_repaired, fold_lost, .. } = self.report;
-        self.report = RecoveryReport { manifest_repaired, fold_lost, ..scanned.report };
+        let RecoveryReport { manifest_repaired, fold_lost, segments_unnamed, .. } = self.report;
+        self.report =
+            RecoveryReport { manifest_repaired, fold_lost, segments_unnamed, ..scanned.report };
         self.indexes = scanned.indexes;
         self.images = scanned.images.into();
         let unsealed = self.manifest.segments.iter().any(|s| !s.sealed);

@@ -212,6 +212,11 @@ impl<M: Memory> Scan<M> {
         }
     }
 
+    /// Everything below was durable, as far as anything says that was met so far.
+    pub(crate) fn known_durable(&self) -> Offset {
+        self.known_durable
+    }
+
     /// The file in which a frame of an unknown version stopped the scan.
     pub(crate) fn unknown(&self) -> Option<FileNumber> {
         self.unknown

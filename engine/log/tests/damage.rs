@@ -87,7 +87,7 @@ fn a_segment_that_is_gone_is_damaged_as_a_whole_and_the_rest_is_served() {
     world.append(1, 1000, 9);
     world.run();
     world.disk.files.remove(&SEGMENT);
-    world.epoch = world.epoch.next();
+    world.epoch = world.epoch.plus(1);
     reopen(&mut world);
     assert_eq!(world.log.log_end(), Offset::new(5));
     assert_eq!(world.log.damaged(), vec![Offset::new(0)..Offset::new(4)]);
@@ -143,7 +143,7 @@ fn cut_off(world: &mut World, block: usize, zeros: bool) {
 /// The last of three batches is gone, and that is known; its offset is not given again.
 fn the_last_is_missed(world: &mut World) {
     for _ in 0..2 {
-        world.epoch = world.epoch.next();
+        world.epoch = world.epoch.plus(1);
         reopen(world);
         assert_eq!(world.log.damaged(), vec![Offset::new(2)..Offset::new(3)]);
         assert_eq!(world.log.log_end(), Offset::new(3));
@@ -234,7 +234,7 @@ fn the_file_stays_in_which_nothing_that_was_durable_can_be_read() {
     let rotten = world.disk.files[&SEGMENT].clone();
     // The headers prove the first two batches.
     for _ in 0..2 {
-        world.epoch = world.epoch.next();
+        world.epoch = world.epoch.plus(1);
         reopen(&mut world);
         assert_eq!(world.log.log_end(), Offset::new(2));
         assert_eq!(readable(&mut world, 2), [0u64; 0]);
@@ -315,7 +315,7 @@ fn a_log_that_lost_its_durable_end_goes_on_at_the_mark() {
     assert_eq!(world.log.log_end(), Offset::new(5));
     assert_eq!(readable(&mut world, 5), [0, 1, 2]);
     // No offset is given twice: the next append goes behind the gap.
-    world.epoch = world.epoch.next();
+    world.epoch = world.epoch.plus(1);
     world.append(1, 10, 99);
     world.run();
     assert_eq!(world.log.durable_end(), Offset::new(6));
@@ -343,7 +343,7 @@ fn a_leftover_file_keeps_its_number_to_itself_for_ever() {
     reopen(&mut world);
     assert!(!world.disk.files.contains_key(&FileName::Segment(FileNumber::new(left))));
     reopen(&mut world);
-    world.epoch = world.epoch.next();
+    world.epoch = world.epoch.plus(1);
     world.append(1, 10, 9);
     world.run();
     assert!(number(&world) > left, "file {} was given twice", number(&world));

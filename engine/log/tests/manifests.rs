@@ -107,7 +107,7 @@ fn what_is_read_wrongly_once_is_believed_where_it_is_read_right() {
     assert_eq!(world.log.log_start(), start, "the older copy would undo the trim");
     world.check();
     // All is trimmed: what is derived from it stands in one file.
-    world.epoch = world.epoch.next();
+    world.epoch = world.epoch.plus(1);
     world.log.trim(world.log.durable_end()).unwrap();
     world.run();
     assert_eq!(world.log.segments(), 0);
@@ -115,6 +115,111 @@ fn what_is_read_wrongly_once_is_believed_where_it_is_read_right() {
     let index = *index.expect("it is kept");
     world.log = open_misread(&mut world, index);
     assert_eq!(world.log.fold().len(), world.model.len());
+    world.check();
+}
+
+/// Both copies of the manifest as they are now.
+fn copies(world: &World) -> [Vec<u8>; 2] {
+    [Slot::First, Slot::Second].map(|slot| world.disk.files[&FileName::Manifest(slot)].clone())
+}
+
+fn put_back(world: &mut World, copies: [Vec<u8>; 2]) {
+    for (slot, copy) in [Slot::First, Slot::Second].into_iter().zip(copies) {
+        world.disk.files.insert(FileName::Manifest(slot), copy);
+    }
+}
+
+#[test]
+fn segments_that_an_older_manifest_does_not_name_are_taken_back() {
+    // Since it was written: restarts with an epoch each, one without an append, full segments.
+    for (lives, appends) in [(1, 1), (1, 60), (3, 1), (3, 30), (2, 0)] {
+        let mut world = rolled();
+        let older = copies(&world);
+        for life in 0..lives {
+            world.restart();
+            for time in 0..appends {
+                world.append(1, 5_000, 60 + life * appends + time);
+                world.run();
+            }
+        }
+        // The mark.
+        tick(&mut world);
+        world.check();
+        let epochs = world.log.epochs().to_vec();
+        put_back(&mut world, older);
+        world.log = open_with(&mut world, |_| None).unwrap();
+        let report = world.log.recovery();
+        assert_eq!(report.segments_unnamed > 0, appends > 0, "{report}");
+        assert_eq!((report.offsets_damaged, report.batches_cut), (0, 0), "{report}");
+        assert_eq!(world.log.epochs(), epochs);
+        world.epoch = world.epoch.plus(1);
+        world.append(2, 100, 1_000);
+        world.restart();
+        assert_eq!(world.log.recovery().segments_unnamed, 0);
+        world.check();
+    }
+}
+
+#[test]
+fn what_an_older_manifest_names_and_is_gone_is_damaged() {
+    let mut world = rolled();
+    let older = copies(&world);
+    for time in 60..120 {
+        world.append(1, 5_000, time);
+        world.run();
+    }
+    let start = Offset::new(100);
+    world.log.trim(start).unwrap();
+    world.run();
+    let held = world.log.segments();
+    tick(&mut world);
+    world.run();
+    put_back(&mut world, older);
+    world.log = open_with(&mut world, |_| None).unwrap();
+    let report = world.log.recovery().clone();
+    assert!(report.segments_unnamed as usize >= held && report.lost_something(), "{report}");
+    assert_eq!(world.log.log_end(), world.model.last().unwrap().1);
+    let damaged = world.log.damaged();
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    assert!(damaged[0].end <= start, "{damaged:?}");
+    assert!(!world.read(start, 1_000).unwrap().is_empty());
+}
+
+#[test]
+fn what_a_crash_left_is_no_segment_that_a_manifest_should_name() {
+    // The header and the first batch of the next segment are written, and its manifest is not.
+    let mut world = rolled();
+    tick(&mut world);
+    world.run();
+    world.epoch = world.epoch.plus(1);
+    let end = world.log.log_end();
+    world.append(1, 100, 60);
+    run_with(&mut world, |op| {
+        let manifest = matches!(op, Op::Write { file: FileName::Manifest(_), .. });
+        manifest.then_some(IoError::NoDescriptors)
+    });
+    assert_eq!(world.log.durable_end(), end);
+    let held = world.disk.files.len();
+    world.log = open_with(&mut world, |_| None).unwrap();
+    assert_eq!(world.log.recovery().segments_unnamed, 0);
+    assert_eq!(world.log.log_end(), end);
+    assert!(world.disk.files.len() < held, "it is removed");
+    world.model.pop();
+    world.check();
+}
+
+#[test]
+fn epochs_that_ended_below_the_log_are_forgotten() {
+    let mut world = World::new(small());
+    for time in 0..50 {
+        world.append(1, 100, time);
+        world.restart();
+    }
+    assert_eq!(world.log.epochs().len(), 50);
+    world.log.trim(Offset::new(45)).unwrap();
+    world.run();
+    let began: Vec<_> = world.log.epochs().iter().map(|(_, began)| began.get()).collect();
+    assert_eq!(began, [45, 46, 47, 48, 49]);
     world.check();
 }
 

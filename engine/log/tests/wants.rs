@@ -281,7 +281,7 @@ fn behind_damage(start: Offset) -> World {
     assert!(world.log.recovery().resumed_at_mark);
     world.log.trim(start).unwrap();
     run_with(&mut world, no_index);
-    world.epoch = world.epoch.next();
+    world.epoch = world.epoch.plus(1);
     world.append(1, 10, 99);
     run_with(&mut world, no_index);
     assert_eq!(world.log.durable_end(), Offset::new(6));

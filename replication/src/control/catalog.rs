@@ -39,8 +39,9 @@ const PREFIX_BYTES: usize = 16;
 /// A change of the catalog.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub enum Entry {
-    /// A node's process has started: its incarnation and the epochs of its partitions rise by one,
-    /// and its producer ids begin at 1024 times the time of the entry, in ms, if that is more.
+    /// A node's process has started: its incarnation rises by one, or to the epoch of the entry's
+    /// frame if that is more, the epochs of its partitions rise by as much, and its producer ids
+    /// begin at 1024 times the time of the entry, in ms, if that is more.
     NodeStarted {
         /// The node.
         node: u64,
@@ -233,8 +234,8 @@ struct PartitionV2 {
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
 const _: () = assert!(PRODUCER_IDS_BEGIN_MAX.cast_unsigned() * 2 < COUNTED_MAX);
-/// Nor have epochs, which the starts of a node count.
-const EPOCH_COUNTED_MAX: u32 = Epoch::MAX.get() / 2;
+/// Nor have epochs, which the starts of a node count: none is greater.
+const EPOCH_MAX: Epoch = Epoch::new(Epoch::MAX.get() / 2);
 
 impl SnapshotV2 {
     /// Whether a catalog can have come to this.
@@ -254,7 +255,7 @@ impl SnapshotV2 {
             && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
             && self.topics.iter().all(TopicV2::is_configured)
             && uids.last().is_none_or(|last| *last < self.next_uid)
-            && partitions().all(|p| p.epoch < EPOCH_COUNTED_MAX)
+            && partitions().all(|p| p.epoch <= EPOCH_MAX.get())
             && self.producers.is_sorted_by(|a, b| a.0 < b.0)
             && self.producers.len() <= RAISED_PRODUCERS_MAX
             && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
@@ -296,7 +297,7 @@ impl Catalog {
         self.version += 1;
         self.check(entry)?;
         match entry {
-            Entry::NodeStarted { node } => self.node_started(*node),
+            Entry::NodeStarted { node } => self.node_started(*node, 1),
             Entry::CreateTopic { id, name, partitions, config, node } => {
                 self.create(*id, name, *partitions, config, *node);
             }
@@ -419,14 +420,23 @@ impl Catalog {
         Ok(())
     }
 
-    fn node_started(&mut self, node: u64) {
-        *self.incarnations.entry(node).or_insert(0) += 1;
+    /// So many starts of a node.
+    fn node_started(&mut self, node: u64, starts: u32) {
+        *self.incarnations.entry(node).or_insert(0) += u64::from(starts);
         let id = NodeId::new(node);
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
             if partition.chain.contains(&id) && !planted!(EpochNotRaised) {
-                partition.epoch = partition.epoch.next();
+                partition.epoch = partition.epoch.plus(starts).min(EPOCH_MAX);
             }
         }
+    }
+
+    /// A life writes under an epoch above those of all earlier ones, its own entry lost or not:
+    /// what is missing between them are starts that nothing else tells of.
+    fn make_up_starts(&mut self, node: u64, epoch: Epoch) {
+        let known = self.incarnation(NodeId::new(node)).get();
+        let known = u32::try_from(known).unwrap_or(u32::MAX);
+        self.node_started(node, epoch.get().saturating_sub(known));
     }
 
     /// A life begins: the ids of its producers are behind those of earlier lives, also of those
@@ -558,15 +568,16 @@ impl Catalog {
         self.unreadable
     }
 
-    fn apply_batch(&mut self, batch: &[u8], append_time: Millis) -> Option<()> {
+    fn apply_batch(&mut self, frame: &FrameHeader, batch: &[u8]) -> Option<()> {
         let header = BatchHeader::parse(batch).ok()?;
         let records = batch.get(BATCH_HEADER_BYTES..)?;
         for record in Records::new(records, header.count, header.base_timestamp) {
             let archive = record.ok()?.value.and_then(|value| archive(ENTRY_VERSION, value))?;
             let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
             self.last = Some(self.apply(&entry));
-            if matches!(entry, Entry::NodeStarted { .. }) {
-                self.begin_producer_ids(append_time);
+            if let Entry::NodeStarted { node } = entry {
+                self.make_up_starts(node, frame.epoch);
+                self.begin_producer_ids(frame.append_time);
             }
         }
         Some(())
@@ -614,7 +625,7 @@ impl Fold for Catalog {
     const INDISPENSABLE: bool = true;
 
     fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
-        if self.unreadable.is_none() && self.apply_batch(batch, frame.append_time).is_none() {
+        if self.unreadable.is_none() && self.apply_batch(frame, batch).is_none() {
             self.unreadable = Some(frame.base_offset);
         }
     }

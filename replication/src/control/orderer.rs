@@ -45,6 +45,9 @@ enum State<M: Memory> {
 /// The catalog of a lone node, and the log that it is a fold of.
 pub struct Orderer<M: Memory> {
     node: NodeId,
+    /// In which this life's entries are written: above that of every start before, which the
+    /// manifest knows too.
+    epoch: Epoch,
     state: State<M>,
     waiting: VecDeque<(Offset, Option<ProposalId>, Result<Applied, CatalogError>)>,
     events: VecDeque<OrdererEvent>,
@@ -66,6 +69,7 @@ impl<M: Memory + Clone> Orderer<M> {
         let opening = Opening::new(identity, config, create, memory, Catalog::default());
         Self {
             node,
+            epoch: Epoch::default(),
             state: State::Opening(opening),
             waiting: VecDeque::new(),
             events: VecDeque::new(),
@@ -100,7 +104,7 @@ impl<M: Memory + Clone> Orderer<M> {
             builder.build(Producer::NONE).map_err(|_| AppendError::TooLarge(builder.bytes()))?;
         let header = BatchHeader::parse(&batch).expect("the batch was just built");
         let crc = frame::payload_crc(&batch);
-        let appended = log.append(&batch, &header, crc, Epoch::new(1), now)?;
+        let appended = log.append(&batch, &header, crc, self.epoch, now)?;
         let applied = log.fold_mut().take_last().expect("the entry was folded in");
         self.waiting.push_back((appended.next, proposal, applied));
         Ok(())
@@ -149,6 +153,10 @@ impl<M: Memory + Clone> Orderer<M> {
         if let Some(damaged) = log.damaged().first() {
             return self.fail(OpenError::Damaged(damaged.start));
         }
+        let written = log.epochs().last().map_or(0, |(epoch, _)| epoch.get());
+        let started = log.fold().incarnation(self.node).get();
+        let before = written.max(u32::try_from(started).unwrap_or(u32::MAX));
+        self.epoch = Epoch::new(before).plus(1);
         self.state = State::Open(log);
         let started = Entry::NodeStarted { node: self.node.get() };
         if let Err(error) = self.append(None, &started, now) {

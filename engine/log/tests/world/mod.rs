@@ -145,7 +145,7 @@ impl World {
 
     pub(crate) fn restart(&mut self) {
         self.run();
-        self.epoch = self.epoch.next();
+        self.epoch = self.epoch.plus(1);
         self.log = open(&mut self.disk, self.config, false, self.clock).unwrap();
         let report = self.log.recovery();
         assert_eq!((report.offsets_damaged, report.resumed_at_mark), (0, false));

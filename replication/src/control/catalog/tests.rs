@@ -157,7 +157,7 @@ fn a_snapshot_that_no_catalog_makes_is_refused() {
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
     assert!(refused(|c| {
-        c.topics.get_mut(&1).unwrap().partitions[0].epoch = Epoch::new(EPOCH_COUNTED_MAX);
+        c.topics.get_mut(&1).unwrap().partitions[0].epoch = EPOCH_MAX.plus(1);
     }));
     assert!(refused(|c| {
         c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
@@ -222,6 +222,30 @@ fn an_older_catalog_gives_no_producer_id_that_was_given_since() {
         life(&mut catalog, i64::MAX);
     }
     assert!(older.restore(&catalog.snapshot()));
+}
+
+/// A life begins whose entry is written under an epoch: incarnation and a partition's epoch then.
+fn life_of(catalog: &mut Catalog, epoch: u32) -> (u64, u32) {
+    let started = batch(&encode(&Entry::NodeStarted { node: 1 }));
+    let frame = FrameHeader { epoch: Epoch::new(epoch), ..frame(catalog.version(), 0) };
+    Fold::apply(catalog, &frame, &started);
+    let epoch = catalog.topic(TopicId::new(1)).unwrap().partitions[0].epoch;
+    (catalog.incarnation(NodeId::new(1)).get(), epoch.get())
+}
+
+#[test]
+fn a_start_whose_entry_was_lost_counts_once_another_is_written_above_it() {
+    let mut catalog = Catalog::default();
+    catalog.apply(&create(1, "a", 1)).unwrap();
+    assert_eq!(life_of(&mut catalog, 1), (1, 2));
+    assert_eq!(life_of(&mut catalog, 2), (2, 3));
+    assert_eq!(life_of(&mut catalog, 5), (5, 6));
+    // As catalogs were written at first.
+    assert_eq!(life_of(&mut catalog, 1), (6, 7));
+    // A catalog that nobody wrote raises nothing beyond what a snapshot is believed.
+    life_of(&mut catalog, u32::MAX);
+    life_of(&mut catalog, u32::MAX);
+    assert!(Catalog::default().restore(&catalog.snapshot()));
 }
 
 #[test]

@@ -1,0 +1,172 @@
+//! Segments that the manifest does not name: spares, what a crash left of a segment's first writes,
+//! or segments that were dropped. They are removed.
+//!
+//! But where both copies of the manifest were replaced by older ones, no segment is named that was
+//! begun since. Each frame says what was durable when it was submitted, and what was durable is
+//! never more than what the newest manifest leads to. So a frame that knows of more than recovery
+//! found proves that the manifest is an older one, and the segments begun since are taken back.
+
+use std::collections::VecDeque;
+
+use catena_format::{Epoch, FileNumber, Offset, Position, SegmentHeader, limits::BLOCK_BYTES};
+
+use super::{Flow, OpenError, Opening, Settle, State, both, nothing_yet};
+use crate::{
+    config::SEGMENTS_MAX,
+    fold::Fold,
+    image::ImageError,
+    io::{FileName, IoError, Memory, Op, Outcome},
+    manifest::{Manifest, SegmentEntry},
+    scan::{Scan, Scanned},
+};
+
+/// A look at segments that may have been begun since the manifest was written.
+pub(super) struct Leftovers<M: Memory> {
+    /// What the segments came to that the manifest names.
+    scanned: Scanned<M>,
+    /// Files behind the last one named, in the order of their numbers; not looked at yet.
+    rest: VecDeque<FileNumber>,
+    /// What they say of themselves, in the order in which they were begun.
+    begun: Vec<SegmentHeader>,
+    scan: Option<Scan<M>>,
+}
+
+impl<M: Memory + Clone, F: Fold> Opening<M, F> {
+    /// Looks at what is not named before the line is drawn at what was `scanned`.
+    pub(super) fn look_behind(&mut self, scanned: Scanned<M>) -> Flow<F> {
+        let last = self.manifest.segments.last().map_or(FileNumber::new(0), |s| s.file);
+        let segments = self.files.keys().filter_map(|file| match file {
+            FileName::Segment(number) => Some(*number),
+            FileName::Index(_) | FileName::Manifest(_) => None,
+        });
+        let rest = segments.filter(|number| *number > last).collect();
+        self.leftovers = Some(Leftovers { scanned, rest, begun: Vec::new(), scan: None });
+        self.look_at_next()
+    }
+
+    fn leftovers(&mut self) -> &mut Leftovers<M> {
+        self.leftovers.as_mut().expect("leftovers are looked at")
+    }
+
+    fn look_at_next(&mut self) -> Flow<F> {
+        let leftovers = self.leftovers();
+        if let Some(number) = leftovers.rest.pop_front() {
+            let file = FileName::Segment(number);
+            self.ask(Op::Read { file, position: Position::ZERO, length: BLOCK_BYTES });
+            self.state = State::ReadingHeader(number);
+            return Ok(None);
+        }
+        let begun = leftovers.begun.iter().map(|header| FileName::Segment(header.file));
+        let steps = begun.flat_map(both).collect();
+        self.settle_leftovers(steps)
+    }
+
+    pub(super) fn header_read(
+        &mut self,
+        number: FileNumber,
+        result: Result<Outcome<M::Share>, IoError>,
+    ) -> Flow<F> {
+        let header = match &result {
+            Ok(Outcome::Read(block)) => SegmentHeader::read(block.as_ref()).ok(),
+            _ => None,
+        };
+        let uid = self.identity.uid;
+        let ours = header.filter(|header| {
+            let possible = header.epoch <= Epoch::MAX && header.base_offset <= Offset::MAX;
+            (header.uid, header.file) == (uid, number) && possible
+        });
+        let named = self.manifest.segments.last();
+        let end = named.map(|last| if last.sealed { last.end } else { last.base });
+        // Another may have been begun where this one was given up; and nothing lies between those
+        // that are named.
+        if let Some(header) = ours.filter(|header| Some(header.base_offset) >= end) {
+            let begun = &mut self.leftovers().begun;
+            begun.truncate(begun.partition_point(|other| other.base_offset < header.base_offset));
+            begun.push(header);
+        }
+        self.look_at_next()
+    }
+
+    pub(super) fn settle_leftovers(&mut self, mut rest: VecDeque<Settle>) -> Flow<F> {
+        if let Some(step) = rest.pop_front() {
+            self.ask_settle(step);
+            self.state = State::SettlingLeftovers(rest);
+            return Ok(None);
+        }
+        let (uid, log_start) = (self.identity.uid, self.manifest.log_start);
+        let leftovers = self.leftovers();
+        let (segments, log_end) = (leftovers.entries(), leftovers.scanned.log_end);
+        let unnamed = Manifest { log_start, log_end, segments, ..Manifest::empty() };
+        // No index is made of it.
+        leftovers.scan = Some(Scan::new(uid, u64::MAX, &unnamed, 0, None));
+        self.look_on()
+    }
+
+    fn look_on(&mut self) -> Flow<F> {
+        let leftovers = self.leftovers();
+        let scan = leftovers.scan.as_mut().expect("leftovers are scanned");
+        if let Some(op) = scan.advance(&mut ()) {
+            self.ask(op);
+            self.state = State::ScanningLeftovers;
+            return Ok(None);
+        }
+        if let Some(file) = scan.unknown() {
+            return Err(OpenError::Unsupported(file));
+        }
+        let proven = scan.known_durable() > leftovers.scanned.log_end;
+        let leftovers = self.leftovers.take().expect("leftovers are looked at");
+        if proven { self.take_back(&leftovers) } else { self.settle(leftovers.scanned) }
+    }
+
+    pub(super) fn leftover_scanned(
+        &mut self,
+        result: Result<Outcome<M::Share>, IoError>,
+    ) -> Flow<F> {
+        let leftovers = self.leftovers.as_mut().expect("leftovers are looked at");
+        let scan = leftovers.scan.as_mut().expect("leftovers are scanned");
+        match scan.on_read(result.map(Outcome::into_read), &mut self.memory)? {
+            Some(op) => {
+                self.ask(op);
+                self.state = State::ScanningLeftovers;
+                Ok(None)
+            }
+            None => self.look_on(),
+        }
+    }
+
+    /// The manifest is an older one: goes on as if it named the segments begun since.
+    fn take_back(&mut self, leftovers: &Leftovers<M>) -> Flow<F> {
+        if self.manifest.segments.len() + leftovers.begun.len() > SEGMENTS_MAX {
+            return Err(OpenError::Manifest(ImageError::Damaged));
+        }
+        self.manifest.segments.extend(leftovers.entries());
+        for header in &leftovers.begun {
+            if self.manifest.epochs.last().is_none_or(|(last, _)| *last < header.epoch) {
+                self.manifest.epochs.push((header.epoch, header.base_offset));
+            }
+        }
+        self.report.segments_unnamed = leftovers.begun.len() as u64;
+        self.fold.as_mut().expect("the fold is here until the end").reset();
+        self.settle_segments(VecDeque::new())
+    }
+}
+
+impl<M: Memory> Leftovers<M> {
+    /// As a manifest names segments that are not sealed.
+    fn entries(&self) -> Vec<SegmentEntry> {
+        let entry = |header: &SegmentHeader| {
+            let nothing = nothing_yet(header.base_offset, super::NO_TIME, super::NO_TIME);
+            SegmentEntry {
+                file: header.file,
+                base: header.base_offset,
+                sealed: false,
+                end: nothing.end,
+                end_position: nothing.end_position,
+                file_bytes: 0,
+                max_timestamp: nothing.max_timestamp,
+                last_append_time: nothing.last_append_time,
+            }
+        };
+        self.begun.iter().map(entry).collect()
+    }
+}
