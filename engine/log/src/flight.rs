@@ -210,6 +210,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Purpose::Hint => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }
+            Purpose::ReadKeeper(file) => {
+                self.keeper_read(file, done.result.map(Outcome::into_read));
+            }
             Purpose::Scrub => self.scrub_done(done.result.map(Outcome::into_read)),
             Purpose::Read(id) => self.window_done(id, &done.result.map(Outcome::into_read)),
             Purpose::ReadIndex(id) => self.index_done(id, done.result.map(Outcome::into_read)),

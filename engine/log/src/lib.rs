@@ -10,6 +10,7 @@ mod group;
 pub mod image;
 mod index;
 pub mod io;
+mod keeper;
 mod log;
 mod maintain;
 mod manifest;

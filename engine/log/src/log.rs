@@ -24,7 +24,9 @@ use crate::{
     fold::Fold,
     group::{Group, Stamp},
     index::{Index, Progress},
-    io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId, Slot},
+    io::{FileName, IoError, Memory, MemoryExhausted, Op, OpId},
+    keeper::Keeper,
+    maintain::ManifestWriter,
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
     read::{Batches, Cold, Finding, ReadError, ReadId, WindowKey},
@@ -136,6 +138,8 @@ pub(crate) struct Segment {
     /// The bytes of its index on the disk, with what is derived from the log up to its end; 0: it
     /// is not there.
     pub(crate) index_bytes: u64,
+    /// It is known to be whole: it was written in this life, or read.
+    pub(crate) index_whole: bool,
     /// When the scrub was through with it, or it came to be there for the scrub.
     pub(crate) checked: Duration,
 }
@@ -195,43 +199,8 @@ pub(crate) enum Purpose {
     Hint,
     Read(ReadId),
     ReadIndex(ReadId),
+    ReadKeeper(FileNumber),
     Scrub,
-}
-
-/// How the manifest's writing stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct ManifestWriter {
-    pub(crate) wanted: u64,
-    pub(crate) durable: u64,
-    pub(crate) busy: bool,
-    pub(crate) retry: bool,
-    /// Where the next manifest is written first: not over the newest one.
-    pub(crate) lead: Slot,
-    /// There was no space, or no descriptor, for the copy.
-    pub(crate) copy_refused: bool,
-    /// The log start that the manifest being written says.
-    pub(crate) start: Offset,
-    /// The log end that it says, or the one before it said.
-    pub(crate) end: Offset,
-    /// How many segments, the first ones, it does not name any more.
-    pub(crate) dropped: usize,
-}
-
-impl ManifestWriter {
-    /// Of a log whose manifest is that `generation`, and says that `end`.
-    fn of(generation: u64, end: Offset) -> Self {
-        Self {
-            wanted: generation,
-            durable: generation,
-            busy: false,
-            retry: false,
-            lead: Slot::First,
-            copy_refused: false,
-            start: Offset::ZERO,
-            end,
-            dropped: 0,
-        }
-    }
 }
 
 /// An index image that waits until what it covers is durable.
@@ -300,6 +269,7 @@ pub struct Log<M: Memory, F> {
     /// The manifest that was written last, until both copies are of it.
     pub(crate) manifest_copy: Option<M::Share>,
     pub(crate) images: Images<M::Share>,
+    pub(crate) keeper: Keeper,
     /// Segments that the manifest no longer names, as long as somebody reads them.
     pub(crate) dropped: Vec<Segment>,
     /// Files that are to go.
@@ -367,6 +337,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             manifest: ManifestWriter::of(manifest.generation, manifest.log_end),
             manifest_copy: None,
             images: Images::none(),
+            keeper: Keeper::default(),
             dropped: Vec::new(),
             removals: Vec::new(),
             old_folds: vec![manifest.fold_file],
@@ -634,6 +605,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             max_timestamp_before: self.max_timestamp,
             readers: 0,
             index_bytes: 0,
+            index_whole: false,
             checked: self.now.monotonic,
         });
         file
@@ -779,6 +751,8 @@ fn sealed_segments(
     let segments = entries.iter().map(|entry| {
         let bytes = index_file_bytes.get(&entry.file).copied().unwrap_or(0);
         let index = indexes.remove(&entry.file);
+        // Recovery has it in memory where it has read the file, or written it.
+        let index_whole = index.is_some();
         let index = index.map_or(SegmentIndex::OnDisk(bytes), SegmentIndex::Resident);
         let max_timestamp_before = std::mem::replace(&mut before, entry.max_timestamp);
         Segment {
@@ -788,6 +762,7 @@ fn sealed_segments(
             max_timestamp_before,
             readers: 0,
             index_bytes: bytes,
+            index_whole,
             checked: opened,
         }
     });

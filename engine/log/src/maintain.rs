@@ -14,13 +14,47 @@ use crate::{
     group::Group,
     index,
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Slot},
-    log::{
-        Event, Images, Log, ManifestWriter, PendingImage, Purpose, Segment, SegmentIndex, Spare,
-    },
+    log::{Event, Images, Log, PendingImage, Purpose, Segment, SegmentIndex, Spare},
     manifest::{Manifest, SegmentEntry},
     read::ReadError,
     time::Now,
 };
+
+/// How the manifest's writing stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ManifestWriter {
+    pub(crate) wanted: u64,
+    pub(crate) durable: u64,
+    pub(crate) busy: bool,
+    pub(crate) retry: bool,
+    /// Where the next manifest is written first: not over the newest one.
+    pub(crate) lead: Slot,
+    /// There was no space, or no descriptor, for the copy.
+    pub(crate) copy_refused: bool,
+    /// The log start that the manifest being written says.
+    pub(crate) start: Offset,
+    /// The log end that it says, or the one before it said.
+    pub(crate) end: Offset,
+    /// How many segments, the first ones, it does not name any more.
+    pub(crate) dropped: usize,
+}
+
+impl ManifestWriter {
+    /// Of a log whose manifest is that `generation`, and says that `end`.
+    pub(crate) fn of(generation: u64, end: Offset) -> Self {
+        Self {
+            wanted: generation,
+            durable: generation,
+            busy: false,
+            retry: false,
+            lead: Slot::First,
+            copy_refused: false,
+            start: Offset::ZERO,
+            end,
+            dropped: 0,
+        }
+    }
+}
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Ends the active segment. The next append begins another.
@@ -89,6 +123,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if self.closing {
             self.tell_end();
         }
+        self.read_keeper();
         let m = self.manifest;
         if m.busy || m.retry || self.poisoned.is_some() {
             return;
@@ -145,18 +180,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn write_copy(&mut self, slot: Slot, bytes: M::Share, purpose: Purpose) {
         let (file, position) = (FileName::Manifest(slot), Position::ZERO);
         self.ask(purpose, Op::Write { file, position, bytes, durable: true });
-    }
-
-    /// How many segments the next manifest does not name: up to one whose index is on the disk, for
-    /// what is derived from them all stands there. Where there is no space for an index they are
-    /// given up without, unless the log is of no use then.
-    fn to_drop(&self) -> usize {
-        let below = self.segments.iter().take_while(|s| s.ends_below(self.wanted_start));
-        let last = below
-            .enumerate()
-            .filter(|(_, s)| s.index_bytes > 0 || (self.images.no_space && !F::INDISPENSABLE))
-            .last();
-        last.map_or(0, |(at, _)| at + 1)
     }
 
     fn manifest_now(&self) -> Manifest {
@@ -313,6 +336,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if let Some(at) = self.segment_of(image.file) {
             if seals && !failed {
                 self.segments[at].index_bytes = image.bytes.as_ref().len() as u64;
+                self.segments[at].index_whole = true;
             }
             if self.segments[at].ends_below(self.wanted_start) {
                 self.want_manifest();
@@ -345,6 +369,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         self.manifest.retry = false;
         self.images.retry = false;
+        self.try_keeper_again();
         self.try_again();
         if self.poisoned.is_none() {
             self.roll_by_age();

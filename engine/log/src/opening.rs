@@ -587,6 +587,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             RecoveryReport { manifest_repaired, fold_lost, segments_unnamed, ..scanned.report };
         self.indexes = scanned.indexes;
         self.images = scanned.images.into();
+        // An index file that does not come to cover the whole segment is no index of it.
+        let covered = |file: &FileNumber| self.images.iter().any(|(other, _)| other == file);
+        for file in self.indexes.keys().filter(|file| !covered(file)) {
+            self.files.remove(&FileName::Index(*file));
+        }
         let unsealed = self.manifest.segments.iter().any(|s| !s.sealed);
         // The number of a leftover file is known only until that file is removed.
         let numbered = self.free_file() > self.manifest.next_file;

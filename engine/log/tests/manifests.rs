@@ -223,6 +223,58 @@ fn epochs_that_ended_below_the_log_are_forgotten() {
     world.check();
 }
 
+/// A log of three lives that is wanted from the last segment on, whose index recovery has read: that
+/// of the one before would keep what is derived from those that go. So many segments there are.
+fn wanted_from_the_last(world: &mut World, keeper: impl FnOnce(&mut Vec<u8>)) -> usize {
+    *world = rolled();
+    world.restart();
+    world.restart();
+    let indexes = world.disk.files.iter_mut().rev();
+    let mut indexes = indexes.filter(|(file, _)| matches!(file, FileName::Index(_)));
+    keeper(indexes.nth(1).expect("there are several").1);
+    let last = Offset::new(world.log.durable_end().get() - 1);
+    world.log.trim(last).unwrap();
+    world.log.segments()
+}
+
+#[test]
+fn a_rotten_index_does_not_become_the_keeper_of_what_is_derived() {
+    let mut world = World::new(small());
+    let segments = wanted_from_the_last(&mut world, |index| index.fill(0));
+    let trimmed = world.run();
+    assert!(matches!(trimmed[..], [Event::Trimmed(_)]), "{trimmed:?}");
+    assert_eq!((segments, world.log.segments()), (5, 2), "the index before it keeps");
+    world.append(1, 100, 60);
+    world.restart();
+    assert_eq!(world.log.fold().len(), world.model.len());
+    // Another keeps.
+    world.log.trim(world.log.durable_end()).unwrap();
+    world.run();
+    assert_eq!(world.log.segments(), 0);
+    world.restart();
+    assert_eq!(world.log.fold().len(), world.model.len());
+    world.check();
+}
+
+#[test]
+fn a_keeper_that_cannot_be_read_for_now_is_read_later() {
+    let mut world = World::new(small());
+    let segments = wanted_from_the_last(&mut world, |_| {});
+    let mut refused = 0;
+    run_with(&mut world, |op| {
+        let index = matches!(op, Op::Read { file: FileName::Index(_), .. });
+        refused += u32::from(index);
+        index.then_some(IoError::NoDescriptors)
+    });
+    assert_eq!((refused, world.log.segments()), (1, segments), "no read after another");
+    tick(&mut world);
+    world.run();
+    assert_eq!(world.log.segments(), 1);
+    world.restart();
+    assert_eq!(world.log.fold().len(), world.model.len());
+    world.check();
+}
+
 const BLOCK: usize = 4096;
 
 /// A manifest that is larger than a block, or an index.

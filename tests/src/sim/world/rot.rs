@@ -48,8 +48,8 @@ impl World {
     }
 
     /// Between two lives a copy of a manifest or an index rots: nothing may be lost by that. Let
-    /// alone are manifests whose copies differ, for the older one does not know all, and indexes of
-    /// logs that drop segments: what is derived from a dropped segment stands nowhere else.
+    /// alone are manifests whose copies differ, for the older one does not know all, and the keepers
+    /// of what is derived from dropped segments: that stands nowhere else.
     pub(super) fn rot_images(&mut self) {
         let directories: Vec<u64> = self.disk.directories().collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {

@@ -1,0 +1,82 @@
+//! The keeper: of dropped segments the last one, whose index stays for what is derived from all of
+//! them. That stands nowhere else, so the index must be whole. One of an earlier life is read before
+//! its segment is given up; another segment keeps where it is not whole, and where none can, all stay.
+
+use catena_format::{FileNumber, Position};
+
+use crate::{
+    fold::Fold,
+    index,
+    io::{FileName, IoError, Memory, Op},
+    log::{Log, Purpose, Segment},
+};
+
+/// How far the next keeper is known.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    /// It was read once, and was not whole.
+    doubted: bool,
+    /// It could not be read, for want of something; housekeeping tries again.
+    waits: bool,
+}
+
+impl<M: Memory + Clone, F: Fold> Log<M, F> {
+    /// How many segments the next manifest does not name: up to one whose index is on the disk, for
+    /// what is derived from them all stands there. Where there is no space for an index they are
+    /// given up without, unless the log is of no use then.
+    pub(crate) fn to_drop(&self) -> usize {
+        let without = self.images.no_space && !F::INDISPENSABLE;
+        let keeps = |s: &Segment| without || (s.index_bytes > 0 && s.index_whole);
+        self.below().enumerate().filter(|(_, s)| keeps(s)).last().map_or(0, |(at, _)| at + 1)
+    }
+
+    /// The segments of which nothing is wanted any more.
+    fn below(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter().take_while(|s| s.ends_below(self.wanted_start))
+    }
+
+    /// Reads the index that would keep if it is whole, unless that is known.
+    pub(crate) fn read_keeper(&mut self) {
+        let Some(last) = self.below().filter(|s| s.index_bytes > 0).last() else { return };
+        let reads = |purpose| matches!(purpose, Purpose::ReadKeeper(_));
+        let reading = self.purposes.values().any(|(purpose, _)| reads(*purpose));
+        if last.index_whole || self.keeper.waits || reading || self.closing {
+            return;
+        }
+        let Ok(length) = usize::try_from(last.index_bytes.next_multiple_of(4096)) else { return };
+        let number = last.entry.file;
+        let (file, position) = (FileName::Index(number), Position::ZERO);
+        self.ask(Purpose::ReadKeeper(number), Op::Read { file, position, length });
+    }
+
+    pub(crate) fn keeper_read(&mut self, file: FileNumber, result: Result<M::Share, IoError>) {
+        let Some(at) = self.segment_of(file) else { return };
+        let segment = &mut self.segments[at];
+        let whole = match result {
+            Ok(bytes) => index::read_image(self.identity.uid, bytes.as_ref()).is_ok_and(|image| {
+                let (entry, covers) = (segment.entry, image.progress);
+                (image.file, image.base) == (file, entry.base)
+                    && (covers.end, covers.end_position) == (entry.end, entry.end_position)
+            }),
+            Err(error) if error.is_medium() || error == IoError::NotFound => false,
+            Err(_) => {
+                self.keeper.waits = true;
+                return;
+            }
+        };
+        if !whole && !std::mem::replace(&mut self.keeper.doubted, true) {
+            return;
+        }
+        self.keeper.doubted = false;
+        segment.index_whole = whole;
+        if !whole {
+            segment.index_bytes = 0;
+        }
+        self.want_manifest();
+    }
+
+    /// What was wanting for a read may be there.
+    pub(crate) fn try_keeper_again(&mut self) {
+        self.keeper.waits = false;
+    }
+}
