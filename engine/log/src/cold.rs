@@ -182,6 +182,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Next::Read(position, length) => return self.read_window(id, cold, position, length),
             Next::Batches(batches) => Ok(ReadAnswer::Batches(batches)),
             Next::Time(offset) => Ok(ReadAnswer::Offset(Some(offset.max(self.log_start)))),
+            Next::Damaged(offsets, _) if matches!(cold.goal, Goal::Time { .. }) => {
+                return self.read_again(id, &cold, offsets);
+            }
             Next::Damaged(offsets, positions) => match self.believed(&cold, &offsets) {
                 Some(offsets) if offsets.is_empty() => Err(ReadError::Io(UNSTEADY)),
                 Some(offsets) => {

@@ -333,11 +333,15 @@ impl<M: Memory> Cold<M> {
         }
         let gap = self.expected..next.min(self.segment_end);
         self.expected = next;
+        // How late they are is not known, so that the index says nothing of what follows.
+        self.timestamps = None;
         match self.goal {
             Goal::Batches { from, .. } if gap.end <= from => None,
             Goal::Batches { .. } if !self.found.is_empty() => Some(self.end()),
             Goal::Batches { .. } => Some(Next::Damaged(gap, self.sound..position)),
-            Goal::Time { .. } => None,
+            // What a second read misses, too, has no time.
+            Goal::Time { .. } if self.doubt.is_some() => None,
+            Goal::Time { .. } => Some(Next::Damaged(gap, self.sound..position)),
         }
     }
 

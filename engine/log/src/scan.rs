@@ -3,7 +3,7 @@
 //! A frame says what was durable when it was submitted. A gap before offsets that were durable is
 //! damage: what lies behind is kept and the range is marked. A gap that nobody proves durable is
 //! where a crash cut: the log ends there, and whole frames behind it are dropped, for none was
-//! acknowledged.
+//! acknowledged. No gap is believed before its beginning was read twice.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,6 +21,9 @@ use crate::{
     opening::{NO_TIME, OpenError, RecoveryReport, nothing_yet},
     walk::{Step, Walker, Window},
 };
+
+/// How much is read again where a frame is missing; a frame that is larger is read whole.
+const DOUBT_BYTES: usize = 64 << 10;
 
 /// A frame, and where it stands.
 struct Found {
@@ -47,6 +50,8 @@ pub(crate) struct Scan<M: Memory> {
     walker: Option<Walker>,
     window: Option<(Position, M::Share)>,
     asked: (Position, usize),
+    /// What stands there was not what should, and is read again.
+    doubted: Option<Position>,
     /// A window that could not be read at once is put together from its blocks.
     patching: Option<Patching<M>>,
     expected: Offset,
@@ -101,6 +106,7 @@ impl<M: Memory> Scan<M> {
             walker: None,
             window: None,
             asked: (Position::ZERO, 0),
+            doubted: None,
             patching: None,
             expected: base,
             log_start: manifest.log_start,
@@ -126,7 +132,7 @@ impl<M: Memory> Scan<M> {
 
     fn begin_segment(&mut self, image: Option<IndexImage>) {
         let entry = self.segments[self.first + self.builds.len()];
-        self.window = None;
+        (self.window, self.doubted) = (None, None);
         // What is missing below was trimmed, or damaged behind that, and that was known.
         let trimmed = self.expected.max(self.log_start);
         let missing = self.damaged.end_of(trimmed).unwrap_or(trimmed);
@@ -185,13 +191,22 @@ impl<M: Memory> Scan<M> {
                 return None;
             }
             let Some((at, share)) = self.window.clone() else {
-                return Some(self.read(walker.position(), SCAN_BYTES));
+                return Some(self.read(walker.position(), SCAN_BYTES, SCAN_BYTES));
             };
             if at == self.asked.0 && share.as_ref().len() < self.asked.1 {
                 walker.set_file_end(at.plus(share.as_ref().len() as u64));
             }
             let window = Window { position: at, bytes: share.as_ref() };
-            match walker.step(window) {
+            let before = walker.clone();
+            let step = walker.step(window);
+            let missed = walker.searches() > before.searches();
+            let bad = missed || matches!(step, Step::BadPayload { .. });
+            if bad && self.doubted != Some(before.position()) {
+                *walker = before;
+                (self.window, self.doubted) = (None, Some(walker.position()));
+                return Some(self.read(walker.position(), DOUBT_BYTES, DOUBT_BYTES));
+            }
+            match step {
                 Step::Frame { position, header } => {
                     let start = position.get() - at.get() + 64;
                     let start = usize::try_from(start).expect("a window is small");
@@ -201,7 +216,7 @@ impl<M: Memory> Scan<M> {
                 Step::BadPayload { header, .. } => self.know(header.durable_end, fold),
                 Step::More { from, bytes } => {
                     self.window = None;
-                    return Some(self.read(from, bytes));
+                    return Some(self.read(from, bytes, SCAN_BYTES));
                 }
                 Step::Unknown { .. } => {
                     self.unknown = Some(self.segments[self.current()].file);
@@ -233,12 +248,13 @@ impl<M: Memory> Scan<M> {
         }
     }
 
-    fn read(&mut self, from: Position, bytes: usize) -> Op<M::Share> {
+    /// Reads from there on so many bytes, and `least` if that is more.
+    fn read(&mut self, from: Position, bytes: usize, least: usize) -> Op<M::Share> {
         let block = BLOCK_BYTES as u64;
         // The first read of a segment takes its header along.
         let position = if from.get() == block { Position::ZERO } else { from.align_down(block) };
         let lead = usize::try_from(from.get() - position.get()).expect("a block is small");
-        let length = SCAN_BYTES.max((lead + bytes).next_multiple_of(BLOCK_BYTES));
+        let length = least.max((lead + bytes).next_multiple_of(BLOCK_BYTES));
         self.asked = (position, length);
         self.read_op(position, length)
     }

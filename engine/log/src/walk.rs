@@ -88,19 +88,26 @@ pub struct Walker {
     searching: Option<Position>,
     /// The last window ended where the file ends.
     file_end: Option<Position>,
+    /// How often the next frame was not where it belongs.
+    searches: u64,
 }
 
 impl Walker {
     /// A walk over the frames between `position` and `end` of one file.
     #[must_use]
     pub fn new(seed: FrameSeed, position: Position, end: Position, expected: Offset) -> Self {
-        Self { seed, position, end, expected, searching: None, file_end: None }
+        Self { seed, position, end, expected, searching: None, file_end: None, searches: 0 }
     }
 
     /// Where the frame after the last good one would begin.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// How often the next frame was not where it belongs, and was searched for.
+    pub(crate) fn searches(&self) -> u64 {
+        self.searches
     }
 
     /// Says that the file has nothing from `position` on.
@@ -116,6 +123,7 @@ impl Walker {
                 return step;
             }
             self.searching = Some(self.position);
+            self.searches += 1;
         }
         self.search(window)
     }

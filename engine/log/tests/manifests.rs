@@ -4,9 +4,9 @@
 mod world;
 
 use bytes::Bytes;
-use catena_format::Offset;
+use catena_format::{Millis, Offset};
 use catena_log::{
-    Event, Opening,
+    Event, Opening, ReadAnswer, ReadOutcome,
     io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
 };
 use world::{TestLog, World, identity, open_with, rolled, run_with, small, tick};
@@ -116,6 +116,49 @@ fn what_is_read_wrongly_once_is_believed_where_it_is_read_right() {
     world.log = open_misread(&mut world, index);
     assert_eq!(world.log.fold().len(), world.model.len());
     world.check();
+}
+
+#[test]
+fn a_segment_that_is_read_wrongly_once_is_neither_cut_nor_damaged() {
+    let mut world = rolled();
+    let end = world.log.durable_end();
+    let segments = world.disk.files.keys().filter(|file| matches!(file, FileName::Segment(_)));
+    let active = *segments.rev().nth(1).expect("a spare stands behind it");
+    world.log = open_misread(&mut world, active);
+    let report = world.log.recovery();
+    assert_eq!((report.batches_cut, report.offsets_damaged), (0, 0), "{report}");
+    assert_eq!(world.log.durable_end(), end);
+    world.check();
+}
+
+#[test]
+fn a_time_is_found_where_a_first_read_was_wrong() {
+    let mut world = rolled();
+    world.restart();
+    let below = world.log.durable_end();
+    // The last one goes by what the first ones noted in the index.
+    for time in [5, 12, 0, 19, 3] {
+        let found = world.log.offset_for_time(Millis::new(time), below);
+        assert!(matches!(found, ReadOutcome::Pending(_)));
+        let (mut misread, mut answer) = (true, None);
+        while let Some((id, op)) = world.log.poll_op() {
+            let segment = matches!(op, Op::Read { file: FileName::Segment(_), .. });
+            let mut result = world.disk.perform(op);
+            if let Ok(Outcome::Read(bytes)) = &mut result
+                && segment
+                && std::mem::take(&mut misread)
+            {
+                *bytes = vec![0; bytes.len()].into();
+            }
+            world.log.on_done(Done { id, result }, world.now());
+            answer = world.log.poll_event().or(answer);
+        }
+        let Some(Event::Read(_, Ok(ReadAnswer::Offset(found)))) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(found, Some(Offset::new(time as u64)), "{time}");
+        assert!(!misread && world.log.damaged().is_empty());
+    }
 }
 
 /// Both copies of the manifest as they are now.

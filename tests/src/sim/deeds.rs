@@ -90,9 +90,11 @@ deeds! {
     RotScrubbed = "rot_scrubbed",
     /// A copy of a manifest rotted between two lives.
     ManifestRotten = "manifest_rotten",
-    /// An index did.
+    /// Both copies of a manifest became what they had been before segments were begun.
+    ManifestOlder = "manifest_older",
+    /// An index rotted between two lives.
     IndexRotten = "index_rotten",
-    /// Both copies did, and the partition was refused.
+    /// Both copies of a manifest did, and the partition was refused.
     PartitionRefused = "partition_refused",
     /// A crash came while a manifest was written.
     ManifestCut = "manifest_cut",

@@ -24,7 +24,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use catena_log::io::{Done, FileName, IoError, Op, OpId, Outcome};
@@ -65,6 +65,8 @@ pub struct Disk {
     ready: VecDeque<(u64, OpId, Done<Bytes>)>,
     folders: BTreeMap<u64, Folder>,
     images: BTreeMap<FileId, Image>,
+    /// Files of which a read was wrong.
+    misread: BTreeSet<FileId>,
     removed: VecDeque<Pages>,
     numbers: u64,
     completions: u64,
@@ -136,6 +138,7 @@ impl Disk {
             ready: VecDeque::new(),
             folders: BTreeMap::new(),
             images: BTreeMap::new(),
+            misread: BTreeSet::new(),
             removed: VecDeque::new(),
             numbers: 0,
             completions: 0,
@@ -187,6 +190,7 @@ impl Disk {
             ready: self.ready.clone(),
             folders: self.folders.clone(),
             images: self.images.clone(),
+            misread: self.misread.clone(),
             removed: self.removed.clone(),
             numbers: self.numbers,
             completions: self.completions,

@@ -127,6 +127,8 @@ struct World {
     next_crash_ns: u64,
     peril: Peril,
     bounds: Bounds,
+    /// Manifests of earlier lives, by directory.
+    older: BTreeMap<u64, Vec<u8>>,
     /// The partition that lost both copies of its manifest.
     refused: Option<PartitionUid>,
     fingerprint: Fingerprint,
@@ -165,7 +167,8 @@ fn disk_options(random: &mut Random, bounds: &Bounds) -> DiskOptions {
             .with(FaultKind::DirectorySyncError, 5_000, 2)
             .with(FaultKind::NoSpace, 1_000, 4)
             .with(FaultKind::NoDescriptors, 3_000, 3)
-            .with(FaultKind::ReadError, 2_000, 3);
+            .with(FaultKind::ReadError, 2_000, 3)
+            .with(FaultKind::Misread, 3_000, 6);
     }
     options.faults.kinds.retain(|kind, _| bounds.has(kind.name()));
     options
@@ -291,6 +294,7 @@ impl World {
             next_crash_ns: 0,
             peril: Peril::new(root.stream("peril"), bounds),
             bounds: bounds.clone(),
+            older: BTreeMap::new(),
             refused: None,
             fingerprint: Fingerprint::default(),
         };

@@ -18,12 +18,13 @@ use crate::sim::{
 pub const STATES_MAX: u64 = 4096;
 /// What a fault leaves open is tried in so many ways.
 const VARIANTS: usize = 4;
-/// The errors that a call may end with.
-const ERRORS: [FaultKind; 7] = [
+/// The errors that a call may end with, and a read that is wrong and does not say so.
+const ERRORS: [FaultKind; 8] = [
     FaultKind::WriteError,
     FaultKind::SyncError,
     FaultKind::DirectorySyncError,
     FaultKind::ReadError,
+    FaultKind::Misread,
     FaultKind::NoSpace,
     FaultKind::ShortWrite,
     FaultKind::NoDescriptors,
@@ -236,6 +237,7 @@ impl<'w> Walk<'w> {
 fn variants(kind: FaultKind) -> usize {
     match kind {
         FaultKind::WriteError => VARIANTS,
+        FaultKind::Misread => 3,
         FaultKind::SyncError | FaultKind::NoSpace | FaultKind::ShortWrite => 2,
         _ => 1,
     }

@@ -8,7 +8,10 @@
 
 use std::collections::VecDeque;
 
-use catena_format::{Epoch, FileNumber, Offset, Position, SegmentHeader, limits::BLOCK_BYTES};
+use catena_format::{
+    Epoch, FileNumber, FrameHeader, FrameSeed, Offset, PartitionUid, Position, SegmentHeader,
+    limits::BLOCK_BYTES,
+};
 
 use super::{Flow, OpenError, Opening, Settle, State, both, nothing_yet};
 use crate::{
@@ -26,9 +29,35 @@ pub(super) struct Leftovers<M: Memory> {
     scanned: Scanned<M>,
     /// Files behind the last one named, in the order of their numbers; not looked at yet.
     rest: VecDeque<FileNumber>,
-    /// What they say of themselves, in the order in which they were begun.
-    begun: Vec<SegmentHeader>,
+    /// Those with something of this log, in the order in which they were begun.
+    begun: Vec<Begun>,
     scan: Option<Scan<M>>,
+}
+
+/// A segment as its first two blocks tell of it.
+struct Begun {
+    file: FileNumber,
+    base: Offset,
+    epoch: Epoch,
+}
+
+impl Begun {
+    /// From the header, or where a crash kept that from the disk, from the first frame.
+    fn read(uid: PartitionUid, file: FileNumber, bytes: &[u8]) -> Option<Self> {
+        let header = SegmentHeader::read(bytes).ok();
+        let header = header.filter(|header| (header.uid, header.file) == (uid, file));
+        let frame = || {
+            let first = bytes.get(BLOCK_BYTES..)?;
+            let position = Position::new(BLOCK_BYTES as u64);
+            FrameHeader::read(first, FrameSeed { uid, file }, position).ok()
+        };
+        let (base, epoch) = match header {
+            Some(header) => (header.base_offset, header.epoch),
+            None => frame().map(|frame| (frame.base_offset, frame.epoch))?,
+        };
+        let possible = epoch <= Epoch::MAX && base <= Offset::MAX;
+        possible.then_some(Self { file, base, epoch })
+    }
 }
 
 impl<M: Memory + Clone, F: Fold> Opening<M, F> {
@@ -51,14 +80,18 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     fn look_at_next(&mut self) -> Flow<F> {
         let leftovers = self.leftovers();
         if let Some(number) = leftovers.rest.pop_front() {
-            let file = FileName::Segment(number);
-            self.ask(Op::Read { file, position: Position::ZERO, length: BLOCK_BYTES });
-            self.state = State::ReadingHeader(number);
-            return Ok(None);
+            return self.read_header(number);
         }
-        let begun = leftovers.begun.iter().map(|header| FileName::Segment(header.file));
+        let begun = leftovers.begun.iter().map(|segment| FileName::Segment(segment.file));
         let steps = begun.flat_map(both).collect();
         self.settle_leftovers(steps)
+    }
+
+    fn read_header(&mut self, number: FileNumber) -> Flow<F> {
+        let file = FileName::Segment(number);
+        self.ask(Op::Read { file, position: Position::ZERO, length: 2 * BLOCK_BYTES });
+        self.state = State::ReadingHeader(number);
+        Ok(None)
     }
 
     pub(super) fn header_read(
@@ -66,23 +99,21 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         number: FileNumber,
         result: Result<Outcome<M::Share>, IoError>,
     ) -> Flow<F> {
-        let header = match &result {
-            Ok(Outcome::Read(block)) => SegmentHeader::read(block.as_ref()).ok(),
+        let begun = match &result {
+            Ok(Outcome::Read(bytes)) => Begun::read(self.identity.uid, number, bytes.as_ref()),
             _ => None,
         };
-        let uid = self.identity.uid;
-        let ours = header.filter(|header| {
-            let possible = header.epoch <= Epoch::MAX && header.base_offset <= Offset::MAX;
-            (header.uid, header.file) == (uid, number) && possible
-        });
+        if self.is_doubted(begun.is_none()) {
+            return self.read_header(number);
+        }
         let named = self.manifest.segments.last();
         let end = named.map(|last| if last.sealed { last.end } else { last.base });
-        // Another may have been begun where this one was given up; and nothing lies between those
-        // that are named.
-        if let Some(header) = ours.filter(|header| Some(header.base_offset) >= end) {
+        // Nothing lies between those that are named, and another may have been begun where this
+        // one was given up.
+        if let Some(segment) = begun.filter(|segment| Some(segment.base) >= end) {
             let begun = &mut self.leftovers().begun;
-            begun.truncate(begun.partition_point(|other| other.base_offset < header.base_offset));
-            begun.push(header);
+            begun.truncate(begun.partition_point(|other| other.base < segment.base));
+            begun.push(segment);
         }
         self.look_at_next()
     }
@@ -140,9 +171,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             return Err(OpenError::Manifest(ImageError::Damaged));
         }
         self.manifest.segments.extend(leftovers.entries());
-        for header in &leftovers.begun {
-            if self.manifest.epochs.last().is_none_or(|(last, _)| *last < header.epoch) {
-                self.manifest.epochs.push((header.epoch, header.base_offset));
+        for Begun { base, epoch, .. } in &leftovers.begun {
+            if self.manifest.epochs.last().is_none_or(|(last, _)| last < epoch) {
+                self.manifest.epochs.push((*epoch, *base));
             }
         }
         self.report.segments_unnamed = leftovers.begun.len() as u64;
@@ -154,11 +185,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 impl<M: Memory> Leftovers<M> {
     /// As a manifest names segments that are not sealed.
     fn entries(&self) -> Vec<SegmentEntry> {
-        let entry = |header: &SegmentHeader| {
-            let nothing = nothing_yet(header.base_offset, super::NO_TIME, super::NO_TIME);
+        let entry = |segment: &Begun| {
+            let nothing = nothing_yet(segment.base, super::NO_TIME, super::NO_TIME);
             SegmentEntry {
-                file: header.file,
-                base: header.base_offset,
+                file: segment.file,
+                base: segment.base,
                 sealed: false,
                 end: nothing.end,
                 end_position: nothing.end_position,

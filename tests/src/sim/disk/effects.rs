@@ -5,7 +5,7 @@ use catena_format::Position;
 use catena_log::io::{Done, FileName, IoError, Op, Outcome};
 
 use super::{
-    DamageKind, DeviceCache, Disk, EIO, FaultKind, Flight,
+    DamageKind, DeviceCache, Disk, EIO, FaultKind, Flight, SECTOR_BYTES,
     faults::Fate,
     folder::FileId,
     image::{Extent, Image},
@@ -80,7 +80,29 @@ impl Disk {
         let live = &self.images[&id].live;
         let start = (position.get() as usize).min(live.len());
         let end = start.saturating_add(length).min(live.len());
-        Ok(Outcome::Read(live.read(start..end).into()))
+        let mut bytes = live.read(start..end);
+        self.misread(id, &mut bytes);
+        Ok(Outcome::Read(bytes.into()))
+    }
+
+    /// What a read brings may be wrong, once of a file: all of it, from some sector on, or a bit.
+    fn misread(&mut self, id: FileId, bytes: &mut [u8]) {
+        if bytes.is_empty() || self.misread.contains(&id) || !self.strike(FaultKind::Misread) {
+            return;
+        }
+        self.misread.insert(id);
+        let sectors = bytes.len().div_ceil(SECTOR_BYTES);
+        match self.choice.pick(3, "misread") {
+            0 => bytes.iter_mut().for_each(|byte| *byte = !*byte),
+            1 => {
+                let from = self.choice.pick(sectors, "misread sector") * SECTOR_BYTES;
+                bytes[from..].iter_mut().for_each(|byte| *byte = !*byte);
+            }
+            _ => {
+                let at = self.choice.pick(bytes.len(), "misread byte");
+                bytes[at] ^= 1 << self.choice.pick(8, "misread bit");
+            }
+        }
     }
 
     fn change(

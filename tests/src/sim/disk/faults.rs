@@ -215,6 +215,19 @@ impl Disk {
         flipped
     }
 
+    /// A file is again what it was, live and durable; false when something is on its way to it.
+    pub fn put_back(&mut self, directory: u64, file: FileName, bytes: &[u8]) -> bool {
+        let Some(id) = self.lookup(directory, file) else { return false };
+        let image = self.images.get_mut(&id).expect("a named file has an image");
+        let settled = image.is_settled();
+        if settled {
+            image.put_back(bytes);
+            self.fingerprint.numbers([self.now_ns, id.0]);
+            self.fingerprint.bytes(bytes);
+        }
+        settled
+    }
+
     fn flip(&mut self, id: FileId, position: u64, bit: u8) -> bool {
         let now_ns = self.now_ns;
         let order = self.number();

@@ -207,6 +207,12 @@ impl Image {
         true
     }
 
+    /// Both images are these bytes from the start on; what stands behind stays.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        self.live.write_at(0, bytes);
+        self.durable.write_at(0, bytes);
+    }
+
     /// Feeds both images and what lies between them.
     pub(super) fn hash(&self, hash: &mut Fingerprint) {
         self.live.hash(hash);

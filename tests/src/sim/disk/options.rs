@@ -105,6 +105,8 @@ pub enum FaultKind {
     DirectorySyncError,
     /// EIO on a read; the next one may succeed.
     ReadError,
+    /// A read brings other bytes than stand there; later ones of that file do not.
+    Misread,
     /// The file system is full, though not by its capacity; a prefix lands.
     NoSpace,
     /// A prefix of a write lands, and it says so.
@@ -123,11 +125,12 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::WriteError,
         Self::SyncError,
         Self::DirectorySyncError,
         Self::ReadError,
+        Self::Misread,
         Self::NoSpace,
         Self::ShortWrite,
         Self::NoDescriptors,
@@ -145,6 +148,7 @@ impl FaultKind {
             Self::SyncError => "sync_error",
             Self::DirectorySyncError => "directory_sync_error",
             Self::ReadError => "read_error",
+            Self::Misread => "misread",
             Self::NoSpace => "no_space",
             Self::ShortWrite => "short_write",
             Self::NoDescriptors => "no_descriptors",

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use catena_format::{Offset, PartitionUid};
+use catena_format::{FrameSeed, Offset, PartitionUid, Position, SegmentHeader};
 use catena_log::{
     Finding, OpenError, ReadError,
     io::{FileName, Heap, IoError, Slot},
+    walk::{Step, Walker, Window},
 };
 use catena_node::{Node, Notice};
 use catena_replication::{Phase, Replica};
@@ -18,6 +19,35 @@ const ROTTEN_BITS: u64 = 3;
 
 /// What partitions know to be lost.
 pub(super) type Lost = BTreeMap<PartitionUid, Vec<Range<Offset>>>;
+
+/// What a manifest says, read by what the documentation tells of its bytes.
+struct Named {
+    log_start: u64,
+    fold_file: u64,
+    /// The last segment that it names.
+    last_file: u64,
+}
+
+impl Named {
+    fn read(image: &[u8]) -> Option<Self> {
+        let number = |at: usize| {
+            let bytes = image.get(at..at + 8)?;
+            Some(u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+        };
+        let archive_end = 32 + usize::try_from(number(16)?).ok()?;
+        let root = archive_end.checked_sub(112)?;
+        // A vector: how far its elements are from here, an i32, and how many.
+        let vector = number(root + 104)?;
+        let (distance, count) = (vector as u32 as i32, (vector >> 32) as usize);
+        let segments = (root + 104).checked_add_signed(distance as isize)?;
+        let last = count.checked_sub(1).map(|last| number(segments + 64 * last));
+        Some(Self {
+            log_start: number(root + 56)?,
+            fold_file: number(root + 80)?,
+            last_file: last.unwrap_or(Some(0))?,
+        })
+    }
+}
 
 impl World {
     /// Takes note of what the node says, if it is about its disk.
@@ -47,38 +77,85 @@ impl World {
         }
     }
 
-    /// Between two lives a copy of a manifest or an index rots: nothing may be lost by that. Let
-    /// alone are manifests whose copies differ, for the older one does not know all, and the keepers
-    /// of what is derived from dropped segments: that stands nowhere else.
+    /// Between two lives a copy of a manifest or an index rots, or both copies become older ones:
+    /// nothing may be lost by that. Let alone are manifests whose copies differ, for the older one
+    /// does not know all, and the keepers of what is derived from dropped segments: that stands
+    /// nowhere else.
     pub(super) fn rot_images(&mut self) {
         let directories: Vec<u64> = self.disk.directories().collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {
             return;
         }
         let directory = directories[self.random.below(directories.len() as u64) as usize];
-        let files: Vec<_> = self.disk.live_files(directory).collect();
-        let drops = directory != 0 && self.plan.drops();
-        let indexes = files.iter().copied().filter(|file| matches!(file, FileName::Index(_)));
-        let indexes: Vec<_> = indexes.filter(|_| !drops).collect();
-        let index = (!indexes.is_empty() && self.random.chance(500_000))
-            .then(|| indexes[self.random.below(indexes.len() as u64) as usize]);
-        let copy = [Slot::First, Slot::Second][self.random.below(2) as usize];
-        let copy = self.copies_agree(directory).then_some(FileName::Manifest(copy));
-        let (file, deed) = match (index, copy) {
-            (Some(index), _) => (index, Deed::IndexRotten),
-            (None, Some(copy)) => (copy, Deed::ManifestRotten),
-            (None, None) => return,
+        let Some(manifest) = self.agreed_manifest(directory) else { return };
+        if self.put_older_back(directory, &manifest) {
+            self.oracle.did(Deed::ManifestOlder);
+            return;
+        }
+        let keeper = Named::read(&manifest).map(|named| named.fold_file);
+        self.older.insert(directory, manifest);
+        let files = self.disk.live_files(directory);
+        let indexes: Vec<_> = files
+            .filter(|file| match file {
+                FileName::Index(number) => Some(number.get()) != keeper,
+                FileName::Segment(_) | FileName::Manifest(_) => false,
+            })
+            .collect();
+        let (file, deed) = if !indexes.is_empty() && self.random.chance(500_000) {
+            (indexes[self.random.below(indexes.len() as u64) as usize], Deed::IndexRotten)
+        } else {
+            let copy = [Slot::First, Slot::Second][self.random.below(2) as usize];
+            (FileName::Manifest(copy), Deed::ManifestRotten)
         };
         if self.spoil(directory, file) {
             self.oracle.did(deed);
         }
     }
 
+    /// Both copies of a manifest become what they were in an earlier life. Segments must have been
+    /// begun since that prove it, and nothing dropped or trimmed: of that an older one tells nobody.
+    fn put_older_back(&mut self, directory: u64, manifest: &[u8]) -> bool {
+        let Some(older) = self.older.remove(&directory) else { return false };
+        let Some((then, now)) = Named::read(&older).zip(Named::read(manifest)) else {
+            return false;
+        };
+        let kept = (then.log_start, then.fold_file) == (now.log_start, now.fold_file);
+        if !kept || !self.proves_later(directory, then.last_file) {
+            return false;
+        }
+        let both = [Slot::First, Slot::Second].map(FileName::Manifest);
+        both.map(|copy| self.disk.put_back(directory, copy, &older)) == [true, true]
+    }
+
+    /// Whether what is durable of segments behind one says that something in them was.
+    fn proves_later(&self, directory: u64, last: u64) -> bool {
+        let (mut base, mut durable) = (None, Offset::ZERO);
+        for file in self.disk.live_files(directory) {
+            let FileName::Segment(number) = file else { continue };
+            let bytes = self.disk.durable_bytes_of_live(directory, file).unwrap_or_default();
+            let Ok(header) = SegmentHeader::read(&bytes) else { continue };
+            if number.get() <= last || header.file != number {
+                continue;
+            }
+            base = base.or(Some(header.base_offset));
+            let seed = FrameSeed { uid: header.uid, file: number };
+            let (first, end) = (Position::new(4096), Position::new(bytes.len() as u64));
+            let mut walker = Walker::new(seed, first, end, header.base_offset);
+            let window = Window { position: Position::ZERO, bytes: &bytes };
+            while let Step::Frame { header, .. } = walker.step(window) {
+                durable = durable.max(header.durable_end);
+            }
+        }
+        base.is_some_and(|base| base < durable)
+    }
+
     /// Both copies of a partition's manifest rot: it must be refused, and nothing else.
     pub(super) fn rot_manifest(&mut self) {
         let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
         let known = self.cores[0].known();
-        let there = |uid: &u64| known.contains(&PartitionUid::new(*uid)) && self.copies_agree(*uid);
+        let there = |uid: &u64| {
+            known.contains(&PartitionUid::new(*uid)) && self.agreed_manifest(*uid).is_some()
+        };
         let directories: Vec<u64> = directories.into_iter().filter(there).collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {
             return;
@@ -91,13 +168,14 @@ impl World {
         }
     }
 
-    fn copies_agree(&self, directory: u64) -> bool {
+    /// What both copies of a manifest are, durably.
+    fn agreed_manifest(&self, directory: u64) -> Option<Vec<u8>> {
         let [first, second] = [Slot::First, Slot::Second].map(|slot| {
             let file = FileName::Manifest(slot);
             let durable = self.disk.durable_bytes_of_live(directory, file);
             durable.filter(|bytes| self.disk.live_bytes(directory, file).as_ref() == Some(bytes))
         });
-        first.is_some() && first == second
+        first.filter(|first| second.as_ref() == Some(first))
     }
 
     /// A bit of an image turns, of those that are checked.

@@ -74,6 +74,15 @@ fn a_failed_read_may_be_repeated() {
 }
 
 #[test]
+fn a_misread_file_is_read_right_the_next_time() {
+    let mut rig = Rig::faulty(&[FaultKind::Misread]);
+    rig.extended(A, 1);
+    let zeros = |outcome: Outcome<_>| outcome.into_read().iter().all(|byte| *byte == 0);
+    assert!(!zeros(read(&mut rig).unwrap()));
+    assert!(zeros(read(&mut rig).unwrap()));
+}
+
+#[test]
 fn a_short_write_and_a_full_disk_say_so() {
     let mut rig = Rig::strict(DeviceCache::Fua);
     rig.extended(A, 1);
