@@ -204,6 +204,38 @@ fn segments_that_an_older_manifest_does_not_name_are_taken_back() {
 }
 
 #[test]
+fn an_older_manifest_names_a_segment_that_was_given_up() {
+    // One was begun behind a batch that a crash kept from the disk.
+    let mut world = World::new(small());
+    world.append(1, 100, 0);
+    world.run();
+    world.append(1, 100, 1);
+    let group = world.log.poll_op().expect("the group of the second batch");
+    world.epoch = world.epoch.plus(1);
+    world.append(1, 100, 2);
+    let mut older = None;
+    while let Some((id, op)) = world.log.poll_op() {
+        let result = world.disk.perform(op);
+        world.log.on_done(Done { id, result }, world.now());
+        older = Some(copies(&world));
+    }
+    drop(group);
+    world.model.truncate(1);
+    world.log = open_with(&mut world, |_| None).unwrap();
+    for time in 1..4 {
+        world.epoch = world.epoch.plus(1);
+        world.append(1, 100, time);
+        world.run();
+    }
+    world.check();
+    put_back(&mut world, older.expect("manifests were written"));
+    world.log = open_with(&mut world, |_| None).unwrap();
+    let report = world.log.recovery();
+    assert_eq!((report.segments_unnamed, report.offsets_damaged), (3, 0), "{report}");
+    world.check();
+}
+
+#[test]
 fn what_an_older_manifest_names_and_is_gone_is_damaged() {
     let mut world = rolled();
     let older = copies(&world);

@@ -106,10 +106,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if self.is_doubted(begun.is_none()) {
             return self.read_header(number);
         }
-        let named = self.manifest.segments.last();
-        let end = named.map(|last| if last.sealed { last.end } else { last.base });
-        // Nothing lies between those that are named, and another may have been begun where this
-        // one was given up.
+        let end = self.manifest.segments.iter().rev().find(|s| s.sealed).map(|s| s.end);
+        // What a newer one begins at or before was given up, empty.
         if let Some(segment) = begun.filter(|segment| Some(segment.base) >= end) {
             let begun = &mut self.leftovers().begun;
             begun.truncate(begun.partition_point(|other| other.base < segment.base));
@@ -167,6 +165,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     /// The manifest is an older one: goes on as if it named the segments begun since.
     fn take_back(&mut self, leftovers: &Leftovers<M>) -> Flow<F> {
+        if let Some(first) = leftovers.begun.first() {
+            self.manifest.segments.retain(|named| named.sealed || named.base < first.base);
+        }
         if self.manifest.segments.len() + leftovers.begun.len() > SEGMENTS_MAX {
             return Err(OpenError::Manifest(ImageError::Damaged));
         }
