@@ -16,6 +16,9 @@ struct Frame {
     /// The offsets of its batch; nothing in a mark.
     offsets: Range<u64>,
     durable_end: u64,
+    /// It was not whole when a log said so: what spoilt it may not have been durable itself, and be
+    /// gone with a crash.
+    spoilt: bool,
 }
 
 /// The frames of all logs, each in the order of its offsets.
@@ -48,6 +51,14 @@ impl Shelf {
                 frames.pop();
             }
             frames.push(frame);
+        }
+    }
+
+    /// A log says that it cannot read these offsets.
+    pub fn told(&mut self, disk: &Disk, directory: u64, damaged: &Range<u64>) {
+        for frame in self.frames.entry(directory).or_default() {
+            let meant = frame.offsets.start < damaged.end && damaged.start < frame.offsets.end;
+            frame.spoilt |= meant && !frame.is_whole(disk, directory);
         }
     }
 
@@ -101,10 +112,11 @@ impl Frame {
             bytes: write.slice(at..at + 64 + length),
             offsets: base..base + given,
             durable_end: u64_at(48),
+            spoilt: false,
         })
     }
 
     fn is_whole(&self, disk: &Disk, directory: u64) -> bool {
-        disk.live_holds(directory, self.file, self.position, &self.bytes)
+        !self.spoilt && disk.live_holds(directory, self.file, self.position, &self.bytes)
     }
 }

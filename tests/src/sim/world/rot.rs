@@ -56,7 +56,9 @@ impl World {
         let directory = log.uid.get();
         match &finding {
             // Only where the disk has lost or spoilt something.
-            Finding::Damaged { file, positions, by_scrub, .. } => {
+            Finding::Damaged { file, offsets, positions, by_scrub } => {
+                let missing = offsets.start.get()..offsets.end.get();
+                self.shelf.told(&self.disk, directory, &missing);
                 let place = positions.start.get()..positions.end.get();
                 let wounded = self.disk.damages().into_iter().any(|wound| {
                     (wound.directory, wound.file) == (directory, *file)
