@@ -100,8 +100,8 @@ pub enum Op<S> {
     /// Tell the names and lengths of all files of the directory (those that [`FileName::parse`]
     /// knows). Creates the directory, durably, if it is absent. → [`Outcome::Files`]
     List,
-    /// Wait until no write of an earlier process is on its way to `file`. A missing file is
-    /// [`IoError::NotFound`]. → [`Outcome::Unit`]
+    /// Wait until no write of an earlier process is on its way to `file`, of which no operation of
+    /// this log is under way. A missing file is [`IoError::NotFound`]. → [`Outcome::Unit`]
     Claim {
         /// The file.
         file: FileName,

@@ -467,6 +467,8 @@ impl Folder {
     /// Waits until no write of an earlier process is on its way: the kernel drops the shared lock
     /// of a dead process only with its last write.
     async fn claim(&self, file: FileName) -> Result<(), IoError> {
+        // A descriptor of this process has the lock, too.
+        self.forget(file).await;
         let path = self.of(file);
         let opened = fs::OpenOptions::new().read(true).open(&path).map_err(|e| io_error(&e))?;
         let mut wait = CLAIM_WAIT_MIN;

@@ -77,7 +77,7 @@ fn a_failed_read_may_be_repeated() {
 fn a_misread_file_is_read_right_the_next_time() {
     let mut rig = Rig::faulty(&[FaultKind::Misread]);
     rig.extended(A, 1);
-    let zeros = |outcome: Outcome<_>| outcome.into_read().iter().all(|byte| *byte == 0);
+    let zeros = |outcome: Outcome<bytes::Bytes>| outcome.into_read().iter().all(|byte| *byte == 0);
     assert!(!zeros(read(&mut rig).unwrap()));
     assert!(zeros(read(&mut rig).unwrap()));
 }
