@@ -500,8 +500,9 @@ impl Oracle {
         let Some(books) = self.books.get(&part) else { return Ok(()) };
         for (name, offset) in &books.acked {
             if *offset >= books.log_start && read.get(offset) != Some(name) {
-                let before = books.damaged.range(..=*offset).next_back();
-                if before.is_some_and(|(_, next)| offset < next) && !kept.holds(*offset) {
+                // What is said later may reach further, and begin before.
+                let mut said = books.damaged.range(..=*offset);
+                if said.any(|(_, next)| offset < next) && !kept.holds(*offset) {
                     self.reported += 1;
                     continue;
                 }
