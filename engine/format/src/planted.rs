@@ -88,6 +88,12 @@ bugs! {
     IndexOffByOne,
     /// The first batch of a time is the first behind that time.
     TimeOffByOne,
+    /// Recovery believes the first read of a segment.
+    OneReadBelieved,
+    /// A search by time believes the first read of a segment.
+    TimeOfOneRead,
+    /// Segments that an older manifest does not name are removed.
+    UnnamedRemoved,
     /// What is known of producers is not restored.
     DedupForgotten,
     /// A producer whose epoch was raised elsewhere is heard.

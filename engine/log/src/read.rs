@@ -2,8 +2,9 @@
 
 use std::{fmt, ops::Range};
 
-use catena_format::{FileNumber, limits::BLOCK_BYTES};
-use catena_format::{FrameSeed, Millis, Offset, PartitionUid, Position};
+use catena_format::{
+    FileNumber, FrameSeed, Millis, Offset, PartitionUid, Position, limits::BLOCK_BYTES, planted,
+};
 
 use crate::{
     index::Index,
@@ -340,7 +341,7 @@ impl<M: Memory> Cold<M> {
             Goal::Batches { .. } if !self.found.is_empty() => Some(self.end()),
             Goal::Batches { .. } => Some(Next::Damaged(gap, self.sound..position)),
             // What a second read misses, too, has no time.
-            Goal::Time { .. } if self.doubt.is_some() => None,
+            Goal::Time { .. } if self.doubt.is_some() || planted!(TimeOfOneRead) => None,
             Goal::Time { .. } => Some(Next::Damaged(gap, self.sound..position)),
         }
     }

@@ -201,7 +201,7 @@ impl<M: Memory> Scan<M> {
             let step = walker.step(window);
             let missed = walker.searches() > before.searches();
             let bad = missed || matches!(step, Step::BadPayload { .. });
-            if bad && self.doubted != Some(before.position()) {
+            if bad && !planted!(OneReadBelieved) && self.doubted != Some(before.position()) {
                 *walker = before;
                 (self.window, self.doubted) = (None, Some(walker.position()));
                 return Some(self.read(walker.position(), DOUBT_BYTES, DOUBT_BYTES));

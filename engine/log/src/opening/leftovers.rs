@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use catena_format::{
     Epoch, FileNumber, FrameHeader, FrameSeed, Offset, PartitionUid, Position, SegmentHeader,
-    limits::BLOCK_BYTES,
+    limits::BLOCK_BYTES, planted,
 };
 
 use super::{Flow, OpenError, Opening, Settle, State, both, nothing_yet};
@@ -142,7 +142,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if let Some(file) = scan.unknown() {
             return Err(OpenError::Unsupported(file));
         }
-        let proven = scan.known_durable() > leftovers.scanned.log_end;
+        let known = scan.known_durable();
+        let proven = known > leftovers.scanned.log_end && !planted!(UnnamedRemoved);
         let leftovers = self.leftovers.take().expect("leftovers are looked at");
         if proven { self.take_back(&leftovers) } else { self.settle(leftovers.scanned) }
     }
