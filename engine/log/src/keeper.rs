@@ -1,6 +1,7 @@
 //! The keeper: of dropped segments the last one, whose index stays for what is derived from all of
-//! them. That stands nowhere else, so the index must be whole. One of an earlier life is read before
-//! its segment is given up; another segment keeps where it is not whole, and where none can, all stay.
+//! them. That stands nowhere else, so the index must be whole. One of an earlier life is read
+//! before its segment is given up; another segment keeps where it is not whole, and where none can,
+//! all stay.
 
 use catena_format::{FileNumber, Position};
 

@@ -298,8 +298,9 @@ fn epochs_that_ended_below_the_log_are_forgotten() {
     world.check();
 }
 
-/// A log of three lives that is wanted from the last segment on, whose index recovery has read: that
-/// of the one before would keep what is derived from those that go. So many segments there are.
+/// A log of three lives that is wanted from the last segment on, whose index recovery has read:
+/// that of the one before would keep what is derived from those that go. Tells how many segments
+/// there are.
 fn wanted_from_the_last(world: &mut World, keeper: impl FnOnce(&mut Vec<u8>)) -> usize {
     *world = rolled();
     world.restart();

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use catena_format::{FileNumber, Position};
 use catena_log::io::{FileName, Op, Outcome};
 use catena_uring::{Hands, HandsOptions};
 use glommio::LocalExecutorBuilder;
@@ -13,12 +12,16 @@ const OPTIONS: HandsOptions =
 async fn read_and_claim(root: &Path) {
     let hands = Hands::start(root, OPTIONS).await.expect("direct I/O");
     let folder = hands.folder(root.join("log"));
-    let file = FileName::Segment(FileNumber::new(1));
-    let (from, to) = (Position::ZERO, Position::new(8192));
+    let file = FileName::parse("0000000000000001.seg").expect("a name");
+    let mut extend = Op::Extend { file, from: Default::default(), to: Default::default() };
+    if let Op::Extend { to, .. } = &mut extend {
+        *to = to.plus(8192);
+    }
     folder.perform(Op::List).await.expect("the directory");
-    folder.perform(Op::Extend { file, from, to }).await.expect("the file");
+    folder.perform(extend).await.expect("the file");
     for _ in 0..2 {
-        let read = folder.perform(Op::Read { file, position: from, length: 8192 }).await;
+        let position = Default::default();
+        let read = folder.perform(Op::Read { file, position, length: 8192 }).await;
         assert!(matches!(read, Ok(Outcome::Read(bytes)) if bytes.as_ref() == [0; 8192]));
         folder.perform(Op::Claim { file }).await.expect("nobody else has it");
     }

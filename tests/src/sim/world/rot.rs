@@ -115,7 +115,8 @@ impl World {
     }
 
     /// Both copies of a manifest become what they were in an earlier life. Segments must have been
-    /// begun since that prove it, and nothing dropped or trimmed: of that an older one tells nobody.
+    /// begun since that prove it, and nothing dropped or trimmed, of which an older one knows
+    /// nothing.
     fn put_older_back(&mut self, directory: u64, manifest: &[u8]) -> bool {
         let Some(older) = self.older.remove(&directory) else { return false };
         let Some((then, now)) = Named::read(&older).zip(Named::read(manifest)) else {
