@@ -15,8 +15,8 @@ use crate::{
 /// How far the next keeper is known.
 #[derive(Default)]
 pub(crate) struct Keeper {
-    /// It was read once, and was not whole.
-    doubted: bool,
+    /// This one was read once, and was not whole.
+    doubted: Option<FileNumber>,
     /// It could not be read, for want of something; housekeeping tries again.
     waits: bool,
 }
@@ -65,10 +65,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 return;
             }
         };
-        if !whole && !std::mem::replace(&mut self.keeper.doubted, true) {
+        if !whole && self.keeper.doubted != Some(file) {
+            self.keeper.doubted = Some(file);
             return;
         }
-        self.keeper.doubted = false;
+        self.keeper.doubted = None;
         segment.index_whole = whole;
         if !whole {
             segment.index_bytes = 0;

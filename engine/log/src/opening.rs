@@ -480,7 +480,12 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.state = State::ReadingFold;
             return Ok(None);
         }
-        if self.manifest.fold_file == FileNumber::new(0) {
+        // What is derived from a log that has all its segments is derived anew. One that is not
+        // sealed may have been given up, unless others were begun behind it.
+        let there = |s: &SegmentEntry| self.files.contains_key(&FileName::Segment(s.file));
+        let begun = |s: &&SegmentEntry| s.sealed || self.report.segments_unnamed > 0;
+        let whole = self.manifest.segments.iter().filter(begun).all(there);
+        if whole && self.manifest.fold_file == FileNumber::new(0) {
             return self.begin_scan(0, None);
         }
         self.lose_fold()

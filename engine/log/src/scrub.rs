@@ -222,6 +222,10 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     fn unsound(&mut self, file: FileNumber) {
+        if let Some(at) = self.segment_of(file) {
+            // It must not become the keeper.
+            self.segments[at].index_whole = false;
+        }
         self.events.push_back(Event::Found(Finding::Unsound(FileName::Index(file))));
     }
 

@@ -252,6 +252,7 @@ fn what_an_older_manifest_names_and_is_gone_is_damaged() {
     put_back(&mut world, older);
     world.log = open_with(&mut world, |_| None).unwrap();
     let report = world.log.recovery().clone();
+    assert!(report.fold_lost, "what was derived from those is gone as well");
     assert!(report.segments_unnamed as usize >= held && report.lost_something(), "{report}");
     assert_eq!(world.log.log_end(), world.model.last().unwrap().1);
     let damaged = world.log.damaged();

@@ -82,8 +82,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if let Some(number) = leftovers.rest.pop_front() {
             return self.read_header(number);
         }
-        let begun = leftovers.begun.iter().map(|segment| FileName::Segment(segment.file));
-        let steps = begun.flat_map(both).collect();
+        let begun = leftovers.begun.iter().map(|segment| segment.file);
+        let files = begun.flat_map(|file| [FileName::Segment(file), FileName::Index(file)]);
+        let steps = files.flat_map(both).collect();
         self.settle_leftovers(steps)
     }
 
@@ -106,9 +107,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         if self.is_doubted(begun.is_none()) {
             return self.read_header(number);
         }
-        let end = self.manifest.segments.iter().rev().find(|s| s.sealed).map(|s| s.end);
-        // What a newer one begins at or before was given up, empty.
-        if let Some(segment) = begun.filter(|segment| Some(segment.base) >= end) {
+        // Others were dropped: behind the manifest a segment begins at what was durable by then, or
+        // later. What a newer one begins at or before was given up, empty.
+        let log_end = self.manifest.log_end;
+        if let Some(segment) = begun.filter(|segment| segment.base >= log_end) {
             let begun = &mut self.leftovers().begun;
             begun.truncate(begun.partition_point(|other| other.base < segment.base));
             begun.push(segment);
@@ -179,6 +181,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             }
         }
         self.report.segments_unnamed = leftovers.begun.len() as u64;
+        self.report.fold_lost = false;
         self.fold.as_mut().expect("the fold is here until the end").reset();
         self.settle_segments(VecDeque::new())
     }
