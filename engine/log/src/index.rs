@@ -7,7 +7,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 use crate::{
     image::{self, ImageError, Kind},
     io::{Memory, MemoryExhausted},
-    manifest::{COUNTED_MAX, FILE_END_MAX},
+    manifest::{COUNTED_MAX, FILE_END_MAX, SegmentEntry},
 };
 
 /// A frame's place, and the greatest timestamp of the log before it.
@@ -72,6 +72,15 @@ pub(crate) struct IndexImage {
     pub(crate) progress: Progress,
     pub(crate) index: Index,
     pub(crate) fold: Vec<u8>,
+}
+
+impl IndexImage {
+    /// Whether it is of this segment, and of all of it once that is sealed.
+    pub(crate) fn covers(&self, segment: &SegmentEntry) -> bool {
+        let Progress { end, end_position, .. } = self.progress;
+        (self.file, self.base) == (segment.file, segment.base)
+            && (!segment.sealed || (end, end_position) == (segment.end, segment.end_position))
+    }
 }
 
 impl Index {

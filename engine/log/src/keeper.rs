@@ -54,11 +54,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Some(at) = self.segment_of(file) else { return };
         let segment = &mut self.segments[at];
         let whole = match result {
-            Ok(bytes) => index::read_image(self.identity.uid, bytes.as_ref()).is_ok_and(|image| {
-                let (entry, covers) = (segment.entry, image.progress);
-                (image.file, image.base) == (file, entry.base)
-                    && (covers.end, covers.end_position) == (entry.end, entry.end_position)
-            }),
+            Ok(bytes) => index::read_image(self.identity.uid, bytes.as_ref())
+                .is_ok_and(|image| image.covers(&segment.entry)),
             Err(error) if error.is_medium() || error == IoError::NotFound => false,
             Err(_) => {
                 self.keeper.waits = true;

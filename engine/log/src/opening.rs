@@ -524,11 +524,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         };
         let segment = self.manifest.segments[at];
         let image = image.filter(|image| {
-            let whole = !segment.sealed
-                || (image.progress.end, image.progress.end_position)
-                    == (segment.end, segment.end_position);
-            let within = image.progress.end <= end_max(&self.manifest.segments, at);
-            image.file == segment.file && image.base == segment.base && whole && within
+            image.covers(&segment) && image.progress.end <= end_max(&self.manifest.segments, at)
         });
         if self.is_doubted(image.is_none()) {
             return self.read_index(at);

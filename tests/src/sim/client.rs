@@ -49,14 +49,6 @@ pub struct Plan {
     pub deletions: u32,
 }
 
-impl Plan {
-    /// Segments go before their topic does.
-    #[must_use]
-    pub fn drops(&self) -> bool {
-        self.trims || self.config.iter().any(|setting| setting.key.starts_with("retention."))
-    }
-}
-
 enum Kind {
     Producer(Producer),
     Reader(Reader),
