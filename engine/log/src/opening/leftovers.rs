@@ -109,8 +109,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         }
         // Others were dropped: behind the manifest a segment begins at what was durable by then, or
         // later. What a newer one begins at or before was given up, empty.
-        let log_end = self.manifest.log_end;
-        if let Some(segment) = begun.filter(|segment| segment.base >= log_end) {
+        let sealed = self.manifest.segments.iter().filter(|s| s.sealed).map(|s| s.end);
+        let durable = sealed.fold(self.manifest.log_end, Offset::max);
+        if let Some(segment) = begun.filter(|segment| segment.base >= durable) {
             let begun = &mut self.leftovers().begun;
             begun.truncate(begun.partition_point(|other| other.base < segment.base));
             begun.push(segment);
