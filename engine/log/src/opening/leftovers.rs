@@ -63,7 +63,8 @@ impl Begun {
 impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     /// Looks at what is not named before the line is drawn at what was `scanned`.
     pub(super) fn look_behind(&mut self, scanned: Scanned<M>) -> Flow<F> {
-        let last = self.manifest.segments.last().map_or(FileNumber::new(0), |s| s.file);
+        let named = self.manifest.segments.iter().map(|s| s.file);
+        let last = named.max().unwrap_or(FileNumber::new(0));
         let segments = self.files.keys().filter_map(|file| match file {
             FileName::Segment(number) => Some(*number),
             FileName::Index(_) | FileName::Manifest(_) => None,
