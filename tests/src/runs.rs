@@ -43,9 +43,10 @@ pub const METHODS: [Method; 11] = [
     Method {
         name: "worlds",
         unit: "crash states",
-        what: "every short workload on one log, a crash after every event of its disk with \
-               everything that it may leave; each call failing once",
-        command: "cargo worlds --steps 4 --record",
+        what: "every short workload on one log, and on a whole node with a topic that comes and \
+               goes: a crash after every event of the disk with what it may leave; on a log each \
+               call failing once",
+        command: "cargo worlds --steps 4 --record`, `cargo worlds --node --steps 6 --record",
     },
     Method {
         name: "power",

@@ -8,6 +8,8 @@ use catena_tests::worlds::{
 
 /// States that the dose comes to, at least.
 const STATES_MIN: u64 = 20_000;
+/// And that of whole nodes.
+const NODE_STATES_MIN: u64 = 2_000;
 
 #[test]
 fn what_is_acknowledged_survives_every_crash_of_a_small_world() {
@@ -18,11 +20,22 @@ fn what_is_acknowledged_survives_every_crash_of_a_small_world() {
 }
 
 #[test]
+fn topics_come_and_go_and_survive_every_crash_of_a_small_node() {
+    let summary = summary::run(Extent::NODE_DOSE);
+    println!("{}", summary.line());
+    assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
+    assert!(summary.tally.states >= NODE_STATES_MIN, "{} states", summary.tally.states);
+}
+
+#[test]
 fn a_disk_that_loses_a_write_is_found_out() {
-    let told = (0..16).filter(|nth| {
-        let errand = Errand::parse(&format!("fua-fifo:AA!lost_write.{nth}.0")).expect("a name");
-        let broken = summary::replay(errand).broken;
-        broken.iter().any(|broken| broken.contains("LOST"))
-    });
-    assert!(told.count() >= 2, "whole batches were lost, and nobody said so");
+    for (workload, least) in [("fua-fifo:AA", 2), ("node:fua-fifo:CAA", 3)] {
+        let told = (0..40).filter(|nth| {
+            let errand = Errand::parse(&format!("{workload}!lost_write.{nth}.0")).expect("a name");
+            let broken = summary::replay(errand).broken;
+            broken.iter().any(|broken| broken.contains("LOST"))
+        });
+        let told = told.count();
+        assert!(told >= least, "{workload}: batches or topics were lost, and {told} times told");
+    }
 }

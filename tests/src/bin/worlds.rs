@@ -1,6 +1,6 @@
-//! `cargo worlds --steps N` walks all workloads of up to N steps and ends with one line of JSON;
-//! with `--record` it is booked. `cargo worlds --replay STATE` checks one state, as a failure names
-//! it.
+//! `cargo worlds --steps N` walks all workloads of up to N steps on one log, `cargo worlds --node
+//! --steps N` those of a whole node, and ends with one line of JSON; with `--record` it is booked.
+//! `cargo worlds --replay STATE` checks one state, as a failure names it.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use catena_tests::{
     runs::Run,
     worlds::{
-        state::Errand,
+        state::{Errand, Scene},
         summary::{self, Extent, Summary},
     },
 };
@@ -18,12 +18,13 @@ fn main() -> ExitCode {
     let command = format!("cargo worlds {}", arguments.join(" "));
     let record = arguments.pop_if(|last| last == "--record").is_some();
     let summary = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--steps", steps] => steps.parse().ok().map(|steps| summary::run(Extent::long(steps))),
+        ["--steps", steps] => walk(Scene::Log, steps),
+        ["--node", "--steps", steps] => walk(Scene::Node, steps),
         ["--replay", state] if !record => Errand::parse(state).map(summary::replay),
         _ => None,
     };
     let Some(summary) = summary else {
-        eprintln!("usage: cargo worlds --steps N [--record] | --replay STATE");
+        eprintln!("usage: cargo worlds [--node] --steps N [--record] | --replay STATE");
         return ExitCode::from(2);
     };
     summary.broken.iter().for_each(|broken| println!("{broken}"));
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     if summary.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn walk(scene: Scene, steps: &str) -> Option<Summary> {
+    steps.parse().ok().map(|steps| summary::run(Extent::long(scene, steps)))
 }
 
 fn run(summary: &Summary, command: String) -> Run {

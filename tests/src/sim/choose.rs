@@ -36,12 +36,24 @@ impl<C: Choose + ?Sized> Choose for Rc<RefCell<C>> {
 pub struct Odometer {
     digits: Vec<Digit>,
     asked: usize,
+    /// So many answers may differ from the first history's.
+    others_max: Option<usize>,
+    /// The first answer to each question is the last one there is.
+    from_last: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Digit {
+    /// Turns so far.
     value: usize,
     end: usize,
+    from_last: bool,
+}
+
+impl Digit {
+    fn answer(self) -> usize {
+        if self.from_last { self.end - 1 - self.value } else { self.value }
+    }
 }
 
 impl Odometer {
@@ -51,13 +63,20 @@ impl Odometer {
         Self::default()
     }
 
+    /// Not all histories: the one in which every answer is 0, or every one the last there is, and
+    /// those in which one of the answers is another.
+    #[must_use]
+    pub fn nearly(from_last: bool) -> Self {
+        Self { others_max: Some(1), from_last, ..Self::default() }
+    }
+
     /// Turns to the next history; false when there is none, and it stands at the first again.
     pub fn advance(&mut self) -> bool {
         self.digits.truncate(self.asked);
         self.asked = 0;
         while let Some(last) = self.digits.last_mut() {
             last.value += 1;
-            if last.value < last.end {
+            if last.value < last.end && self.is_near() {
                 return true;
             }
             self.digits.pop();
@@ -65,31 +84,36 @@ impl Odometer {
         false
     }
 
+    fn is_near(&self) -> bool {
+        let others = || self.digits.iter().filter(|digit| digit.value > 0).count();
+        self.others_max.is_none_or(|most| others() <= most)
+    }
+
     /// The answers of the present history so far: enough to replay it by [`Odometer::replay`].
     #[must_use]
     pub fn answers(&self) -> Vec<usize> {
-        self.digits[..self.asked].iter().map(|digit| digit.value).collect()
+        self.digits[..self.asked].iter().map(|digit| digit.answer()).collect()
     }
 
     /// Starts at the history with these first answers.
     #[must_use]
     pub fn replay(answers: &[usize]) -> Self {
-        let digits = answers.iter().map(|&value| Digit { value, end: usize::MAX }).collect();
-        Self { digits, asked: 0 }
+        let digit = |&value| Digit { value, end: usize::MAX, from_last: false };
+        Self { digits: answers.iter().map(digit).collect(), ..Self::default() }
     }
 }
 
 impl Choose for Odometer {
     fn choose(&mut self, n: usize, what: &str) -> usize {
         if self.asked == self.digits.len() {
-            self.digits.push(Digit { value: 0, end: n });
+            self.digits.push(Digit { value: 0, end: n, from_last: self.from_last });
         }
         let digit = &mut self.digits[self.asked];
         self.asked += 1;
         assert!(digit.end == n || digit.end == usize::MAX, "a world must repeat itself: {what}");
         assert!(digit.value < n, "an answer to another question: {what}");
         digit.end = n;
-        digit.value
+        digit.answer()
     }
 }
 
@@ -136,6 +160,24 @@ mod tests {
         });
         assert_eq!(count, 4);
         assert_eq!(histories, [(0, 9), (1, 0), (1, 1), (1, 2)]);
+    }
+
+    #[test]
+    fn near_histories_differ_in_one_answer() {
+        let near = |from_last| {
+            let (mut odometer, mut histories) = (Odometer::nearly(from_last), Vec::new());
+            loop {
+                let answers = [(); 3].map(|()| odometer.choose(3, "any"));
+                assert_eq!(odometer.answers(), answers);
+                histories.push(answers);
+                if !odometer.advance() {
+                    return histories;
+                }
+            }
+        };
+        let least = [[0; 3], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 2, 0], [1, 0, 0], [2, 0, 0]];
+        assert_eq!(near(false), least);
+        assert_eq!(near(true), least.map(|history| history.map(|answer| 2 - answer)));
     }
 
     #[test]

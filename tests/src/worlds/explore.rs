@@ -1,12 +1,12 @@
 //! Walks all states of one workload: every moment of its last step, every crash there, everything
 //! that the crash may leave; and every call that may fail.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, marker::PhantomData};
 
 use super::{
     chooser::{Leaves, Strike},
-    log::World,
     seen::Seen,
+    small::Small,
     state::{Errand, Level, Spot},
 };
 use crate::sim::{
@@ -65,24 +65,28 @@ impl Tally {
     }
 }
 
-/// One walk.
-pub struct Walk<'w> {
+/// One walk through a world.
+pub struct Walk<'w, W> {
+    world: PhantomData<W>,
     errand: Errand,
     seen: &'w Seen,
     /// Crashes one within the recovery from another, at most.
     depth: usize,
+    /// Of what a crash leaves open all is tried, or all and nothing and both but for one answer.
+    whole: bool,
     /// Of a replay: the crashes that are to come, and nothing else.
     only: Option<Vec<Level>>,
     spot: &'w Spot,
     tally: Tally,
 }
 
-impl<'w> Walk<'w> {
+impl<'w, W: Small> Walk<'w, W> {
     /// A walk through all states of an errand, or through the one that it names.
     #[must_use]
-    pub fn new(errand: Errand, depth: usize, seen: &'w Seen, spot: &'w Spot) -> Self {
+    pub fn new(errand: Errand, depth: usize, whole: bool, seen: &'w Seen, spot: &'w Spot) -> Self {
         let only = (!errand.levels.is_empty()).then(|| errand.levels.clone());
-        Self { errand, seen, depth, only, spot, tally: Tally::default() }
+        let (world, tally) = (PhantomData, Tally::default());
+        Self { world, errand, seen, depth, whole, only, spot, tally }
     }
 
     /// Walks; what was broken first ends it.
@@ -123,7 +127,7 @@ impl<'w> Walk<'w> {
     }
 
     fn crashes(&mut self) -> Result<(), String> {
-        let mut world = World::new(self.errand.kind, None);
+        let mut world = W::new(self.errand.kind, None);
         let steps: Vec<char> = std::iter::once('^').chain(self.errand.workload.chars()).collect();
         let (last, before) = steps.split_last().expect("there is a first step");
         for step in before {
@@ -138,25 +142,29 @@ impl<'w> Walk<'w> {
     }
 
     /// Every crash at this moment, within so many others.
-    fn crash_at(&mut self, world: &World, moment: usize, within: usize) -> Result<(), String> {
+    fn crash_at(&mut self, world: &W, moment: usize, within: usize) -> Result<(), String> {
         for crash in [Crash::PowerLoss, Crash::ProcessKill] {
             let wanted = match &self.only {
-                None => Odometer::new(),
+                None if self.whole => vec![Odometer::new()],
+                None => [false, true].map(Odometer::nearly).into(),
                 Some(only) => match only.get(within) {
                     Some(level) if level.moment == moment && level.crash == crash => {
-                        Odometer::replay(&level.answers)
+                        vec![Odometer::replay(&level.answers)]
                     }
                     _ => continue,
                 },
             };
-            self.enumerate(world, wanted, Level { moment, crash, answers: Vec::new() }, within)?;
+            for odometer in wanted {
+                let level = Level { moment, crash, answers: Vec::new() };
+                self.enumerate(world, odometer, level, within)?;
+            }
         }
         Ok(())
     }
 
     fn enumerate(
         &mut self,
-        world: &World,
+        world: &W,
         mut odometer: Odometer,
         mut level: Level,
         within: usize,
@@ -183,7 +191,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    fn check(&mut self, mut crashed: World, crash: Crash, within: usize) -> Result<(), String> {
+    fn check(&mut self, mut crashed: W, crash: Crash, within: usize) -> Result<(), String> {
         // What was reached within another crash may be reached again with more to follow.
         let deeper = within + 1 < self.depth;
         if self.only.is_none() && !self.seen.insert(crashed.hash() ^ u64::from(deeper)) {
@@ -210,7 +218,7 @@ impl<'w> Walk<'w> {
 
     /// One call fails, and everything goes on as far as it can; whether it came to that.
     fn strike(&mut self, strike: Strike) -> Result<bool, String> {
-        let mut world = World::new(self.errand.kind, Some(strike));
+        let mut world = W::new(self.errand.kind, Some(strike));
         for step in std::iter::once('^').chain(self.errand.workload.chars()) {
             world.perform(step, &mut |_| Ok(()))?;
         }

@@ -14,17 +14,14 @@ use catena_replication::{
 
 use super::{
     books::{Books, Sent},
-    chooser::{Chooser, LATENCIES, Leaves, Order, Strike},
+    chooser::{Chooser, Leaves, Strike},
+    small::{self, Kind, Small, disk_options},
 };
 use crate::sim::{
-    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultOptions, Latency, Tearing},
+    disk::{Crash, Disk, FaultOptions},
     fingerprint::Fingerprint,
-    random::MILLION,
     wall::steady_ms,
 };
-
-/// What may happen to a log.
-pub const LETTERS: &str = "AaBMRTEKS";
 
 /// The one directory.
 const DIRECTORY: u64 = 1;
@@ -37,38 +34,7 @@ const MARK_NS: u64 = 10_000_000;
 /// As often something is tried that one fault may have refused.
 const TRIES: u32 = 3;
 
-/// What the device and the process are like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Kind {
-    /// Of the device.
-    pub cache: DeviceCache,
-    /// In which order operations complete.
-    pub order: Order,
-}
-
-impl Kind {
-    /// Every one.
-    pub const ALL: [Self; 4] = [
-        Self { cache: DeviceCache::Fua, order: Order::Fifo },
-        Self { cache: DeviceCache::Flush, order: Order::Lifo },
-        Self { cache: DeviceCache::Fua, order: Order::Lifo },
-        Self { cache: DeviceCache::Flush, order: Order::Fifo },
-    ];
-
-    /// Its name in a replay line.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match (self.cache, self.order) {
-            (DeviceCache::Fua, Order::Fifo) => "fua-fifo",
-            (DeviceCache::Fua, Order::Lifo) => "fua-lifo",
-            (DeviceCache::Flush, Order::Fifo) => "flush-fifo",
-            (DeviceCache::Flush, Order::Lifo) => "flush-lifo",
-        }
-    }
-}
-
-/// Told of a world after each event.
-pub type Watch<'w> = &'w mut dyn FnMut(&World) -> Result<(), String>;
+type Watch<'w> = small::Watch<'w, World>;
 
 /// A log, its disk and its producer.
 pub struct World {
@@ -89,18 +55,6 @@ pub struct World {
     events: usize,
 }
 
-fn disk_options(kind: Kind, strike: Option<Strike>) -> DiskOptions {
-    // Late writes land before a new life looks at their file, or while it does.
-    let latency = Latency { step_ns: 1, steps: LATENCIES, slow_factor: 50_000, ..Latency::fixed() };
-    let faults =
-        strike.map_or(FaultOptions::none(), |s| FaultOptions::none().with(s.kind, MILLION / 2, 1));
-    let mut options = DiskOptions::exhaustive(kind.cache);
-    options.latency = latency;
-    options.tearing = Tearing::Halves;
-    options.faults = faults;
-    options
-}
-
 fn replica(create: bool) -> Replica<Heap> {
     let identity = LogIdentity {
         cluster: ClusterId::new(1),
@@ -118,10 +72,10 @@ fn config(log: LogConfig) -> ReplicaConfig {
     ReplicaConfig { log, batches }
 }
 
-impl World {
-    /// An empty disk, and a log that is to be created on it.
-    #[must_use]
-    pub fn new(kind: Kind, strike: Option<Strike>) -> Self {
+impl Small for World {
+    const LETTERS: &str = "AaBMRTEKS";
+
+    fn new(kind: Kind, strike: Option<Strike>) -> Self {
         let chooser = Chooser::new(kind.order, strike);
         let choice = Box::new(Rc::clone(&chooser));
         Self {
@@ -140,10 +94,7 @@ impl World {
         }
     }
 
-    /// The same world after a crash at this moment; the next life has not begun, and no call fails
-    /// any more. Back comes what is left to enumerate.
-    #[must_use]
-    pub fn crashed(&self, crash: Crash, leaves: Leaves) -> (Self, Leaves) {
+    fn crashed(&self, crash: Crash, leaves: Leaves) -> (Self, Leaves) {
         let chooser = Chooser::new(self.kind.order, None);
         let mut disk = self.disk.fork(Box::new(Rc::clone(&chooser)));
         disk.set_faults(FaultOptions::none());
@@ -165,20 +116,7 @@ impl World {
         (world, leaves)
     }
 
-    fn end_life(&mut self, crash: Crash, leaves: Leaves) -> Leaves {
-        self.chooser.borrow_mut().crash(leaves);
-        self.disk.crash(self.now_ns, crash);
-        self.replica = replica(!self.created);
-        self.life += 1;
-        self.receipts.clear();
-        self.reads.clear();
-        self.chooser.borrow_mut().crashed().expect("nobody else takes it")
-    }
-
-    /// Everything that what follows a crash depends on, but for the clock, which is only written
-    /// down.
-    #[must_use]
-    pub fn hash(&self) -> u64 {
+    fn hash(&self) -> u64 {
         let mut hash = Fingerprint::default();
         hash.numbers(self.books.numbers());
         let kind = [self.kind.cache as u64, self.kind.order as u64, u64::from(self.created)];
@@ -187,16 +125,122 @@ impl World {
         hash.value()
     }
 
-    /// Whether the call that was to fail has failed.
-    #[must_use]
-    pub fn has_struck(&self) -> bool {
+    fn has_struck(&self) -> bool {
         self.chooser.borrow().has_struck()
     }
 
-    /// Batches acknowledged.
-    #[must_use]
-    pub fn acked(&self) -> u64 {
+    fn acked(&self) -> u64 {
         self.books.sent.partition_point(|sent| sent.next <= self.books.acked) as u64
+    }
+
+    fn perform(&mut self, letter: char, watch: Watch<'_>) -> Result<(), String> {
+        match letter {
+            '^' => self.open(watch),
+            'A' => {
+                self.append(false)?;
+                self.drain(watch)
+            }
+            'a' => {
+                self.append(false)?;
+                self.submit();
+                self.observe()?;
+                watch(self)
+            }
+            'B' => {
+                self.append(true)?;
+                self.drain(watch)
+            }
+            'M' => self.wait(MARK_NS, watch),
+            'R' => {
+                let segment_age = Duration::from_secs(1);
+                self.housekeeping(LogConfig { segment_age, ..LogConfig::default() }, watch)
+            }
+            'E' => {
+                // Of a log that nothing was sealed of yet nothing goes.
+                self.books.start_most = self.books.end();
+                let retention_bytes = Some(1);
+                self.housekeeping(LogConfig { retention_bytes, ..LogConfig::default() }, watch)
+            }
+            'T' => self.trim(watch),
+            'K' => {
+                self.end_life(Crash::ProcessKill, Leaves::Nothing);
+                self.open(watch)
+            }
+            'S' => {
+                self.replica.close();
+                self.drain(watch)?;
+                if !self.replica.is_idle() && !self.faulty {
+                    return Err("a closed log does not end".to_owned());
+                }
+                self.end_life(Crash::ProcessKill, Leaves::Nothing);
+                self.open(watch)
+            }
+            other => Err(format!("{other:?} is none of {}", Self::LETTERS)),
+        }
+    }
+
+    fn verify(&mut self, watch: Watch<'_>) -> Result<u64, String> {
+        let before = self.books.clone();
+        let lost = self.reopen(watch)?;
+        let silent: Watch<'_> = &mut |_| Ok(());
+        let mut checked = self.compare(silent)?;
+        let doubtful = before.sent.iter().rev().take_while(|sent| sent.next > before.acked);
+        let last = before.sent.iter().rfind(|sent| sent.next <= before.acked);
+        let end = self.books.end();
+        for sent in last.into_iter().chain(doubtful).filter(|sent| sent.next <= end) {
+            self.repeat(sent, true, silent)?;
+        }
+        for sent in lost {
+            self.books.sent.push(sent.clone());
+            self.repeat(&sent, false, silent)?;
+        }
+        self.append(false)?;
+        self.drain(silent)?;
+        self.all_acked()?;
+        let (mut next, _) = self.crashed(Crash::PowerLoss, Leaves::Nothing);
+        checked += next.is_whole(silent)?;
+        // Behind a trim the producer is known, and to an index of before the crash if need be.
+        self.trim(silent)?;
+        self.end_life(Crash::PowerLoss, Leaves::Nothing);
+        Ok(checked + self.is_whole(silent)?)
+    }
+
+    fn after_fault(&mut self) -> Result<u64, String> {
+        let silent: Watch<'_> = &mut |_| Ok(());
+        let before = self.has_struck();
+        self.pass(silent)?;
+        // It may have failed only now.
+        if self.has_struck() != before {
+            self.pass(silent)?;
+        }
+        let end = self.books.end();
+        if self.is_sound() {
+            self.append(false)?;
+            if self.books.end() == end {
+                return Err("nothing failed for seconds, and nothing is taken".to_owned());
+            }
+        }
+        // It may have been this one that failed.
+        self.pass(silent)?;
+        if self.is_sound() {
+            self.all_acked()?;
+        }
+        if self.replica.log().is_none() {
+            return Ok(0);
+        }
+        self.compare(silent)
+    }
+}
+
+impl World {
+    fn end_life(&mut self, crash: Crash, leaves: Leaves) -> Leaves {
+        self.chooser.borrow_mut().crash(leaves);
+        self.disk.crash(self.now_ns, crash);
+        self.replica = replica(!self.created);
+        self.life += 1;
+        self.receipts.clear();
+        self.reads.clear();
+        self.chooser.borrow_mut().crashed().expect("nobody else takes it")
     }
 
     fn now(&self) -> Now {
@@ -286,56 +330,6 @@ impl World {
         self.books.acked_to(next)
     }
 
-    /// What a letter of [`LETTERS`] says, or `^`: the first life; `watch` sees every moment of it.
-    ///
-    /// # Errors
-    /// Says what was broken.
-    pub fn perform(&mut self, letter: char, watch: Watch<'_>) -> Result<(), String> {
-        match letter {
-            '^' => self.open(watch),
-            'A' => {
-                self.append(false)?;
-                self.drain(watch)
-            }
-            'a' => {
-                self.append(false)?;
-                self.submit();
-                self.observe()?;
-                watch(self)
-            }
-            'B' => {
-                self.append(true)?;
-                self.drain(watch)
-            }
-            'M' => self.wait(MARK_NS, watch),
-            'R' => {
-                let segment_age = Duration::from_secs(1);
-                self.housekeeping(LogConfig { segment_age, ..LogConfig::default() }, watch)
-            }
-            'E' => {
-                // Of a log that nothing was sealed of yet nothing goes.
-                self.books.start_most = self.books.end();
-                let retention_bytes = Some(1);
-                self.housekeeping(LogConfig { retention_bytes, ..LogConfig::default() }, watch)
-            }
-            'T' => self.trim(watch),
-            'K' => {
-                self.end_life(Crash::ProcessKill, Leaves::Nothing);
-                self.open(watch)
-            }
-            'S' => {
-                self.replica.close();
-                self.drain(watch)?;
-                if !self.replica.is_idle() && !self.faulty {
-                    return Err("a closed log does not end".to_owned());
-                }
-                self.end_life(Crash::ProcessKill, Leaves::Nothing);
-                self.open(watch)
-            }
-            other => Err(format!("{other:?} is none of {LETTERS}")),
-        }
-    }
-
     /// Begins a life, to its end in sight: the log is open, and what it holds is in the books.
     fn open(&mut self, watch: Watch<'_>) -> Result<(), String> {
         self.reopen(watch).map(drop)
@@ -411,38 +405,6 @@ impl World {
             _ => {}
         }
         self.drain(watch)
-    }
-
-    /// The next life, held against the books: everything acknowledged is there, once; what was not
-    /// is there whole or not at all, and sent again it is there once; the log takes more, and the
-    /// life after it finds all of that. `watch` sees every moment of the first recovery.
-    ///
-    /// # Errors
-    /// Says what was broken.
-    pub fn verify(&mut self, watch: Watch<'_>) -> Result<u64, String> {
-        let before = self.books.clone();
-        let lost = self.reopen(watch)?;
-        let silent: Watch<'_> = &mut |_| Ok(());
-        let mut checked = self.compare(silent)?;
-        let doubtful = before.sent.iter().rev().take_while(|sent| sent.next > before.acked);
-        let last = before.sent.iter().rfind(|sent| sent.next <= before.acked);
-        let end = self.books.end();
-        for sent in last.into_iter().chain(doubtful).filter(|sent| sent.next <= end) {
-            self.repeat(sent, true, silent)?;
-        }
-        for sent in lost {
-            self.books.sent.push(sent.clone());
-            self.repeat(&sent, false, silent)?;
-        }
-        self.append(false)?;
-        self.drain(silent)?;
-        self.all_acked()?;
-        let (mut next, _) = self.crashed(Crash::PowerLoss, Leaves::Nothing);
-        checked += next.is_whole(silent)?;
-        // Behind a trim the producer is known, and to an index of before the crash if need be.
-        self.trim(silent)?;
-        self.end_life(Crash::PowerLoss, Leaves::Nothing);
-        Ok(checked + self.is_whole(silent)?)
     }
 
     /// The next life holds everything that was sent, for all of that was acknowledged.
@@ -529,30 +491,5 @@ impl World {
             }
         }
         Err(format!("LOST: {at} cannot be read"))
-    }
-
-    /// After a call failed: what the log still promises holds, at once if it goes on.
-    ///
-    /// # Errors
-    /// Says what was broken.
-    pub fn after_fault(&mut self) -> Result<u64, String> {
-        let silent: Watch<'_> = &mut |_| Ok(());
-        self.pass(silent)?;
-        let end = self.books.end();
-        if self.is_sound() {
-            self.append(false)?;
-            if self.books.end() == end {
-                return Err("nothing failed for seconds, and nothing is taken".to_owned());
-            }
-        }
-        // It may have been this one that failed.
-        self.pass(silent)?;
-        if self.is_sound() {
-            self.all_acked()?;
-        }
-        if self.replica.log().is_none() {
-            return Ok(0);
-        }
-        self.compare(silent)
     }
 }

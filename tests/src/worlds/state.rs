@@ -5,15 +5,20 @@
 //!                               there the answers say what survives; in the recovery from that,
 //!                               after its third event, the process is killed
 //! flush-lifo:AB!sync_error.3.1  the fourth sync fails, in the second way
+//! node:fua-fifo:CAD/4k          the same of a whole node
 //! ```
 
 use std::{cell::RefCell, fmt};
 
 use super::{
     chooser::Strike,
-    log::{Kind, LETTERS},
+    log, node,
+    small::{Kind, Small},
 };
 use crate::sim::disk::{Crash, FaultKind};
+
+/// What the names of states of a whole node begin with.
+const NODE: &str = "node:";
 
 /// A crash, and what it leaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,12 +31,48 @@ pub struct Level {
     pub answers: Vec<usize>,
 }
 
+/// What the world is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scene {
+    /// One log.
+    Log,
+    /// A whole node.
+    Node,
+}
+
+impl Scene {
+    fn letters(self) -> &'static str {
+        match self {
+            Self::Log => log::World::LETTERS,
+            Self::Node => node::World::LETTERS,
+        }
+    }
+
+    /// Whether a letter behind these says anything that a shorter workload does not.
+    #[must_use]
+    pub fn follows(self, workload: &str, letter: char) -> bool {
+        match self {
+            Self::Log => log::World::follows(workload, letter),
+            Self::Node => node::World::follows(workload, letter),
+        }
+    }
+
+    /// The workloads that are one letter longer than this one.
+    #[must_use]
+    pub fn longer(self, workload: &str) -> Vec<String> {
+        let letters = self.letters().chars().filter(|letter| self.follows(workload, *letter));
+        letters.map(|letter| format!("{workload}{letter}")).collect()
+    }
+}
+
 /// A workload on a kind of device, and what befalls it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Errand {
+    /// The world.
+    pub scene: Scene,
     /// The device.
     pub kind: Kind,
-    /// The steps, letters of [`LETTERS`].
+    /// The steps, letters of the world's.
     pub workload: String,
     /// The call that fails.
     pub strike: Option<Strike>,
@@ -41,7 +82,8 @@ pub struct Errand {
 
 impl fmt::Display for Errand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind.name(), self.workload)?;
+        let scene = if self.scene == Scene::Node { NODE } else { "" };
+        write!(f, "{scene}{}:{}", self.kind.name(), self.workload)?;
         if let Some(Strike { kind, nth, variant }) = self.strike {
             write!(f, "!{}.{nth}.{variant}", kind.name())?;
         }
@@ -58,7 +100,9 @@ impl Errand {
     /// Reads a name; `None` when it is none.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let (kind, rest) = name.split_once(':')?;
+        let of_node = name.strip_prefix(NODE);
+        let scene = if of_node.is_some() { Scene::Node } else { Scene::Log };
+        let (kind, rest) = of_node.unwrap_or(name).split_once(':')?;
         let kind = Kind::ALL.into_iter().find(|known| known.name() == kind)?;
         let mut parts = rest.split('/');
         let first = parts.next()?;
@@ -68,9 +112,9 @@ impl Errand {
             Some(strike) => Some(parse_strike(strike)?),
         };
         let workload = workload.to_owned();
-        let known = workload.chars().all(|letter| LETTERS.contains(letter));
+        let known = workload.chars().all(|letter| scene.letters().contains(letter));
         let levels = parts.map(parse_level).collect::<Option<Vec<_>>>()?;
-        known.then_some(Self { kind, workload, strike, levels })
+        known.then_some(Self { scene, kind, workload, strike, levels })
     }
 }
 
@@ -119,10 +163,13 @@ mod tests {
             "fua-lifo:AaR/17p0.1.1/3k1",
             "flush-fifo:AB/0k",
             "flush-lifo:AB!sync_error.3.1",
+            "node:fua-fifo:CAD/4k",
         ] {
             assert_eq!(Errand::parse(name).map(|errand| errand.to_string()).as_deref(), Some(name));
         }
-        for name in ["fua:A", "fua-fifo:Z", "fua-fifo:A/x", "fua-fifo:A!none.1.2", "A"] {
+        for name in
+            ["fua:A", "fua-fifo:Z", "fua-fifo:A/x", "fua-fifo:A!none.1.2", "A", "fua-fifo:CA"]
+        {
             assert_eq!(Errand::parse(name), None, "{name}");
         }
     }

@@ -12,9 +12,10 @@ use std::{
 
 use super::{
     explore::{Tally, Walk},
-    log::{Kind, LETTERS},
+    log, node,
     seen::Seen,
-    state::{Errand, Spot},
+    small::{Kind, Small},
+    state::{Errand, Scene, Spot},
 };
 use crate::sim::deeds::Counts;
 
@@ -24,29 +25,53 @@ const BROKEN_MAX: usize = 10;
 /// How far it goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
+    /// The world.
+    pub scene: Scene,
     /// The longest workload, in steps.
     pub steps: usize,
     /// Up to so many steps on every kind of device, beyond on the first two.
     pub steps_every_kind: usize,
-    /// Up to so many steps a second crash comes within the recovery from the first.
-    pub steps_twice: usize,
-    /// Up to so many steps each call fails once.
-    pub steps_errors: usize,
+    /// Up to so many steps everything that a crash may leave, beyond all, nothing, and both but for
+    /// one of the answers that make it up.
+    pub steps_whole: usize,
+    /// Up to so many steps a second crash comes within the recovery from the first; none: never.
+    pub steps_twice: Option<usize>,
+    /// Up to so many steps each call fails once; none: never.
+    pub steps_errors: Option<usize>,
 }
 
 impl Extent {
     /// The dose of the test suite.
-    pub const DOSE: Self = Self { steps: 2, steps_every_kind: 2, steps_twice: 1, steps_errors: 2 };
+    pub const DOSE: Self = Self {
+        scene: Scene::Log,
+        steps: 2,
+        steps_every_kind: 2,
+        steps_whole: 2,
+        steps_twice: Some(1),
+        steps_errors: Some(2),
+    };
+    /// And of whole nodes.
+    pub const NODE_DOSE: Self = Self {
+        scene: Scene::Node,
+        steps: 3,
+        steps_every_kind: 0,
+        steps_whole: 1,
+        steps_twice: None,
+        steps_errors: None,
+    };
 
     /// Of the long form, for workloads of up to `steps`.
     #[must_use]
-    pub fn long(steps: usize) -> Self {
+    pub fn long(scene: Scene, steps: usize) -> Self {
         let less = |by: usize| steps.saturating_sub(by);
+        let of_log = scene == Scene::Log;
         Self {
+            scene,
             steps,
-            steps_every_kind: less(1),
-            steps_twice: less(2).min(2),
-            steps_errors: less(1).min(3),
+            steps_every_kind: less(1).min(if of_log { 3 } else { 2 }),
+            steps_whole: 4,
+            steps_twice: Some(if of_log { less(2).min(2) } else { 0 }),
+            steps_errors: of_log.then_some(less(1).min(3)),
         }
     }
 }
@@ -104,7 +129,8 @@ pub fn run(extent: Extent) -> Summary {
 pub fn replay(errand: Errand) -> Summary {
     let depth = errand.levels.len();
     let mut summary = Summary { workloads: 1, ..Summary::default() };
-    summary.add(guarded(|spot| Walk::new(errand, depth, &Seen::default(), spot).run()));
+    let job = Job { errand, depth, whole: true, errors: false };
+    summary.add(walk(&job, &Seen::default()));
     if summary.broken.is_empty() && summary.tally.states == 0 {
         summary.broken.push("there is no such state".to_owned());
     }
@@ -115,6 +141,7 @@ pub fn replay(errand: Errand) -> Summary {
 struct Job {
     errand: Errand,
     depth: usize,
+    whole: bool,
     errors: bool,
 }
 
@@ -126,29 +153,38 @@ fn jobs(extent: Extent) -> Vec<Job> {
         for workload in &workloads {
             for kind in kinds {
                 let errand = Errand {
+                    scene: extent.scene,
                     kind: *kind,
                     workload: workload.clone(),
                     strike: None,
                     levels: Vec::new(),
                 };
-                let depth = 1 + usize::from(steps <= extent.steps_twice);
-                jobs.push(Job { errand, depth, errors: steps <= extent.steps_errors });
+                let within = |most: Option<usize>| most.is_some_and(|most| steps <= most);
+                let depth = 1 + usize::from(within(extent.steps_twice));
+                let (whole, errors) = (steps <= extent.steps_whole, within(extent.steps_errors));
+                jobs.push(Job { errand, depth, whole, errors });
             }
         }
-        let longer = |workload: &String| {
-            let workload = workload.clone();
-            LETTERS.chars().map(move |letter| format!("{workload}{letter}"))
-        };
-        workloads = workloads.iter().flat_map(longer).collect();
+        workloads = workloads.iter().flat_map(|shorter| extent.scene.longer(shorter)).collect();
     }
     jobs
 }
 
 fn walk(job: &Job, seen: &Seen) -> Result<Tally, String> {
-    let Job { errand, depth, errors } = job;
-    let mut tally = guarded(|spot| Walk::new(errand.clone(), *depth, seen, spot).run())?;
+    match job.errand.scene {
+        Scene::Log => walk_in::<log::World>(job, seen),
+        Scene::Node => walk_in::<node::World>(job, seen),
+    }
+}
+
+fn walk_in<W: Small>(job: &Job, seen: &Seen) -> Result<Tally, String> {
+    let Job { errand, depth, whole, errors } = job;
+    let walk = |spot: &Spot| Walk::<W>::new(errand.clone(), *depth, *whole, seen, spot).run();
+    let mut tally = guarded(walk)?;
     if *errors {
-        tally.add(&guarded(|spot| Walk::new(errand.clone(), 1, seen, spot).run_errors())?);
+        let failing =
+            |spot: &Spot| Walk::<W>::new(errand.clone(), 1, *whole, seen, spot).run_errors();
+        tally.add(&guarded(failing)?);
     }
     Ok(tally)
 }
@@ -178,7 +214,7 @@ impl Summary {
         let came = |kind: &str| self.tally.faults.get(kind).copied().unwrap_or(0);
         let workloads = self.workloads;
         let mut floors = vec![("power_loss", 3 * workloads), ("process_kill", workloads)];
-        if extent.steps_errors > 0 {
+        if extent.steps_errors.is_some_and(|steps| steps > 0) {
             let kinds = ["write_error", "sync_error", "directory_sync_error", "read_error"];
             floors.extend(kinds.map(|kind| (kind, 10)));
             floors.extend(["no_space", "short_write", "no_descriptors"].map(|kind| (kind, 10)));
@@ -189,7 +225,8 @@ impl Summary {
             .map(|(kind, floor)| format!("{kind} came {} times, and not {floor}", came(kind)))
             .collect();
         self.broken.extend(missed);
-        if extent.steps > 1 && self.tally.acked < self.tally.states / 4 {
+        let few = if extent.scene == Scene::Log { 4 } else { 20 };
+        if extent.steps > 1 && self.tally.acked < self.tally.states / few {
             self.broken.push(format!("{} batches acknowledged: too few", self.tally.acked));
         }
     }
