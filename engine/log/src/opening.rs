@@ -505,7 +505,11 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     fn fold_read(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
         let bytes = result.ok().map(Outcome::into_read);
         let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
+        // A full disk may have left a checkpoint of a part of its segment.
+        let first = self.manifest.segments.first().map_or(self.manifest.log_end, |s| s.base);
+        let comes_here = |image: &IndexImage| image.progress.end >= first;
         let image = image.filter(|image| image.file == self.manifest.fold_file);
+        let image = image.filter(comes_here);
         if self.is_doubted(image.is_none()) {
             return self.read_fold();
         }

@@ -4,7 +4,7 @@
 mod world;
 
 use bytes::Bytes;
-use catena_format::{Millis, Offset};
+use catena_format::{FileNumber, Millis, Offset};
 use catena_log::{
     Event, Opening, ReadAnswer, ReadOutcome,
     io::{Done, FileName, Heap, IoError, Op, OpId, Outcome, Slot},
@@ -406,6 +406,36 @@ fn a_trim_needs_no_space() {
 #[test]
 fn a_trim_needs_no_space_where_one_copy_of_the_manifest_has_grown() {
     trim_without_space(Some(Slot::Second));
+}
+
+#[test]
+fn a_checkpoint_of_a_part_keeps_nothing() {
+    let mut world = World::new(small());
+    let is_index = |op: &Op<Bytes>| matches!(op, Op::Write { file: FileName::Index(_), .. });
+    for time in 0..17 {
+        world.append(1, 5_000, time);
+        world.run();
+    }
+    tick(&mut world);
+    world.run();
+    let second = FileName::Index(FileNumber::new(2));
+    assert!(world.log.segments() == 2 && world.disk.files.contains_key(&second));
+    // The disk is full before all of that segment is in an index, and it is given up.
+    for time in 17..25 {
+        world.append(1, 5_000, time);
+        run_with(&mut world, |op| is_index(op).then_some(IoError::NoSpace));
+    }
+    assert_eq!(world.log.segments(), 3);
+    world.log.trim(world.log.durable_end()).unwrap();
+    for _ in 0..3 {
+        run_with(&mut world, |op| is_index(op).then_some(IoError::NoSpace));
+        tick(&mut world);
+    }
+    assert_eq!(world.log.segments(), 1);
+    world.log = open_with(&mut world, |_| None).unwrap();
+    assert!(world.log.recovery().fold_lost, "{}", world.log.recovery());
+    world.lost = true;
+    world.check();
 }
 
 #[test]
