@@ -94,6 +94,8 @@ bugs! {
     TimeOfOneRead,
     /// Segments that an older manifest does not name are removed.
     UnnamedRemoved,
+    /// A node that is drained ends while writes are on their way.
+    IdleTooSoon,
     /// What is known of producers is not restored.
     DedupForgotten,
     /// A producer whose epoch was raised elsewhere is heard.

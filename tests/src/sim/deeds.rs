@@ -100,6 +100,8 @@ deeds! {
     ManifestCut = "manifest_cut",
     /// One came within a start.
     StartCut = "start_cut",
+    /// A life was ended, and came to its end.
+    Drained = "drained",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
 }

@@ -11,9 +11,10 @@ use super::{disk::FaultKind, world};
 pub const ACKED_MIN: u64 = 200;
 
 /// What a seed can do without, beside each [`FaultKind`].
-pub const PARTS: [&str; 13] = [
+pub const PARTS: [&str; 14] = [
     "power_loss",
     "process_kill",
+    "stops",
     "decay",
     "rot",
     "perils",

@@ -4,13 +4,14 @@ mod ending;
 mod network;
 mod peril;
 mod rot;
+mod stop;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use catena_format::{ClusterId, Millis, NodeId, PartitionUid};
+use catena_format::{ClusterId, Millis, NodeId, Offset, PartitionUid};
 use catena_log::{
     Now, OpenError,
     io::{FileName, Heap, Op},
@@ -118,6 +119,8 @@ struct World {
     removals: BTreeSet<u64>,
     /// What the node has said of its disk, and what is not so.
     slander: Option<String>,
+    /// Where logs ended as the life before was ended.
+    stopped: BTreeMap<PartitionUid, Offset>,
     /// In this life what deleted partitions left was looked for.
     swept: bool,
     /// The wall clock does.
@@ -288,6 +291,7 @@ impl World {
             faults_on: true,
             removals: BTreeSet::new(),
             slander: None,
+            stopped: BTreeMap::new(),
             swept: false,
             jumps: setup.chance(400_000) && bounds.has("clock"),
             decays: setup.chance(300_000) && bounds.has("decay"),
@@ -351,7 +355,7 @@ impl World {
             }
             self.step()?;
             if self.now_ns >= self.next_crash_ns {
-                self.crash();
+                if self.peril.stops() { self.stop()? } else { self.crash() }
             }
         }
         Ok(())
@@ -368,6 +372,9 @@ impl World {
     }
 
     fn end_life(&mut self) {
+        if !self.cores.iter().all(|core| core.status() == Status::Draining) {
+            self.stopped.clear();
+        }
         self.disk.crash(self.now_ns, self.peril.crash());
         if self.random.chance(IMAGE_ROTS_PER_MILLION) && self.bounds.has("rot") {
             self.rot_images();

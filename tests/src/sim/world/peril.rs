@@ -25,6 +25,8 @@ const DOOMED_PER_MILLION: u32 = 150_000;
 const AGAIN_PER_MILLION: u32 = 600_000;
 /// In a million of these, the losses of power.
 const PROVOKED_POWER_PER_MILLION: u32 = 800_000;
+/// In a million lives, those that an operator ends.
+const STOPS_PER_MILLION: u32 = 100_000;
 /// A start that came so far is through.
 const START_NS: u64 = 20_000_000;
 /// A doomed start asks for at most so many operations.
@@ -43,6 +45,7 @@ pub(super) struct Peril {
     random: Random,
     perils: bool,
     perilous: bool,
+    stops: bool,
     /// All crashes are of this kind.
     only: Option<Crash>,
     /// A manifest has provoked the crash that comes.
@@ -60,7 +63,8 @@ impl Peril {
             (false, true) => Some(Crash::ProcessKill),
             _ => None,
         };
-        Self { random, perils, perilous, only, provoked: false, doomed: None }
+        let stops = bounds.has("stops");
+        Self { random, perils, perilous, stops, only, provoked: false, doomed: None }
     }
 
     /// How many lives there are at least.
@@ -77,6 +81,11 @@ impl Peril {
             30..99 => 150_000_000,
             _ => 2_500_000_000,
         }
+    }
+
+    /// Whether the life is ended and does not just end.
+    pub(super) fn stops(&mut self) -> bool {
+        self.random.chance(STOPS_PER_MILLION) && self.stops
     }
 
     /// How the life ends: what a manifest has provoked is mostly a loss of power, which tears.

@@ -52,7 +52,11 @@ impl Named {
 impl World {
     /// Takes note of what the node says, if it is about its disk.
     pub(super) fn heed(&mut self, notice: Notice) {
-        let Notice::Found(log, finding) = notice else { return };
+        let (log, finding) = match notice {
+            Notice::Found(log, finding) => (log, finding),
+            Notice::Opened(log, _) => return self.opened_after_stop(log.uid),
+            _ => return,
+        };
         let directory = log.uid.get();
         match &finding {
             // Only where the disk has lost or spoilt something.

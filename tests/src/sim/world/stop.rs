@@ -1,0 +1,51 @@
+//! A life that is ended and does not just end: the node takes nothing more and answers what it has.
+
+use catena_format::PartitionUid;
+use catena_log::Log;
+use catena_node::Node;
+use catena_replication::Replica;
+
+use super::World;
+use crate::sim::deeds::Deed;
+
+/// As long as an operator waits.
+const DRAIN_NS: u64 = 2_000_000_000;
+
+impl World {
+    /// Has the node end; its requests, clients and faults go on meanwhile, and what comes last is a
+    /// crash all the same.
+    pub(super) fn stop(&mut self) -> Result<(), String> {
+        let (now, life) = (self.now(), self.life);
+        self.cores.iter_mut().for_each(|core| core.drain(now));
+        self.carry_out();
+        let deadline_ns = self.now_ns + DRAIN_NS;
+        while !self.cores.iter().all(Node::is_idle) && self.now_ns < deadline_ns {
+            self.step()?;
+            if self.life != life {
+                return Ok(());
+            }
+        }
+        if self.cores.iter().all(Node::is_idle) {
+            self.oracle.did(Deed::Drained);
+            let ends = self.replicas().filter_map(|replica| {
+                let log = replica.log().filter(|log| log.poisoned().is_none())?;
+                Some((replica.identity().uid, log.log_end()))
+            });
+            self.stopped = ends.collect();
+        } else if !self.faults_on {
+            return Err("a node that is drained does not end".to_owned());
+        }
+        self.crash();
+        Ok(())
+    }
+
+    /// What an ended life has left is durable, whether it was acknowledged or not.
+    pub(super) fn opened_after_stop(&mut self, uid: PartitionUid) {
+        let Some(end) = self.stopped.remove(&uid) else { return };
+        let replica = self.replicas().find(|replica| replica.identity().uid == uid);
+        let log = replica.and_then(Replica::log);
+        if let Some(there) = log.map(Log::log_end).filter(|there| *there < end) {
+            self.slander = Some(format!("a clean stop left {uid:?} to {end}, there is {there}"));
+        }
+    }
+}
