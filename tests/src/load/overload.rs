@@ -37,7 +37,7 @@ const PARTITIONS: u32 = 4;
 /// What the server may use: batches and reads, a quarter of that for what arrives, and requests
 /// that are to be decided, on each core.
 const MEMORY_BYTES: u64 = 128 << 20;
-const IN_FLIGHT_BYTES: u64 = 32 << 20;
+const IN_FLIGHT_BYTES: u64 = 16 << 20;
 const BUDGET_BYTES: u64 = MEMORY_BYTES + MEMORY_BYTES / 4 + CORES * IN_FLIGHT_BYTES;
 /// Bytes of a record under load.
 const RECORD_BYTES: usize = 32 << 10;
