@@ -207,6 +207,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Purpose::ManifestSecond => self.manifest_second(done.result.err()),
             Purpose::Image => self.image_written(done.result.err()),
             Purpose::ImageEntry => self.image_entered(done.result.err()),
+            Purpose::Spoil(file) => self.part_spoilt(file, done.result.err()),
             Purpose::Hint => {
                 self.stats.hints_failed += u64::from(done.result.is_err());
             }

@@ -24,10 +24,11 @@ pub(crate) struct Keeper {
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// How many segments the next manifest does not name: up to one whose index is on the disk, for
     /// what is derived from them all stands there. Where there is no space for an index they are
-    /// given up without, unless the log is of no use then.
+    /// given up without, unless the log is of no use then, or a checkpoint would be taken for it.
     pub(crate) fn to_drop(&self) -> usize {
         let without = self.images.no_space && !F::INDISPENSABLE;
-        let keeps = |s: &Segment| without || (s.index_bytes > 0 && s.index_whole);
+        let whole = |s: &Segment| s.index_bytes > 0 && s.index_whole;
+        let keeps = |s: &Segment| whole(s) || (without && !s.index_part);
         self.below().enumerate().filter(|(_, s)| keeps(s)).last().map_or(0, |(at, _)| at + 1)
     }
 

@@ -140,6 +140,8 @@ pub(crate) struct Segment {
     pub(crate) index_bytes: u64,
     /// It is known to be whole: it was written in this life, or read.
     pub(crate) index_whole: bool,
+    /// In its index file a checkpoint stands, of a part of it.
+    pub(crate) index_part: bool,
     /// When the scrub was through with it, or it came to be there for the scrub.
     pub(crate) checked: Duration,
 }
@@ -195,6 +197,8 @@ pub(crate) enum Purpose {
     ManifestSecond,
     Image,
     ImageEntry,
+    /// A checkpoint is overwritten.
+    Spoil(FileNumber),
     /// Nothing hangs on it.
     Hint,
     Read(ReadId),
@@ -606,6 +610,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             readers: 0,
             index_bytes: 0,
             index_whole: false,
+            index_part: false,
             checked: self.now.monotonic,
         });
         file
@@ -763,6 +768,7 @@ fn sealed_segments(
             readers: 0,
             index_bytes: bytes,
             index_whole,
+            index_part: false,
             checked: opened,
         }
     });

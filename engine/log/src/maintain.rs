@@ -327,13 +327,17 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.images.no_space = seals && error == Some(IoError::NoSpace);
         if failed && seals && !self.closing {
             self.images.retry = true;
-            if self.images.no_space && self.to_drop() > 0 {
-                self.want_manifest();
+            if self.images.no_space {
+                self.spoil_part();
+                self.drop_without();
             }
             return;
         }
         let image = self.images.queue.pop_front().expect("an image was being written");
         if let Some(at) = self.segment_of(image.file) {
+            if !failed {
+                self.segments[at].index_part = !seals;
+            }
             if seals && !failed {
                 self.segments[at].index_bytes = image.bytes.as_ref().len() as u64;
                 self.segments[at].index_whole = true;
@@ -342,6 +346,40 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 self.want_manifest();
             }
         }
+    }
+
+    /// Where there was no space for an index, segments may be given up without.
+    fn drop_without(&mut self) {
+        if self.images.no_space && self.to_drop() > 0 {
+            self.want_manifest();
+        }
+    }
+
+    /// Overwrites the checkpoint of a segment that may be given up without an index, which takes no
+    /// space: the next start would take it for all that the dropped segments brought.
+    fn spoil_part(&mut self) {
+        let Some(file) = self.images.queue.front().map(|image| image.file) else { return };
+        if F::INDISPENSABLE || !self.segment_of(file).is_some_and(|at| self.segments[at].index_part)
+        {
+            return;
+        }
+        let Ok(mut block) = self.memory.allocate(BLOCK_BYTES) else { return };
+        block.as_mut()[..BLOCK_BYTES].fill(0);
+        let bytes = self.memory.freeze(block, BLOCK_BYTES);
+        // Nothing else is written to that file meanwhile.
+        self.images.busy = true;
+        let (of, position) = (FileName::Index(file), Position::ZERO);
+        self.ask(Purpose::Spoil(file), Op::Write { file: of, position, bytes, durable: true });
+    }
+
+    pub(crate) fn part_spoilt(&mut self, file: FileNumber, error: Option<IoError>) {
+        self.images.busy = false;
+        if error.is_none()
+            && let Some(at) = self.segment_of(file)
+        {
+            self.segments[at].index_part = false;
+        }
+        self.drop_without();
     }
 
     /// The time of the next [`Log::on_tick`] that has something to do.

@@ -166,15 +166,17 @@ impl Manifest {
             return Err(ImageError::Damaged);
         }
         let ranges = m.damaged.iter().map(|(from, to)| Offset::new(*from)..Offset::new(*to));
+        let (log_start, log_end) = (Offset::new(m.log_start), Offset::new(m.log_end));
+        let segments: Vec<_> = m.segments.iter().map(SegmentEntry::from_archived).collect();
         let manifest = Self {
             generation: m.generation,
-            log_start: Offset::new(m.log_start),
-            log_end: Offset::new(m.log_end),
+            log_start,
+            log_end,
             next_file: FileNumber::new(m.next_file),
             fold_file: FileNumber::new(m.fold_file),
             epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
-            damaged: ranges.chain(m.gaps()).collect(),
-            segments: m.segments.iter().map(SegmentEntry::from_archived).collect(),
+            damaged: ranges.chain(gaps(log_start, &segments, log_end)).collect(),
+            segments,
         };
         Ok((owner, manifest))
     }
@@ -202,19 +204,23 @@ impl ManifestV1 {
             && self.segments.is_sorted_by(in_order)
             && self.epochs.iter().all(|(epoch, _)| *epoch <= Epoch::MAX.get())
     }
+}
 
-    /// Offsets that no segment holds, up to the first that is not sealed: given, and nowhere.
-    fn gaps(&self) -> Vec<Range<Offset>> {
-        let (mut at, mut gaps) = (self.log_start, Vec::new());
-        let holds = |s: &SegmentV1| s.base..if s.sealed { s.end } else { u64::MAX };
-        for held in self.segments.iter().map(holds).chain(iter::once(self.log_end..u64::MAX)) {
-            if at < held.start {
-                gaps.push(Offset::new(at)..Offset::new(held.start));
-            }
-            at = at.max(held.end);
+/// Offsets of a log that no segment holds, up to the first that is not sealed: given, and nowhere.
+pub(crate) fn gaps(
+    log_start: Offset,
+    segments: &[SegmentEntry],
+    log_end: Offset,
+) -> Vec<Range<Offset>> {
+    let (mut at, mut gaps) = (log_start, Vec::new());
+    let holds = |s: &SegmentEntry| s.base..if s.sealed { s.end } else { Offset::MAX };
+    for held in segments.iter().map(holds).chain(iter::once(log_end..Offset::MAX)) {
+        if at < held.start {
+            gaps.push(at..held.start);
         }
-        gaps
+        at = at.max(held.end);
     }
+    gaps
 }
 
 /// No frame of segment `at` ends behind this offset: the next segment begins there.

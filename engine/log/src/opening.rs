@@ -27,7 +27,7 @@ use crate::{
     index::{self, Index, IndexImage, Progress},
     io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Slot},
     log::Log,
-    manifest::{LogIdentity, Manifest, SegmentEntry, end_max},
+    manifest::{LogIdentity, Manifest, SegmentEntry, end_max, gaps},
     scan::{Scan, Scanned},
     time::Now,
 };
@@ -505,11 +505,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     fn fold_read(&mut self, result: Result<Outcome<M::Share>, IoError>) -> Flow<F> {
         let bytes = result.ok().map(Outcome::into_read);
         let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
-        // A full disk may have left a checkpoint of a part of its segment.
-        let first = self.manifest.segments.first().map_or(self.manifest.log_end, |s| s.base);
-        let comes_here = |image: &IndexImage| image.progress.end >= first;
         let image = image.filter(|image| image.file == self.manifest.fold_file);
-        let image = image.filter(comes_here);
         if self.is_doubted(image.is_none()) {
             return self.read_fold();
         }
@@ -587,6 +583,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     /// Takes over what the scan found: every segment sealed where its last good batch ends.
     fn settle(&mut self, mut scanned: Scanned<M>) -> Flow<F> {
         self.miss_segments(&mut scanned);
+        self.miss_offsets(&mut scanned);
         let RecoveryReport { manifest_repaired, fold_lost, segments_unnamed, .. } = self.report;
         self.report =
             RecoveryReport { manifest_repaired, fold_lost, segments_unnamed, ..scanned.report };
@@ -633,6 +630,16 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             let held = segment.base.max(self.manifest.log_start)..segment.end;
             if scanned.damaged.insert(held.clone()) {
                 scanned.report.offsets_damaged += held.end.since(held.start);
+            }
+        }
+    }
+
+    /// So is what lies between segments: those that an older manifest did not name may begin behind
+    /// the ones that were dropped since.
+    fn miss_offsets(&self, scanned: &mut Scanned<M>) {
+        for gap in gaps(self.manifest.log_start, &scanned.segments, scanned.log_end) {
+            if scanned.damaged.insert(gap.clone()) {
+                scanned.report.offsets_damaged += gap.end.since(gap.start);
             }
         }
     }
