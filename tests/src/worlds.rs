@@ -48,9 +48,11 @@
 //! Caps: one torn write for each crash, in halves; all late writes of a kill land at one of two
 //! moments; 4,096 states for one crash at one moment (`capped` counts the moments with more). In
 //! longer workloads two of the four kinds of device, no second crash within the recovery, and no
-//! failing calls; of more than four steps not every subset, but nothing and everything, and both
-//! but for one part: [`summary::Extent`]. What a node refuses at once, such as an append to no
-//! topic, and a second `R` or `E` at once are left out. A state whose durable bytes, names and
+//! failing calls; of more than four steps (in the suite's dose of the node: of more than one) not
+//! every subset, but nothing and everything, and both but for one part: [`summary::Extent`]. On a
+//! node a second crash comes within the first start only. What a node refuses at once, such as an
+//! append to no topic, `R`, `E` and `T` of an empty topic, and a second `R` or `E` at once are left
+//! out. A state whose durable bytes, names and
 //! books are those of another is not checked again (`pruned`); only time stamps could differ in
 //! what follows.
 //!

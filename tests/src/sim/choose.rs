@@ -84,6 +84,14 @@ impl Odometer {
         false
     }
 
+    /// A number below `n`, of which 0 comes first also where others begin at the last.
+    pub fn choose_from_none(&mut self, n: usize, what: &str) -> usize {
+        let from_last = std::mem::replace(&mut self.from_last, false);
+        let chosen = self.choose(n, what);
+        self.from_last = from_last;
+        chosen
+    }
+
     fn is_near(&self) -> bool {
         let others = || self.digits.iter().filter(|digit| digit.value > 0).count();
         self.others_max.is_none_or(|most| others() <= most)

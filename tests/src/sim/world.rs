@@ -123,6 +123,8 @@ struct World {
     stopped: BTreeMap<PartitionUid, Offset>,
     /// In this life what deleted partitions left was looked for.
     swept: bool,
+    /// The disk answers errors.
+    says_no: bool,
     /// The wall clock does.
     jumps: bool,
     /// At the end the disk spoils what it holds.
@@ -265,7 +267,9 @@ impl World {
         let mut setup = root.stream("setup");
         let (plan, retention) = plan(&mut setup, bounds);
         let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32, bounds);
-        let disk = Disk::new(&root.stream("disk"), disk_options(&mut setup, bounds));
+        let options = disk_options(&mut setup, bounds);
+        let says_no = options.faults.kinds.len() > 1;
+        let disk = Disk::new(&root.stream("disk"), options);
         let mut random = root.stream("world");
         let cores = node(true, &mut random);
         let mut world = Self {
@@ -293,6 +297,7 @@ impl World {
             slander: None,
             stopped: BTreeMap::new(),
             swept: false,
+            says_no,
             jumps: setup.chance(400_000) && bounds.has("clock"),
             decays: setup.chance(300_000) && bounds.has("decay"),
             next_crash_ns: 0,

@@ -155,16 +155,17 @@ impl Small for World {
     fn hash(&self) -> u64 {
         let mut hash = Fingerprint::default();
         hash.numbers(self.books.numbers());
-        let topic = match self.topic {
-            Topic::Absent => 0,
-            Topic::Creating => 1,
-            Topic::Present(_) => 2,
-            Topic::Deleting(_) => 3,
+        let (known, id) = match self.topic {
+            Topic::Absent => (0, TopicId::default()),
+            Topic::Creating => (1, TopicId::default()),
+            Topic::Present(id) => (2, id),
+            Topic::Deleting(id) => (3, id),
         };
+        let (high, low) = ((id.get() >> 64) as u64, id.get() as u64);
         let kind = [self.kind.cache as u64, self.kind.order as u64, u64::from(self.founded)];
         hash.numbers(kind);
         // What is too old depends on the time.
-        hash.numbers([topic, self.now_ns / ROLL_NS, self.disk.state_hash()]);
+        hash.numbers([known, high, low, self.now_ns / ROLL_NS, self.disk.state_hash()]);
         hash.value()
     }
 

@@ -165,8 +165,8 @@ settings! {
         /// Bytes of one connection's requests that have no reply yet; further ones stay unread.
         in_flight_per_connection: Bytes = "32MiB", from "64KiB" to "1GiB";
         /// The same over all connections of a core; beyond, requests are refused for the moment.
-        /// Producers wait until this is on the disk: on one of 100 MiB/s up to 2.6 s by default,
-        /// twice as long where no segment is recycled.
+        /// Producers wait until this is on the disk: one of 100 MiB/s takes 2.6 s for the default
+        /// of each core, and twice as long where no segment is recycled.
         in_flight_per_core: Bytes = "256MiB", from "1MiB" to "64GiB";
         /// Open segment files, over all cores; the rest is closed and reopened as needed.
         descriptors: u32 = "4096", from "64" to "1000000";

@@ -9,7 +9,10 @@ use super::World;
 use crate::sim::deeds::Deed;
 
 /// As long as an operator waits.
-const DRAIN_NS: u64 = 2_000_000_000;
+const DRAIN_NS: u64 = 10_000_000_000;
+/// Of a million stops those that the operator cuts short, within so many nanoseconds.
+const CUT_PER_MILLION: u32 = 300_000;
+const CUT_NS: u64 = 2_000_000;
 
 impl World {
     /// Has the node end; its requests, clients and faults go on meanwhile, and what comes last is a
@@ -18,7 +21,9 @@ impl World {
         let (now, life) = (self.now(), self.life);
         self.cores.iter_mut().for_each(|core| core.drain(now));
         self.carry_out();
-        let deadline_ns = self.now_ns + DRAIN_NS;
+        let cut = self.random.chance(CUT_PER_MILLION);
+        let longest_ns = if cut { self.random.below(CUT_NS) } else { DRAIN_NS };
+        let deadline_ns = self.now_ns + longest_ns;
         while !self.cores.iter().all(Node::is_idle) && self.now_ns < deadline_ns {
             self.step()?;
             if self.life != life {
@@ -32,7 +37,7 @@ impl World {
                 Some((replica.identity().uid, log.log_end()))
             });
             self.stopped = ends.collect();
-        } else if !self.faults_on {
+        } else if !cut && !self.says_no {
             return Err("a node that is drained does not end".to_owned());
         }
         self.crash();
