@@ -60,7 +60,11 @@ pub(crate) fn wrap<M: Memory>(
     memory: &mut M,
 ) -> Result<M::Share, crate::io::MemoryExhausted> {
     let bytes = (ENVELOPE_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES);
-    let mut buffer = memory.allocate(bytes)?;
+    // The groups of a segment hold memory until the manifest names it.
+    let mut buffer = match kind {
+        Kind::Manifest => memory.allocate_reserved(bytes),
+        Kind::Index => memory.allocate(bytes),
+    }?;
     let image = &mut buffer.as_mut()[..bytes];
     image[0..8].copy_from_slice(&kind.magic());
     image[8..10].copy_from_slice(&kind.version().to_le_bytes());

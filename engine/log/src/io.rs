@@ -283,8 +283,16 @@ pub trait Memory {
     /// A buffer of `bytes`, a multiple of 4 KiB.
     ///
     /// # Errors
-    /// [`MemoryExhausted`] at the budget.
+    /// [`MemoryExhausted`] at the budget, but for what is left for [`Memory::allocate_reserved`].
     fn allocate(&mut self, bytes: usize) -> Result<Self::Buffer, MemoryExhausted>;
+
+    /// A buffer for what others wait for with all that they have: at the budget itself.
+    ///
+    /// # Errors
+    /// [`MemoryExhausted`] at the budget.
+    fn allocate_reserved(&mut self, bytes: usize) -> Result<Self::Buffer, MemoryExhausted> {
+        self.allocate(bytes)
+    }
 
     /// Whether so little of the budget is left that caches are to be given back.
     fn is_short(&self) -> bool {

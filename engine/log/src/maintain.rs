@@ -363,7 +363,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         {
             return;
         }
-        let Ok(mut block) = self.memory.allocate(BLOCK_BYTES) else { return };
+        let Ok(mut block) = self.memory.allocate_reserved(BLOCK_BYTES) else { return };
         block.as_mut()[..BLOCK_BYTES].fill(0);
         let bytes = self.memory.freeze(block, BLOCK_BYTES);
         // Nothing else is written to that file meanwhile.

@@ -19,6 +19,8 @@ pub struct DmaMemory {
     reads: Rc<Semaphore>,
 }
 
+/// Such a part of the budget is left for what others wait for.
+const RESERVED_PART: usize = 16;
 /// The least that a read counts, so that there are not too many at once.
 const READ_BYTES_MIN: usize = 64 << 10;
 
@@ -79,6 +81,16 @@ impl DmaMemory {
         self.used.set(self.used.get() + bytes);
         let charge = Charge { bytes, used: self.used.clone() };
         Some(ReadCharge { _charge: charge, bytes: reserved, _permit: permit })
+    }
+
+    fn take(&self, bytes: usize, most: usize) -> Result<Buffer, MemoryExhausted> {
+        let used = self.used.get() + bytes;
+        if used > most {
+            return Err(MemoryExhausted);
+        }
+        self.used.set(used);
+        let charge = Charge { bytes, used: self.used.clone() };
+        Ok(Buffer { buffer: self.source.alloc_dma_buffer(bytes), charge })
     }
 
     fn reads_max(&self) -> usize {
@@ -165,13 +177,11 @@ impl Memory for DmaMemory {
     type Share = Share;
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer, MemoryExhausted> {
-        let used = self.used.get() + bytes;
-        if used > self.budget {
-            return Err(MemoryExhausted);
-        }
-        self.used.set(used);
-        let charge = Charge { bytes, used: self.used.clone() };
-        Ok(Buffer { buffer: self.source.alloc_dma_buffer(bytes), charge })
+        self.take(bytes, self.budget - self.budget / RESERVED_PART)
+    }
+
+    fn allocate_reserved(&mut self, bytes: usize) -> Result<Buffer, MemoryExhausted> {
+        self.take(bytes, self.budget)
     }
 
     fn is_short(&self) -> bool {

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use catena_format::{Offset, PartitionIndex, TopicId, records::Producer};
-use catena_log::io::{FileName, Op};
+use catena_log::io::{FileName, Memory, Op};
 use catena_node::Limits;
 use catena_wire::{
     Api, CreditRequest, DeleteTopicRequest, ErrorCode, FRAME_HEADER_BYTES, FetchRequest,
@@ -31,6 +31,21 @@ fn tails_give_way_when_memory_is_short() {
     // Without further writes, too, some is left for manifests and images.
     world.pass(Duration::from_secs(1));
     assert!(world.memory.used() <= 6 << 20, "{} bytes are used", world.memory.used());
+}
+
+#[test]
+fn a_manifest_has_memory_where_batches_have_taken_the_rest() {
+    let mut world = World::new(Limits::default(), 1 << 20);
+    let topic = world.topic("t", 1);
+    // Enough for the header of a segment and a small group; both are kept until the manifest names
+    // the segment, and so would be all that comes after them.
+    let mut memory = world.memory.clone();
+    let least = 8 << 10;
+    let taken = std::iter::from_fn(|| memory.allocate(least).ok());
+    let mut taken: Vec<_> = taken.collect();
+    taken.pop();
+    let produced = world.produce(topic, 0, &batch(Producer::NONE, &[7; 100]));
+    assert_eq!(world.answer(produced).expect("it does not wait").error(), ErrorCode::None);
 }
 
 #[test]

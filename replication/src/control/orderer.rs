@@ -65,7 +65,10 @@ impl<M: Memory + Clone> Orderer<M> {
         memory: M,
     ) -> Self {
         let retention_bytes = Some(segment_bytes * SEGMENTS_KEPT);
-        let config = LogConfig { segment_bytes, retention_bytes, ..LogConfig::default() };
+        // Nobody reads it: what it says is in the catalog.
+        let tail_cache_bytes = 0;
+        let config =
+            LogConfig { segment_bytes, retention_bytes, tail_cache_bytes, ..LogConfig::default() };
         let opening = Opening::new(identity, config, create, memory, Catalog::default());
         Self {
             node,

@@ -74,6 +74,14 @@ impl Purse {
     pub(crate) fn used(&self) -> usize {
         self.used.get()
     }
+
+    fn take(&self, bytes: usize, most: usize) -> Result<Charged, MemoryExhausted> {
+        if self.used.get() + bytes > most {
+            return Err(MemoryExhausted);
+        }
+        self.used.set(self.used.get() + bytes);
+        Ok(Charged { bytes: vec![0; bytes], charge: bytes, used: self.used.clone() })
+    }
 }
 
 impl Memory for Purse {
@@ -81,11 +89,11 @@ impl Memory for Purse {
     type Share = Share;
 
     fn allocate(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
-        if self.used.get() + bytes > self.budget {
-            return Err(MemoryExhausted);
-        }
-        self.used.set(self.used.get() + bytes);
-        Ok(Charged { bytes: vec![0; bytes], charge: bytes, used: self.used.clone() })
+        self.take(bytes, self.budget - self.budget / 16)
+    }
+
+    fn allocate_reserved(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
+        self.take(bytes, self.budget)
     }
 
     fn is_short(&self) -> bool {
