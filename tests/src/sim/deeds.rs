@@ -102,6 +102,8 @@ deeds! {
     StartCut = "start_cut",
     /// A life was ended, and came to its end.
     Drained = "drained",
+    /// A life in which there was not enough memory for something.
+    MemoryShort = "memory_short",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
 }

@@ -11,7 +11,7 @@ use super::{disk::FaultKind, world};
 pub const ACKED_MIN: u64 = 200;
 
 /// What a seed can do without, beside each [`FaultKind`].
-pub const PARTS: [&str; 14] = [
+pub const PARTS: [&str; 15] = [
     "power_loss",
     "process_kill",
     "stops",
@@ -26,6 +26,7 @@ pub const PARTS: [&str; 14] = [
     "subscribers",
     "second_producers",
     "growth",
+    "little_memory",
 ];
 
 /// What a history is cut down to.

@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use catena_format::{ClusterId, Millis, NodeId, Offset, PartitionUid};
 use catena_log::{
     Now, OpenError,
-    io::{FileName, Heap, Op},
+    io::{FileName, Op},
 };
 use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
 use catena_replication::{Phase, Replica};
@@ -30,6 +31,7 @@ use super::{
     disk::{DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
     oracle::{Oracle, Retention, Shelf},
+    purse::Purse,
     random::Random,
     shrink::{ACKED_MIN, Bounds},
 };
@@ -39,6 +41,12 @@ const STUCK_NS: u64 = 120_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 10_000_000;
 const MINUTE_MS: i64 = 60_000;
+/// The most cores that a node has.
+const CORES_MAX: u64 = 3;
+/// In a million seeds, those in which each core has little memory.
+const LITTLE_PER_MILLION: u32 = 200_000;
+/// How little.
+const LITTLE_BYTES: usize = 160 << 10;
 /// In a million ends of a life, those after which a manifest or an index has rotted.
 const IMAGE_ROTS_PER_MILLION: u32 = 100_000;
 
@@ -94,8 +102,11 @@ fn add_counts(counts: &mut Counts, more: &Counts) {
 struct World {
     random: Random,
     disk: Disk,
+    /// Memory of each core, and what there is of it.
+    budget: usize,
+    purses: Vec<Purse>,
     /// The cores of the node; how many, each life decides anew.
-    cores: Vec<Node<Heap>>,
+    cores: Vec<Node<Purse>>,
     /// Which core works on a directory.
     owners: BTreeMap<u64, usize>,
     life: u64,
@@ -246,7 +257,7 @@ fn clients(root: &Random, plan: &Plan, producers: u32, bounds: &Bounds) -> Vec<C
 }
 
 /// A node of one to three cores.
-fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
+fn node(create: bool, random: &mut Random, purses: &[Purse]) -> Vec<Node<Purse>> {
     let identity = NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(1) };
     let limits = Limits {
         tail_cache_bytes: 64 << 10,
@@ -255,10 +266,11 @@ fn node(create: bool, random: &mut Random) -> Vec<Node<Heap>> {
         scrub_rate: [0, 16 << 20, 1 << 30][random.below(3) as usize],
         ..Limits::default()
     };
-    let cores = 1 + random.below(3) as u16;
+    let cores = 1 + random.below(CORES_MAX) as u16;
     let further = (1..cores).map(|core| Post::Further { core, cores });
     let posts = std::iter::once(Post::First { create, cores }).chain(further);
-    posts.map(|post| Node::new(identity, limits, post, Heap)).collect()
+    let own = posts.zip(purses);
+    own.map(|(post, purse)| Node::new(identity, limits, post, purse.clone())).collect()
 }
 
 impl World {
@@ -271,10 +283,17 @@ impl World {
         let says_no = options.faults.kinds.len() > 1;
         let disk = Disk::new(&root.stream("disk"), options);
         let mut random = root.stream("world");
-        let cores = node(true, &mut random);
+        let budget = match setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory") {
+            true => LITTLE_BYTES,
+            false => usize::MAX / 2,
+        };
+        let purses = purses(budget);
+        let cores = node(true, &mut random, &purses);
         let mut world = Self {
             random,
             disk,
+            budget,
+            purses,
             cores,
             owners: BTreeMap::new(),
             life: 0,
@@ -366,7 +385,7 @@ impl World {
         Ok(())
     }
 
-    fn replicas(&self) -> impl Iterator<Item = &Replica<Heap>> {
+    fn replicas(&self) -> impl Iterator<Item = &Replica<Purse>> {
         self.cores.iter().flat_map(Node::replicas)
     }
 
@@ -377,6 +396,9 @@ impl World {
     }
 
     fn end_life(&mut self) {
+        if self.purses.iter().any(|purse| purse.refused() > 0) {
+            self.oracle.did(Deed::MemoryShort);
+        }
         if !self.cores.iter().all(|core| core.status() == Status::Draining) {
             self.stopped.clear();
         }
@@ -392,7 +414,8 @@ impl World {
     fn begin_life(&mut self) {
         self.life += 1;
         self.restarts += 1;
-        self.cores = node(!self.founded, &mut self.random);
+        self.purses = purses(self.budget);
+        self.cores = node(!self.founded, &mut self.random, &self.purses);
         for at in 0..self.clients.len() {
             self.clients[at].on_disconnect(self.now_ns);
         }
@@ -485,13 +508,13 @@ impl World {
             Some(error) => return Err(format!("a log cannot be opened: {error}")),
             None => {}
         }
-        let poisoned = |r: &Replica<Heap>| r.log().is_some_and(|log| log.poisoned().is_some());
+        let poisoned = |r: &Replica<Purse>| r.log().is_some_and(|log| log.poisoned().is_some());
         let sick =
             matches!(self.cores[0].status(), Status::Poisoned(_)) || self.replicas().any(poisoned);
         if sick && self.random.chance(20_000) {
             self.crash();
         }
-        let damaged = |r: &Replica<Heap>| r.log().is_some_and(|log| !log.damaged().is_empty());
+        let damaged = |r: &Replica<Purse>| r.log().is_some_and(|log| !log.damaged().is_empty());
         if let Some(replica) = self.replicas().find(|replica| damaged(replica))
             && !self.oracle.decayed
         {
@@ -507,7 +530,7 @@ impl World {
         for core in 0..self.cores.len() {
             let number = core as u16;
             while let Some((directory, id, op)) = self.cores[core].poll_op() {
-                let key = key_of(directory);
+                let (key, op) = (key_of(directory), on_the_disk(op));
                 self.owners.insert(key, core);
                 self.shelf.asked(key, &op);
                 let file = op.file().filter(|_| matches!(op, Op::Write { .. }));
@@ -554,6 +577,20 @@ impl World {
             deeds: self.oracle.deeds,
             fingerprint: self.fingerprint.value(),
         }
+    }
+}
+
+fn purses(budget: usize) -> Vec<Purse> {
+    (0..CORES_MAX).map(|_| Purse::new(budget)).collect()
+}
+
+/// What the disk and the oracle hold takes no memory of the node.
+fn on_the_disk(op: Op<Bytes>) -> Op<Bytes> {
+    match op {
+        Op::Write { file, position, bytes, durable } => {
+            Op::Write { file, position, bytes: Bytes::copy_from_slice(&bytes), durable }
+        }
+        op => op,
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::PartitionUid;
-use catena_log::{OpenError, io::Heap};
+use catena_log::OpenError;
 use catena_node::Status;
 use catena_replication::{Phase, Replica};
 
-use super::{STUCK_NS, World};
+use super::{Purse, STUCK_NS, World};
 use crate::sim::{
     client::{Client, Plan},
     disk::{FaultKind, FaultOptions, FileKinds},
@@ -103,7 +103,7 @@ impl World {
         }
         let known = self.scrub()?;
         wounds.append(&mut self.wounds());
-        let directory = |r: &Replica<Heap>| (r.identity().partition.get(), r.identity().uid.get());
+        let directory = |r: &Replica<Purse>| (r.identity().partition.get(), r.identity().uid.get());
         let directories: BTreeMap<u32, u64> = self.replicas().map(directory).collect();
         let there = ends.len() as u32 + u32::from(self.refused.is_some());
         let plan = Plan { created: there, grown: there, ..self.plan.clone() };
@@ -167,7 +167,7 @@ impl World {
             let open = self.replicas().all(|r| r.phase() == Phase::Open || self.is_refused(r));
             if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
                 let end =
-                    |r: &Replica<Heap>| (r.identity().partition.get(), r.high_watermark().get());
+                    |r: &Replica<Purse>| (r.identity().partition.get(), r.high_watermark().get());
                 let open = self.replicas().filter(|replica| replica.phase() == Phase::Open);
                 return Ok(Some(open.map(end).collect()));
             }

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, ops::Range};
 use catena_format::{FrameSeed, Offset, PartitionUid, Position, SegmentHeader};
 use catena_log::{
     Finding, OpenError, ReadError,
-    io::{FileName, Heap, IoError, Slot},
+    io::{FileName, IoError, Slot},
     walk::{Step, Walker, Window},
 };
 use catena_node::{Node, Notice};
 use catena_replication::{Phase, Replica};
 
-use super::{STUCK_NS, World};
+use super::{Purse, STUCK_NS, World};
 use crate::sim::deeds::Deed;
 
 /// Bits that turn in the cold segments of a partition.
@@ -200,7 +200,7 @@ impl World {
     }
 
     /// Whether a partition is the one whose manifest is gone, and says so.
-    pub(super) fn is_refused(&self, replica: &Replica<Heap>) -> bool {
+    pub(super) fn is_refused(&self, replica: &Replica<Purse>) -> bool {
         let refused = self.refused == Some(replica.identity().uid);
         refused && matches!(replica.phase(), Phase::Failed(OpenError::Manifest(_)))
     }
