@@ -134,8 +134,9 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
         plan.judged.then(|| Confined::new(folder.path(), DISK_BYTES_PER_SECOND, 2 * BUDGET_BYTES));
     let memory = format!("limits.memory={MEMORY_BYTES}");
     let in_flight = format!("limits.in_flight_per_core={IN_FLIGHT_BYTES}");
+    let of_one = format!("limits.in_flight_per_connection={IN_FLIGHT_BYTES}");
     let mut options = vec!["--cores", "2", "--set", "limits.connections=400"];
-    for setting in [&memory, &in_flight, "timeouts.handshake=3s", "timeouts.idle=10s"] {
+    for setting in [&memory, &in_flight, &of_one, "timeouts.handshake=3s", "timeouts.idle=10s"] {
         options.extend(["--set", setting]);
     }
     let mut server = Server::start(&plan.binary, folder.path(), "127.0.0.1:0", &options)
