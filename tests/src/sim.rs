@@ -15,7 +15,6 @@ pub mod deeds;
 pub mod disk;
 pub mod fingerprint;
 pub mod oracle;
-pub mod purse;
 pub mod random;
 pub mod range;
 pub mod shrink;

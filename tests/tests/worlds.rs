@@ -11,20 +11,21 @@ const STATES_MIN: u64 = 20_000;
 /// And that of whole nodes.
 const NODE_STATES_MIN: u64 = 2_000;
 
-#[test]
-fn what_is_acknowledged_survives_every_crash_of_a_small_world() {
-    let summary = summary::run(Extent::DOSE);
+fn holds(extent: Extent, states_min: u64) {
+    let summary = summary::run(extent);
     println!("{}", summary.line());
     assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
-    assert!(summary.tally.states >= STATES_MIN, "{} states", summary.tally.states);
+    assert!(summary.tally.states >= states_min, "{} states", summary.tally.states);
+}
+
+#[test]
+fn what_is_acknowledged_survives_every_crash_of_a_small_world() {
+    holds(Extent::DOSE, STATES_MIN);
 }
 
 #[test]
 fn topics_come_and_go_and_survive_every_crash_of_a_small_node() {
-    let summary = summary::run(Extent::NODE_DOSE);
-    println!("{}", summary.line());
-    assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
-    assert!(summary.tally.states >= NODE_STATES_MIN, "{} states", summary.tally.states);
+    holds(Extent::NODE_DOSE, NODE_STATES_MIN);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use catena_format::FileNumber;
 /// What hands need of the layouts.
 pub use catena_format::{Position, limits::BLOCK_BYTES};
 
+pub use crate::purse::Purse;
+
 /// Names one operation within its log; given by the log, never reused in a life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct OpId(pub u64);
@@ -307,6 +309,12 @@ pub trait Memory {
     /// # Panics
     /// When the range lies outside of it.
     fn slice(share: &Self::Share, range: Range<usize>) -> Self::Share;
+}
+
+/// What [`Memory::allocate`] may use of a budget: a sixteenth is left for what others wait for.
+#[must_use]
+pub const fn unreserved(budget: usize) -> usize {
+    budget - budget / 16
 }
 
 /// Memory from the heap, for offline tools, tests and the simulator; its alignment is the heap's.

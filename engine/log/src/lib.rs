@@ -15,6 +15,7 @@ mod log;
 mod maintain;
 mod manifest;
 mod opening;
+mod purse;
 pub mod read;
 mod scan;
 pub mod scrub;

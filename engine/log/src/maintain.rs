@@ -335,12 +335,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         let image = self.images.queue.pop_front().expect("an image was being written");
         if let Some(at) = self.segment_of(image.file) {
+            let segment = &mut self.segments[at];
             if !failed {
-                self.segments[at].index_part = !seals;
+                segment.index_part = !seals;
             }
-            if seals && !failed {
-                self.segments[at].index_bytes = image.bytes.as_ref().len() as u64;
-                self.segments[at].index_whole = true;
+            if !failed && seals {
+                segment.index_bytes = image.bytes.as_ref().len() as u64;
+                segment.index_whole = true;
             }
             if self.segments[at].ends_below(self.wanted_start) {
                 self.want_manifest();

@@ -626,21 +626,16 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             return;
         }
         let gone = |s: &&SegmentEntry| !self.files.contains_key(&FileName::Segment(s.file));
-        for segment in scanned.segments.iter().filter(gone) {
-            let held = segment.base.max(self.manifest.log_start)..segment.end;
-            if scanned.damaged.insert(held.clone()) {
-                scanned.report.offsets_damaged += held.end.since(held.start);
-            }
-        }
+        let start = self.manifest.log_start;
+        let held = scanned.segments.iter().filter(gone).map(|s| s.base.max(start)..s.end);
+        held.collect::<Vec<_>>().into_iter().for_each(|held| scanned.damage(held));
     }
 
     /// So is what lies between segments: those that an older manifest did not name may begin behind
     /// the ones that were dropped since.
     fn miss_offsets(&self, scanned: &mut Scanned<M>) {
         for gap in gaps(self.manifest.log_start, &scanned.segments, scanned.log_end) {
-            if scanned.damaged.insert(gap.clone()) {
-                scanned.report.offsets_damaged += gap.end.since(gap.start);
-            }
+            scanned.damage(gap);
         }
     }
 

@@ -5,7 +5,10 @@
 //! where a crash cut: the log ends there, and whole frames behind it are dropped, for none was
 //! acknowledged. No gap is believed before its beginning was read twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
 
 use catena_format::{
     FileNumber, FrameHeader, FrameSeed, Millis, Offset, PartitionUid, Position, SegmentHeader,
@@ -382,9 +385,7 @@ impl<M: Memory> Scan<M> {
     }
 
     fn damage(&mut self, from: Offset, to: Offset) {
-        if from < to && self.damaged.insert(from..to) {
-            self.report.offsets_damaged += to.since(from);
-        }
+        damage(&mut self.damaged, &mut self.report, from..to);
     }
 
     /// Draws the line: what was scanned is sealed where its last good batch ends.
@@ -426,7 +427,19 @@ impl<M: Memory> Scan<M> {
     }
 }
 
+/// Marks offsets as damaged, and counts them if that is new.
+fn damage(damaged: &mut DamagedRanges, report: &mut RecoveryReport, offsets: Range<Offset>) {
+    if damaged.insert(offsets.clone()) {
+        report.offsets_damaged += offsets.end.since(offsets.start);
+    }
+}
+
 impl<M: Memory> Scanned<M> {
+    /// Offsets that were given cannot be read any more.
+    pub(crate) fn damage(&mut self, offsets: Range<Offset>) {
+        damage(&mut self.damaged, &mut self.report, offsets);
+    }
+
     /// Takes a segment; if nothing in it can be read, it held the offsets up to `lost`.
     fn take(
         &mut self,

@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ops::Range, rc::Rc};
 
-use catena_log::io::{Memory, MemoryExhausted};
+use catena_log::io::{Memory, MemoryExhausted, unreserved};
 use glommio::{
     io::{DmaBuffer, DmaFile, ReadResult},
     sync::{Semaphore, StaticPermit},
@@ -19,8 +19,6 @@ pub struct DmaMemory {
     reads: Rc<Semaphore>,
 }
 
-/// Such a part of the budget is left for what others wait for.
-const RESERVED_PART: usize = 16;
 /// The least that a read counts, so that there are not too many at once.
 const READ_BYTES_MIN: usize = 64 << 10;
 
@@ -177,7 +175,7 @@ impl Memory for DmaMemory {
     type Share = Share;
 
     fn allocate(&mut self, bytes: usize) -> Result<Buffer, MemoryExhausted> {
-        self.take(bytes, self.budget - self.budget / RESERVED_PART)
+        self.take(bytes, unreserved(self.budget))
     }
 
     fn allocate_reserved(&mut self, bytes: usize) -> Result<Buffer, MemoryExhausted> {

@@ -1,7 +1,7 @@
 //! A whole node in a world of its own: its disk, its clients, its clock, and what befalls it.
 
 mod ending;
-mod network;
+pub(crate) mod network;
 mod peril;
 mod rot;
 mod stop;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use catena_format::{ClusterId, Millis, NodeId, Offset, PartitionUid};
 use catena_log::{
     Now, OpenError,
-    io::{FileName, Op},
+    io::{FileName, Op, Purse},
 };
 use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
 use catena_replication::{Phase, Replica};
@@ -31,7 +31,6 @@ use super::{
     disk::{DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
     oracle::{Oracle, Retention, Shelf},
-    purse::Purse,
     random::Random,
     shrink::{ACKED_MIN, Bounds},
 };
@@ -280,13 +279,11 @@ impl World {
         let (plan, retention) = plan(&mut setup, bounds);
         let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32, bounds);
         let options = disk_options(&mut setup, bounds);
-        let says_no = options.faults.kinds.len() > 1;
+        let says_no = options.faults.kinds.keys().any(|kind| *kind != FaultKind::SlowPeriod);
         let disk = Disk::new(&root.stream("disk"), options);
         let mut random = root.stream("world");
-        let budget = match setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory") {
-            true => LITTLE_BYTES,
-            false => usize::MAX / 2,
-        };
+        let little = setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory");
+        let budget = if little { LITTLE_BYTES } else { usize::MAX };
         let purses = purses(budget);
         let cores = node(true, &mut random, &purses);
         let mut world = Self {
@@ -594,14 +591,14 @@ fn on_the_disk(op: Op<Bytes>) -> Op<Bytes> {
     }
 }
 
-fn key_of(directory: Directory) -> u64 {
+pub(crate) fn key_of(directory: Directory) -> u64 {
     match directory {
         Directory::Catalog => 0,
         Directory::Partition(uid) => uid.get(),
     }
 }
 
-fn directory_of(key: u64) -> Directory {
+pub(crate) fn directory_of(key: u64) -> Directory {
     match key {
         0 => Directory::Catalog,
         uid => Directory::Partition(PartitionUid::new(uid)),

@@ -65,6 +65,12 @@ impl Books {
         self.sent.last().map_or(0, |sent| sent.next)
     }
 
+    /// Batches acknowledged.
+    #[must_use]
+    pub fn acked_batches(&self) -> u64 {
+        self.sent.partition_point(|sent| sent.next <= self.acked) as u64
+    }
+
     /// Everything below is acknowledged.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! A small world: one log with its producer, on a disk, one event at a time.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use catena_format::{ClusterId, Epoch, Millis, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{ClusterId, Epoch, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
-    Batches, LogConfig, LogIdentity, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Heap,
+    Batches, LogConfig, LogIdentity, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Heap,
 };
 use catena_replication::{
     Durability, Event, Phase, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig, Ticket,
@@ -14,19 +14,13 @@ use catena_replication::{
 
 use super::{
     books::{Books, Sent},
-    chooser::{Chooser, Leaves, Strike},
-    small::{self, Kind, Small, disk_options},
+    chooser::{Leaves, Strike},
+    small::{self, Ground, Kind, Small},
 };
-use crate::sim::{
-    disk::{Crash, Disk, FaultOptions},
-    fingerprint::Fingerprint,
-    wall::steady_ms,
-};
+use crate::sim::disk::Crash;
 
 /// The one directory.
 const DIRECTORY: u64 = 1;
-/// A log that is not through after so many events is stuck.
-const EVENTS_MAX: usize = 100_000;
 /// From one housekeeping to the next.
 const SECOND_NS: u64 = 1_000_000_000;
 /// After so long without appends a mark is written.
@@ -38,12 +32,8 @@ type Watch<'w> = small::Watch<'w, World>;
 
 /// A log, its disk and its producer.
 pub struct World {
-    kind: Kind,
-    disk: Disk,
-    chooser: Rc<RefCell<Chooser>>,
+    ground: Ground,
     replica: Replica<Heap>,
-    life: u64,
-    now_ns: u64,
     /// The log was open once.
     created: bool,
     books: Books,
@@ -52,7 +42,6 @@ pub struct World {
     reads: BTreeMap<ReadId, Result<Batches<Bytes>, ReadError>>,
     /// One call may fail: what is refused by then is no defect.
     faulty: bool,
-    events: usize,
 }
 
 fn replica(create: bool) -> Replica<Heap> {
@@ -76,61 +65,41 @@ impl Small for World {
     const LETTERS: &str = "AaBMRTEKS";
 
     fn new(kind: Kind, strike: Option<Strike>) -> Self {
-        let chooser = Chooser::new(kind.order, strike);
-        let choice = Box::new(Rc::clone(&chooser));
         Self {
-            kind,
-            disk: Disk::with_chooser(choice, disk_options(kind, strike)),
-            chooser,
+            ground: Ground::new(kind, strike),
             replica: replica(true),
-            life: 1,
-            now_ns: 0,
             created: false,
             books: Books::default(),
             receipts: BTreeMap::new(),
             reads: BTreeMap::new(),
             faulty: strike.is_some(),
-            events: 0,
         }
     }
 
     fn crashed(&self, crash: Crash, leaves: Leaves) -> (Self, Leaves) {
-        let chooser = Chooser::new(self.kind.order, None);
-        let mut disk = self.disk.fork(Box::new(Rc::clone(&chooser)));
-        disk.set_faults(FaultOptions::none());
         let mut world = Self {
-            kind: self.kind,
-            disk,
-            chooser,
+            ground: self.ground.fork(),
             replica: replica(!self.created),
-            life: self.life,
-            now_ns: self.now_ns,
             created: self.created,
             books: self.books.clone(),
             receipts: BTreeMap::new(),
             reads: BTreeMap::new(),
             faulty: false,
-            events: 0,
         };
         let leaves = world.end_life(crash, leaves);
         (world, leaves)
     }
 
     fn hash(&self) -> u64 {
-        let mut hash = Fingerprint::default();
-        hash.numbers(self.books.numbers());
-        let kind = [self.kind.cache as u64, self.kind.order as u64, u64::from(self.created)];
-        hash.numbers(kind);
-        hash.numbers([self.disk.state_hash()]);
-        hash.value()
+        self.ground.hash(&self.books, [u64::from(self.created)])
     }
 
     fn has_struck(&self) -> bool {
-        self.chooser.borrow().has_struck()
+        self.ground.has_struck()
     }
 
     fn acked(&self) -> u64 {
-        self.books.sent.partition_point(|sent| sent.next <= self.books.acked) as u64
+        self.books.acked_batches()
     }
 
     fn perform(&mut self, letter: char, watch: Watch<'_>) -> Result<(), String> {
@@ -234,25 +203,18 @@ impl Small for World {
 
 impl World {
     fn end_life(&mut self, crash: Crash, leaves: Leaves) -> Leaves {
-        self.chooser.borrow_mut().crash(leaves);
-        self.disk.crash(self.now_ns, crash);
+        let leaves = self.ground.end_life(crash, leaves);
         self.replica = replica(!self.created);
-        self.life += 1;
         self.receipts.clear();
         self.reads.clear();
-        self.chooser.borrow_mut().crashed().expect("nobody else takes it")
-    }
-
-    fn now(&self) -> Now {
-        let wall = Millis::new(steady_ms(self.now_ns));
-        Now { wall, monotonic: Duration::from_nanos(self.now_ns) }
+        leaves
     }
 
     /// Hands the log's operations to the disk.
     fn submit(&mut self) {
-        self.chooser.borrow_mut().next_burst();
+        self.ground.next_burst();
         while let Some((id, op)) = self.replica.poll_op() {
-            self.disk.submit(self.now_ns, DIRECTORY, self.life, id, op);
+            self.ground.submit(DIRECTORY, id, op);
         }
     }
 
@@ -262,15 +224,12 @@ impl World {
             self.submit();
             self.observe()?;
             watch(self)?;
-            let Some(at_ns) = self.disk.step() else { return Ok(()) };
-            self.now_ns = at_ns;
-            while let Some((_, _, done)) = self.disk.poll_done(at_ns) {
-                self.replica.on_done(done, self.now());
+            let Some(at_ns) = self.ground.disk.step() else { return Ok(()) };
+            self.ground.now_ns = at_ns;
+            while let Some((_, _, done)) = self.ground.disk.poll_done(at_ns) {
+                self.replica.on_done(done, self.ground.now());
             }
-            self.events += 1;
-            if self.events > EVENTS_MAX {
-                return Err("stuck".to_owned());
-            }
+            self.ground.count()?;
         }
     }
 
@@ -356,8 +315,8 @@ impl World {
 
     /// So much time passes.
     fn wait(&mut self, ns: u64, watch: Watch<'_>) -> Result<(), String> {
-        self.now_ns += ns;
-        self.replica.on_tick(self.now());
+        self.ground.now_ns += ns;
+        self.replica.on_tick(self.ground.now());
         self.drain(watch)
     }
 
@@ -390,7 +349,7 @@ impl World {
             raised: &BTreeMap::new(),
             ticket: Ticket(sent.base),
         };
-        self.replica.on_produce(&request, self.now())
+        self.replica.on_produce(&request, self.ground.now())
     }
 
     /// Raises the log start to the last durable batch; from there to the end.

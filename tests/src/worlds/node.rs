@@ -1,36 +1,27 @@
 //! A small world of a whole node: one core with its catalog, a topic of one partition that comes
 //! and goes, and a client.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use catena_format::{ClusterId, Millis, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
-use catena_log::{
-    Now,
-    io::{Done, Heap},
-};
-use catena_node::{Directory, Limits, Node, NodeIdentity, Notice, Post, SessionId, Status};
+use catena_format::{ClusterId, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_log::io::{Done, Heap};
+use catena_node::{Limits, Node, NodeIdentity, Notice, Post, SessionId, Status};
 use catena_replication::Replica;
 use catena_wire::{
-    Api, ApiRange, CreateTopicRequest, DeleteTopicRequest, Durability, ErrorCode,
-    FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits, HandshakeRequest,
-    HandshakeResponse, Message, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
-    Setting, StatusResponse, TrimRequest, TrimResponse, encode_message,
+    Api, ApiRange, CreateTopicRequest, DeleteTopicRequest, Durability, ErrorCode, FetchRequest,
+    FetchResponse, FrameLimits, HandshakeRequest, HandshakeResponse, Message, MetadataRequest,
+    MetadataResponse, ProduceRequest, ProduceResponse, Setting, StatusResponse, TrimRequest,
+    TrimResponse, encode_message,
 };
 
 use super::{
     books::{Books, Sent},
-    chooser::{Chooser, Leaves, Strike},
-    small::{self, Kind, Small, disk_options},
+    chooser::{Leaves, Strike},
+    small::{self, Ground, Kind, Small},
 };
 use crate::sim::{
-    disk::{Crash, Disk, FaultOptions},
-    fingerprint::Fingerprint,
-    wall::steady_ms,
+    disk::Crash,
+    world::{directory_of, key_of, network::parts},
 };
 
 /// The directory of the catalog; those of partitions have the numbers of these.
@@ -38,8 +29,6 @@ const CATALOG: u64 = 0;
 const TOPIC: &str = "small";
 const PARTITION: PartitionIndex = PartitionIndex::new(0);
 const SESSION: SessionId = SessionId { core: 0, number: 1 };
-/// A node that is not through after so many events is stuck.
-const EVENTS_MAX: usize = 100_000;
 /// A segment that was begun before is sealed, at the latest at the second housekeeping.
 const ROLL_NS: u64 = 2_000_000_000;
 /// What was written before is too old.
@@ -67,12 +56,8 @@ struct Answer {
 
 /// A node, its disk and its client.
 pub struct World {
-    kind: Kind,
-    disk: Disk,
-    chooser: Rc<RefCell<Chooser>>,
+    ground: Ground,
     node: Node<Heap>,
-    life: u64,
-    now_ns: u64,
     /// The node served once.
     founded: bool,
     topic: Topic,
@@ -82,7 +67,6 @@ pub struct World {
     answers: BTreeMap<u32, Answer>,
     /// Deleted partitions whose files go once nothing is under way in them.
     removals: BTreeSet<u64>,
-    events: usize,
 }
 
 fn node(create: bool) -> Node<Heap> {
@@ -110,51 +94,34 @@ impl Small for World {
     }
 
     fn new(kind: Kind, strike: Option<Strike>) -> Self {
-        let chooser = Chooser::new(kind.order, strike);
-        let choice = Box::new(Rc::clone(&chooser));
         Self {
-            kind,
-            disk: Disk::with_chooser(choice, disk_options(kind, strike)),
-            chooser,
+            ground: Ground::new(kind, strike),
             node: node(true),
-            life: 1,
-            now_ns: 0,
             founded: false,
             topic: Topic::Absent,
             books: Books::default(),
             correlation: 0,
             answers: BTreeMap::new(),
             removals: BTreeSet::new(),
-            events: 0,
         }
     }
 
     fn crashed(&self, crash: Crash, leaves: Leaves) -> (Self, Leaves) {
-        let chooser = Chooser::new(self.kind.order, None);
-        let mut disk = self.disk.fork(Box::new(Rc::clone(&chooser)));
-        disk.set_faults(FaultOptions::none());
         let mut world = Self {
-            kind: self.kind,
-            disk,
-            chooser,
+            ground: self.ground.fork(),
             node: node(!self.founded),
-            life: self.life,
-            now_ns: self.now_ns,
             founded: self.founded,
             topic: self.topic,
             books: self.books.clone(),
             correlation: 0,
             answers: BTreeMap::new(),
             removals: BTreeSet::new(),
-            events: 0,
         };
         let leaves = world.end_life(crash, leaves);
         (world, leaves)
     }
 
     fn hash(&self) -> u64 {
-        let mut hash = Fingerprint::default();
-        hash.numbers(self.books.numbers());
         let (known, id) = match self.topic {
             Topic::Absent => (0, TopicId::default()),
             Topic::Creating => (1, TopicId::default()),
@@ -162,19 +129,17 @@ impl Small for World {
             Topic::Deleting(id) => (3, id),
         };
         let (high, low) = ((id.get() >> 64) as u64, id.get() as u64);
-        let kind = [self.kind.cache as u64, self.kind.order as u64, u64::from(self.founded)];
-        hash.numbers(kind);
         // What is too old depends on the time.
-        hash.numbers([known, high, low, self.now_ns / ROLL_NS, self.disk.state_hash()]);
-        hash.value()
+        let time = self.ground.now_ns / ROLL_NS;
+        self.ground.hash(&self.books, [u64::from(self.founded), known, high, low, time])
     }
 
     fn has_struck(&self) -> bool {
-        self.chooser.borrow().has_struck()
+        self.ground.has_struck()
     }
 
     fn acked(&self) -> u64 {
-        self.books.sent.partition_point(|sent| sent.next <= self.books.acked) as u64
+        self.books.acked_batches()
     }
 
     fn perform(&mut self, letter: char, watch: Watch<'_>) -> Result<(), String> {
@@ -187,11 +152,11 @@ impl Small for World {
             'T' => self.trim(watch),
             'E' => {
                 self.books.start_most = self.books.end();
-                self.now_ns += AGE_NS;
+                self.ground.now_ns += AGE_NS;
                 self.wait(ROLL_NS, watch)
             }
             'S' => {
-                self.node.drain(self.now());
+                self.node.drain(self.ground.now());
                 self.drain(watch)?;
                 if !self.node.is_idle() {
                     return Err("a node that is drained does not end".to_owned());
@@ -246,18 +211,11 @@ impl Small for World {
 
 impl World {
     fn end_life(&mut self, crash: Crash, leaves: Leaves) -> Leaves {
-        self.chooser.borrow_mut().crash(leaves);
-        self.disk.crash(self.now_ns, crash);
+        let leaves = self.ground.end_life(crash, leaves);
         self.node = node(!self.founded);
-        self.life += 1;
         self.answers.clear();
         self.removals.clear();
-        self.chooser.borrow_mut().crashed().expect("nobody else takes it")
-    }
-
-    fn now(&self) -> Now {
-        let wall = Millis::new(steady_ms(self.now_ns));
-        Now { wall, monotonic: Duration::from_nanos(self.now_ns) }
+        leaves
     }
 
     fn replica(&self) -> Option<&Replica<Heap>> {
@@ -267,26 +225,21 @@ impl World {
     /// Until nothing is under way.
     fn drain(&mut self, watch: Watch<'_>) -> Result<(), String> {
         loop {
-            self.chooser.borrow_mut().next_burst();
+            self.ground.next_burst();
             while let Some((directory, id, op)) = self.node.poll_op() {
-                self.disk.submit(self.now_ns, key_of(directory), self.life, id, op);
+                self.ground.submit(key_of(directory), id, op);
             }
             self.observe()?;
             watch(self)?;
-            let Some(at_ns) = self.disk.step() else { return Ok(()) };
-            self.now_ns = at_ns.max(self.now_ns);
-            while let Some((directory, id, done)) = self.disk.poll_done(self.now_ns) {
+            let Some(at_ns) = self.ground.disk.step() else { return Ok(()) };
+            self.ground.now_ns = at_ns.max(self.ground.now_ns);
+            while let Some((directory, id, done)) = self.ground.disk.poll_done(self.ground.now_ns) {
                 let done = Done { id, result: done.result };
-                self.node.on_done(directory_of(directory), done, self.now());
+                self.node.on_done(directory_of(directory), done, self.ground.now());
             }
             self.remove();
-            self.count()?;
+            self.ground.count()?;
         }
-    }
-
-    fn count(&mut self) -> Result<(), String> {
-        self.events += 1;
-        if self.events > EVENTS_MAX { Err("stuck".to_owned()) } else { Ok(()) }
     }
 
     /// Removes the files of deleted partitions, as the server does.
@@ -294,20 +247,17 @@ impl World {
         while let Some(uid) = self.node.poll_removal() {
             self.removals.insert(uid.get());
         }
-        for uid in self.removals.extract_if(.., |uid| !self.disk.is_busy(*uid)).collect::<Vec<_>>()
+        for uid in
+            self.removals.extract_if(.., |uid| !self.ground.disk.is_busy(*uid)).collect::<Vec<_>>()
         {
-            self.disk.remove_files(self.now_ns, uid);
+            self.ground.disk.remove_files(self.ground.now_ns, uid);
         }
     }
 
     /// Takes what the node tells.
     fn observe(&mut self) -> Result<(), String> {
         while let Some(send) = self.node.poll_send() {
-            let (header, rest) =
-                send.bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or("a short answer")?;
-            let header =
-                FrameHeader::parse(header, FrameLimits::RESPONSE).map_err(|e| e.to_string())?;
-            let (head, payload) = rest.split_at(header.head_bytes as usize);
+            let (header, head, payload) = parts(&send.bytes, FrameLimits::RESPONSE)?;
             let (head, mut payload) = (head.to_vec(), payload.to_vec());
             send.shares.iter().for_each(|share| payload.extend_from_slice(share.as_ref()));
             self.answers.insert(header.correlation, Answer { head, payload });
@@ -338,18 +288,18 @@ impl World {
 
     /// So much time passes, in which the node does what is due.
     fn wait(&mut self, ns: u64, watch: Watch<'_>) -> Result<(), String> {
-        let until_ns = self.now_ns + ns;
+        let until_ns = self.ground.now_ns + ns;
         loop {
             self.drain(watch)?;
             let next = self.node.next_tick().map_or(u64::MAX, |at| at.as_nanos() as u64);
             if next > until_ns {
                 break;
             }
-            self.now_ns = self.now_ns.max(next);
-            self.node.on_tick(self.now());
-            self.count()?;
+            self.ground.now_ns = self.ground.now_ns.max(next);
+            self.node.on_tick(self.ground.now());
+            self.ground.count()?;
         }
-        self.now_ns = self.now_ns.max(until_ns);
+        self.ground.now_ns = self.ground.now_ns.max(until_ns);
         Ok(())
     }
 
@@ -388,12 +338,13 @@ impl World {
     /// Removes directories that the catalog does not name, as the server does.
     fn sweep(&mut self) -> Result<(), String> {
         let (known, next) = (self.node.known(), self.node.next_uid());
-        let there: Vec<u64> = self.disk.directories().filter(|uid| *uid != CATALOG).collect();
+        let there: Vec<u64> =
+            self.ground.disk.directories().filter(|uid| *uid != CATALOG).collect();
         for uid in there.into_iter().filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
             if uid >= next.get() {
                 return Err(format!("the catalog forgot that it gave {uid} away"));
             }
-            self.disk.remove_files(self.now_ns, uid);
+            self.ground.disk.remove_files(self.ground.now_ns, uid);
         }
         Ok(())
     }
@@ -449,10 +400,8 @@ impl World {
         let (correlation, mut bytes) = (self.correlation, Vec::new());
         encode_message(api, correlation, request, payload.len(), &mut bytes)
             .map_err(|e| e.to_string())?;
-        let (header, head) =
-            bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or("a short request")?;
-        let header = FrameHeader::parse(header, FrameLimits::REQUEST).map_err(|e| e.to_string())?;
-        self.node.on_message(SESSION, &header, head, payload, self.now());
+        let (header, head, _) = parts(&bytes, FrameLimits::REQUEST)?;
+        self.node.on_message(SESSION, &header, head, payload, self.ground.now());
         self.drain(watch)?;
         self.answers.remove(&correlation).ok_or_else(|| format!("{api:?} is not answered"))
     }
@@ -607,19 +556,5 @@ fn done(api: Api, error: ErrorCode, message: &str) -> Result<(), String> {
     match error {
         ErrorCode::None => Ok(()),
         error => Err(format!("{api:?}: {}: {message}", error.name())),
-    }
-}
-
-fn key_of(directory: Directory) -> u64 {
-    match directory {
-        Directory::Catalog => CATALOG,
-        Directory::Partition(uid) => uid.get(),
-    }
-}
-
-fn directory_of(key: u64) -> Directory {
-    match key {
-        CATALOG => Directory::Catalog,
-        uid => Directory::Partition(PartitionUid::new(uid)),
     }
 }

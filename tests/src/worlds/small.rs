@@ -1,10 +1,27 @@
-//! What the small worlds have in common: devices, and how one is walked.
+//! What the small worlds have in common: devices, a disk with its clock, and how one is walked.
 
-use super::chooser::{LATENCIES, Leaves, Order, Strike};
-use crate::sim::{
-    disk::{Crash, DeviceCache, DiskOptions, FaultOptions, Latency, Tearing},
-    random::MILLION,
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use catena_format::Millis;
+use catena_log::{
+    Now,
+    io::{Op, OpId},
 };
+
+use super::{
+    books::Books,
+    chooser::{Chooser, LATENCIES, Leaves, Order, Strike},
+};
+use crate::sim::{
+    disk::{Crash, DeviceCache, Disk, DiskOptions, FaultOptions, Latency, Tearing},
+    fingerprint::Fingerprint,
+    random::MILLION,
+    wall::steady_ms,
+};
+
+/// What is not through after so many events is stuck.
+const EVENTS_MAX: usize = 100_000;
 
 /// What the device and the process are like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,9 +106,82 @@ pub trait Small: Sized {
     fn after_fault(&mut self) -> Result<u64, String>;
 }
 
-/// The disk of a small world.
-#[must_use]
-pub fn disk_options(kind: Kind, strike: Option<Strike>) -> DiskOptions {
+/// What a small world stands on: its disk, who decides for that, and the time.
+pub(super) struct Ground {
+    kind: Kind,
+    pub(super) disk: Disk,
+    chooser: Rc<RefCell<Chooser>>,
+    life: u64,
+    pub(super) now_ns: u64,
+    events: usize,
+}
+
+impl Ground {
+    /// An empty disk.
+    pub(super) fn new(kind: Kind, strike: Option<Strike>) -> Self {
+        let chooser = Chooser::new(kind.order, strike);
+        let disk = Disk::with_chooser(Box::new(Rc::clone(&chooser)), disk_options(kind, strike));
+        Self { kind, disk, chooser, life: 1, now_ns: 0, events: 0 }
+    }
+
+    /// The same, on which no call fails any more.
+    pub(super) fn fork(&self) -> Self {
+        let chooser = Chooser::new(self.kind.order, None);
+        let mut disk = self.disk.fork(Box::new(Rc::clone(&chooser)));
+        disk.set_faults(FaultOptions::none());
+        let Self { kind, life, now_ns, .. } = *self;
+        Self { kind, disk, chooser, life, now_ns, events: 0 }
+    }
+
+    /// A life ends, and the next one is to begin; back comes what is left to enumerate.
+    pub(super) fn end_life(&mut self, crash: Crash, leaves: Leaves) -> Leaves {
+        self.chooser.borrow_mut().crash(leaves);
+        self.disk.crash(self.now_ns, crash);
+        self.life += 1;
+        self.chooser.borrow_mut().crashed().expect("nobody else takes it")
+    }
+
+    /// Of the books, of what else matters, and of the disk.
+    pub(super) fn hash<const N: usize>(&self, books: &Books, rest: [u64; N]) -> u64 {
+        let mut hash = Fingerprint::default();
+        hash.numbers(books.numbers());
+        hash.numbers([self.kind.cache as u64, self.kind.order as u64]);
+        hash.numbers(rest);
+        hash.numbers([self.disk.state_hash()]);
+        hash.value()
+    }
+
+    /// Whether the call that was to fail has failed.
+    pub(super) fn has_struck(&self) -> bool {
+        self.chooser.borrow().has_struck()
+    }
+
+    /// What is submitted from now on is submitted together.
+    pub(super) fn next_burst(&self) {
+        self.chooser.borrow_mut().next_burst();
+    }
+
+    /// Hands an operation to the disk.
+    pub(super) fn submit(&mut self, directory: u64, id: OpId, op: Op<Bytes>) {
+        self.disk.submit(self.now_ns, directory, self.life, id, op);
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let wall = Millis::new(steady_ms(self.now_ns));
+        Now { wall, monotonic: Duration::from_nanos(self.now_ns) }
+    }
+
+    /// Something happened.
+    ///
+    /// # Errors
+    /// When so much happens that it does not end.
+    pub(super) fn count(&mut self) -> Result<(), String> {
+        self.events += 1;
+        if self.events > EVENTS_MAX { Err("stuck".to_owned()) } else { Ok(()) }
+    }
+}
+
+fn disk_options(kind: Kind, strike: Option<Strike>) -> DiskOptions {
     // Late writes land before a new life looks at their file, or while it does.
     let latency = Latency { step_ns: 1, steps: LATENCIES, slow_factor: 50_000, ..Latency::fixed() };
     let faults =

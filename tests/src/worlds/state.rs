@@ -48,9 +48,7 @@ impl Scene {
         }
     }
 
-    /// Whether a letter behind these says anything that a shorter workload does not.
-    #[must_use]
-    pub fn follows(self, workload: &str, letter: char) -> bool {
+    fn follows(self, workload: &str, letter: char) -> bool {
         match self {
             Self::Log => log::World::follows(workload, letter),
             Self::Node => node::World::follows(workload, letter),

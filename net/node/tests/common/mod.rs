@@ -4,10 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
-    cell::Cell,
     collections::{BTreeMap, VecDeque},
-    ops::Range,
-    rc::Rc,
     time::Duration,
 };
 
@@ -17,7 +14,7 @@ use catena_format::{
 };
 use catena_log::{
     Now,
-    io::{Done, FileName, IoError, Memory, MemoryExhausted, Op, OpId, Outcome},
+    io::{Done, FileName, IoError, Memory, Op, OpId, Outcome, Purse},
 };
 use catena_node::{Directory, Limits, Node, NodeIdentity, Parcel, Post, Pushed, SessionId, Status};
 use catena_wire::{
@@ -26,89 +23,7 @@ use catena_wire::{
     StatusResponse, encode_message,
 };
 
-/// Memory with a budget.
-#[derive(Clone)]
-pub(crate) struct Purse {
-    used: Rc<Cell<usize>>,
-    budget: usize,
-}
-
-pub(crate) struct Charged {
-    bytes: Vec<u8>,
-    charge: usize,
-    used: Rc<Cell<usize>>,
-}
-
-impl Drop for Charged {
-    fn drop(&mut self) {
-        self.used.set(self.used.get() - self.charge);
-    }
-}
-
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl AsMut<[u8]> for Charged {
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
-#[derive(Clone)]
-pub(crate) struct Share(Rc<Charged>, Range<usize>);
-
-impl AsRef<[u8]> for Share {
-    fn as_ref(&self) -> &[u8] {
-        &self.0.bytes[self.1.clone()]
-    }
-}
-
-impl Purse {
-    pub(crate) fn new(budget: usize) -> Self {
-        Self { used: Rc::default(), budget }
-    }
-
-    pub(crate) fn used(&self) -> usize {
-        self.used.get()
-    }
-
-    fn take(&self, bytes: usize, most: usize) -> Result<Charged, MemoryExhausted> {
-        if self.used.get() + bytes > most {
-            return Err(MemoryExhausted);
-        }
-        self.used.set(self.used.get() + bytes);
-        Ok(Charged { bytes: vec![0; bytes], charge: bytes, used: self.used.clone() })
-    }
-}
-
-impl Memory for Purse {
-    type Buffer = Charged;
-    type Share = Share;
-
-    fn allocate(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
-        self.take(bytes, self.budget - self.budget / 16)
-    }
-
-    fn allocate_reserved(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
-        self.take(bytes, self.budget)
-    }
-
-    fn is_short(&self) -> bool {
-        self.used.get() > self.budget - self.budget / 4
-    }
-
-    fn freeze(&mut self, buffer: Charged, bytes: usize) -> Share {
-        Share(Rc::new(buffer), 0..bytes)
-    }
-
-    fn slice(share: &Share, range: Range<usize>) -> Share {
-        let at = share.1.start;
-        Share(share.0.clone(), at + range.start..at + range.end)
-    }
-}
+pub(crate) type Share = <Purse as Memory>::Share;
 
 /// What becomes of an operation.
 pub(crate) enum Verdict {
@@ -384,9 +299,7 @@ impl World {
                 let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
                 let at = stored.len().min(position.get() as usize);
                 let bytes = stored[at..stored.len().min(at + length)].to_vec();
-                let (length, used) = (bytes.len(), self.memory.used.clone());
-                let read = Charged { bytes, charge: 0, used };
-                return Ok(Outcome::Read(Share(Rc::new(read), 0..length)));
+                return Ok(Outcome::Read(bytes.into()));
             }
             Op::Rename { from, to } => {
                 let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;

@@ -133,7 +133,11 @@ impl World {
     }
 }
 
-fn parts(bytes: &[u8], limits: FrameLimits) -> Result<(FrameHeader, &[u8], &[u8]), String> {
+/// A message's header, head and payload.
+pub(crate) fn parts(
+    bytes: &[u8],
+    limits: FrameLimits,
+) -> Result<(FrameHeader, &[u8], &[u8]), String> {
     let (header, rest) =
         bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or("a message is short")?;
     let header = FrameHeader::parse(header, limits).map_err(|e| e.to_string())?;

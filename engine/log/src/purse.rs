@@ -1,4 +1,4 @@
-//! Memory with a budget, as each core of a server has it.
+//! Memory from the heap with a budget, as each core of a server has it.
 
 use std::{
     ops::Range,
@@ -8,13 +8,10 @@ use std::{
     },
 };
 
+use crate::io::{Memory, MemoryExhausted, unreserved};
 use bytes::Bytes;
-use catena_log::io::{Memory, MemoryExhausted};
 
-/// As a server leaves it for what others wait for.
-const RESERVED_PART: usize = 16;
-
-/// What a core may use; clones share it.
+/// Memory from the heap, within a budget, for tests and the simulator; clones share it.
 #[derive(Clone, Debug)]
 pub struct Purse {
     budget: usize,
@@ -55,6 +52,12 @@ impl Purse {
         Self { budget, used: Arc::default(), refused: Arc::default() }
     }
 
+    /// Bytes in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
     fn take(&self, bytes: usize, most: usize) -> Result<Charged, MemoryExhausted> {
         if self.used.load(Relaxed) + bytes > most {
             self.refused.fetch_add(1, Relaxed);
@@ -76,7 +79,7 @@ impl Memory for Purse {
     type Share = Bytes;
 
     fn allocate(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
-        self.take(bytes, self.budget - self.budget / RESERVED_PART)
+        self.take(bytes, unreserved(self.budget))
     }
 
     fn allocate_reserved(&mut self, bytes: usize) -> Result<Charged, MemoryExhausted> {
