@@ -259,7 +259,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         by_scrub: bool,
     ) -> ReadError {
         let next_readable = offsets.end;
-        if offsets.end > self.log_start && self.damaged.insert(offsets.clone()) {
+        if let Some(offsets) = self.damaged.insert(offsets) {
             self.stats.damaged_found += 1;
             self.want_manifest();
             let found = Finding::Damaged { file, offsets, positions, by_scrub };

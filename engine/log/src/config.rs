@@ -27,8 +27,8 @@ pub const EXTEND_STEP_MIN: u64 = 64 << 10;
 pub const EXTEND_STEP_MAX: u64 = 8 << 20;
 /// A busy log has its next segment written with zeros so far.
 pub const SPARE_BYTES_MAX: u64 = 256 << 20;
-/// In steps of this.
-pub const SPARE_STEP: u64 = 32 << 20;
+/// In steps of this: what a write may have in front of it on a slow disk.
+pub const SPARE_STEP: u64 = 8 << 20;
 /// How much recovery reads at once.
 pub const SCAN_BYTES: usize = 1 << 20;
 /// After so long without appends a mark says that all is durable.

@@ -154,7 +154,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             }
             Spare::Ready(file, space) if busy => {
                 let file = *file;
-                if let Some((from, to)) = space.grow(whole) {
+                if let Some((from, to)) = space.grow(whole, cursor) {
                     let op = Op::Extend { file: FileName::Segment(file), from, to };
                     self.ask(Purpose::Extend(file), op);
                 }

@@ -168,6 +168,9 @@ impl Manifest {
         let ranges = m.damaged.iter().map(|(from, to)| Offset::new(*from)..Offset::new(*to));
         let (log_start, log_end) = (Offset::new(m.log_start), Offset::new(m.log_end));
         let segments: Vec<_> = m.segments.iter().map(SegmentEntry::from_archived).collect();
+        let mut damaged: DamagedRanges =
+            ranges.chain(gaps(log_start, &segments, log_end)).collect();
+        damaged.trim(log_start);
         let manifest = Self {
             generation: m.generation,
             log_start,
@@ -175,7 +178,7 @@ impl Manifest {
             next_file: FileNumber::new(m.next_file),
             fold_file: FileNumber::new(m.fold_file),
             epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
-            damaged: ranges.chain(gaps(log_start, &segments, log_end)).collect(),
+            damaged,
             segments,
         };
         Ok((owner, manifest))
@@ -257,23 +260,28 @@ impl SegmentEntry {
     }
 }
 
-/// Offsets that were acknowledged and cannot be read any more: sorted, apart, bounded in number.
+/// Offsets that were acknowledged and cannot be read any more: sorted, apart, bounded in number,
+/// and none below the log's start, where nothing is missed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct DamagedRanges(Vec<Range<Offset>>);
+pub(crate) struct DamagedRanges {
+    start: Offset,
+    ranges: Vec<Range<Offset>>,
+}
 
 impl DamagedRanges {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Range<Offset>> {
-        self.0.iter()
+        self.ranges.iter()
     }
 
-    /// Adds a range; true when it was not known whole before.
-    pub(crate) fn insert(&mut self, range: Range<Offset>) -> bool {
+    /// Adds a range; what of it matters, if that was not known whole before.
+    pub(crate) fn insert(&mut self, range: Range<Offset>) -> Option<Range<Offset>> {
+        let range = range.start.max(self.start)..range.end;
         if range.is_empty() || self.covers(&range) {
-            return false;
+            return None;
         }
-        self.0.push(range);
-        self.0.sort_by_key(|r| r.start);
-        self.0.dedup_by(|next, before| {
+        self.ranges.push(range.clone());
+        self.ranges.sort_by_key(|r| r.start);
+        self.ranges.dedup_by(|next, before| {
             let joins = next.start <= before.end;
             if joins {
                 before.end = before.end.max(next.end);
@@ -281,32 +289,38 @@ impl DamagedRanges {
             joins
         });
         self.bound();
-        true
+        Some(range)
     }
 
     fn bound(&mut self) {
-        while self.0.len() > DAMAGED_RANGES_MAX {
-            let nearest = (1..self.0.len())
-                .min_by_key(|i| self.0[*i].start.since(self.0[*i - 1].end))
+        let ranges = &mut self.ranges;
+        while ranges.len() > DAMAGED_RANGES_MAX {
+            let nearest = (1..ranges.len())
+                .min_by_key(|i| ranges[*i].start.since(ranges[*i - 1].end))
                 .expect("there are several ranges");
-            self.0[nearest - 1].end = self.0[nearest].end;
-            self.0.remove(nearest);
+            ranges[nearest - 1].end = ranges[nearest].end;
+            ranges.remove(nearest);
         }
     }
 
-    /// Whether all of `range` is known.
+    /// Whether all of `range` that matters is known.
     pub(crate) fn covers(&self, range: &Range<Offset>) -> bool {
-        self.0.iter().any(|r| r.start <= range.start && range.end <= r.end)
+        let start = range.start.max(self.start);
+        range.end <= self.start || self.iter().any(|r| r.start <= start && range.end <= r.end)
     }
 
     /// The end of the range that holds `offset`.
     pub(crate) fn end_of(&self, offset: Offset) -> Option<Offset> {
-        self.0.iter().find(|r| r.contains(&offset)).map(|r| r.end)
+        self.iter().find(|r| r.contains(&offset)).map(|r| r.end)
     }
 
-    /// Forgets what lies below `start`.
+    /// The log starts there, or behind: what lies below does not matter.
     pub(crate) fn trim(&mut self, start: Offset) {
-        self.0.retain(|r| r.end > start);
+        self.start = self.start.max(start);
+        self.ranges.retain(|r| r.end > start);
+        if let Some(first) = self.ranges.first_mut() {
+            first.start = first.start.max(start);
+        }
     }
 }
 
@@ -425,14 +439,25 @@ mod tests {
     #[test]
     fn damaged_ranges_join() {
         let mut ranges = DamagedRanges::default();
-        assert!(ranges.insert(range(10, 20)));
-        assert!(ranges.insert(range(30, 40)));
-        assert!(!ranges.insert(range(12, 20)));
-        assert!(ranges.insert(range(20, 30)));
+        assert!(ranges.insert(range(10, 20)).is_some());
+        assert!(ranges.insert(range(30, 40)).is_some());
+        assert!(ranges.insert(range(12, 20)).is_none());
+        assert!(ranges.insert(range(20, 30)).is_some());
         assert_eq!(ranges.iter().cloned().collect::<Vec<_>>(), [range(10, 40)]);
         assert_eq!(ranges.end_of(Offset::new(39)), Some(Offset::new(40)));
         assert_eq!(ranges.end_of(Offset::new(40)), None);
-        assert!(!ranges.insert(range(5, 5)));
+        assert!(ranges.insert(range(5, 5)).is_none());
+    }
+
+    #[test]
+    fn what_is_damaged_below_the_start_does_not_matter() {
+        let mut ranges: DamagedRanges = [range(10, 20), range(30, 40)].into_iter().collect();
+        ranges.trim(Offset::new(35));
+        assert_eq!(ranges.iter().cloned().collect::<Vec<_>>(), [range(35, 40)]);
+        assert!(ranges.covers(&range(10, 40)) && !ranges.covers(&range(10, 41)));
+        assert_eq!(ranges.insert(range(20, 35)), None);
+        assert_eq!(ranges.insert(range(20, 45)), Some(range(35, 45)));
+        assert_eq!(ranges.iter().cloned().collect::<Vec<_>>(), [range(35, 45)]);
     }
 
     #[test]

@@ -429,7 +429,7 @@ impl<M: Memory> Scan<M> {
 
 /// Marks offsets as damaged, and counts them if that is new.
 fn damage(damaged: &mut DamagedRanges, report: &mut RecoveryReport, offsets: Range<Offset>) {
-    if damaged.insert(offsets.clone()) {
+    if let Some(offsets) = damaged.insert(offsets) {
         report.offsets_damaged += offsets.end.since(offsets.start);
     }
 }

@@ -86,12 +86,6 @@ struct Check {
     unread: bool,
 }
 
-/// What is known of a log's offsets while a window is looked through.
-struct Known<'a> {
-    log_start: Offset,
-    damaged: &'a DamagedRanges,
-}
-
 /// What a window brought.
 #[derive(Default)]
 struct Brought {
@@ -231,8 +225,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     fn scrub_window(&mut self, check: &mut Check, bytes: &[u8]) -> bool {
         check.failed = false;
-        let known = Known { log_start: self.log_start, damaged: &self.damaged };
-        let brought = check.on_window(bytes, &known);
+        let brought = check.on_window(bytes, &self.damaged);
         self.stats.scrub_contradicted += brought.contradicted;
         let file = check.seed.file;
         for (offsets, positions) in brought.damage {
@@ -327,7 +320,7 @@ impl Check {
     }
 
     /// Looks through a window. Afterwards the next one is to be asked for, unless this was all.
-    fn on_window(&mut self, bytes: &[u8], known: &Known<'_>) -> Brought {
+    fn on_window(&mut self, bytes: &[u8], known: &DamagedRanges) -> Brought {
         let mut brought = Brought::default();
         let Asked::Window(at, asked) = self.asked else { unreachable!("a window was asked for") };
         if bytes.len() < asked {
@@ -376,11 +369,11 @@ impl Check {
         &mut self,
         next: Offset,
         position: Position,
-        known: &Known<'_>,
+        known: &DamagedRanges,
         brought: &mut Brought,
     ) -> bool {
         let gap = self.expected..next;
-        let matters = gap.end > known.log_start && !known.damaged.covers(&gap);
+        let matters = !known.covers(&gap);
         match self.doubt.take() {
             _ if std::mem::take(&mut self.blind) => {}
             Some(_) if gap.is_empty() => brought.contradicted += 1,

@@ -29,12 +29,15 @@ pub(crate) struct Space {
     pub(crate) ready: bool,
     step: u64,
     last: Option<Duration>,
+    /// Of a spare: where the log stood when the last step was asked for.
+    grown_at: Position,
 }
 
 impl Space {
     /// Of a file that does not exist yet, or of a spare with `written` bytes.
     pub(crate) fn new(written: Position, ready: bool) -> Self {
-        Self { written, extending: None, ready, step: EXTEND_STEP_MIN, last: None }
+        let (step, last, grown_at) = (EXTEND_STEP_MIN, None, Position::ZERO);
+        Self { written, extending: None, ready, step, last, grown_at }
     }
 
     /// What the segment that follows this one begins with, in a file that has `spare`.
@@ -49,12 +52,24 @@ impl Space {
         self.step >= step
     }
 
-    /// The range to write next of a spare that shall have `whole`.
-    pub(crate) fn grow(&mut self, whole: Position) -> Option<(Position, Position)> {
+    /// The range to write next of a spare that shall have `whole`, when the log, at `cursor` of its
+    /// active segment, has taken half as much since the last step: zeros are written while the log
+    /// is written, not behind a burst, where they would stand in the way of what comes next.
+    pub(crate) fn grow(
+        &mut self,
+        whole: Position,
+        cursor: Position,
+    ) -> Option<(Position, Position)> {
         if self.extending.is_some() || self.written >= whole {
             return None;
         }
         let to = self.written.plus(SPARE_STEP).min(whole);
+        let half = (to.get() - self.written.get()) / 2;
+        // Another segment may be the active one meanwhile.
+        if cursor >= self.grown_at && cursor < self.grown_at.plus(half) {
+            return None;
+        }
+        self.grown_at = cursor;
         self.extending = Some(to);
         Some((self.written, to))
     }
@@ -139,6 +154,22 @@ mod tests {
             cursor = space.written;
         }
         assert_eq!(space.step, EXTEND_STEP_MIN);
+    }
+
+    #[test]
+    fn a_spare_grows_with_the_log_and_waits_with_it() {
+        let (whole, half) = (Position::new(2 * SPARE_STEP), SPARE_STEP / 2);
+        let mut spare = Space::new(Position::ZERO, true);
+        assert_eq!(spare.grow(whole, Position::new(half - 1)), None);
+        let first = spare.grow(whole, Position::new(half));
+        assert_eq!(first, Some((Position::ZERO, Position::new(SPARE_STEP))));
+        assert_eq!(spare.grow(whole, Position::new(9 * half)), None, "one at a time");
+        spare.on_extended(true);
+        assert_eq!(spare.grow(whole, Position::new(2 * half - 1)), None, "the log waits");
+        // The next segment began meanwhile.
+        assert_eq!(spare.grow(whole, Position::new(1)), Some((Position::new(SPARE_STEP), whole)));
+        spare.on_extended(true);
+        assert_eq!(spare.grow(whole, Position::new(9 * half)), None, "it is whole");
     }
 
     #[test]

@@ -131,7 +131,8 @@ fn retention_by_size_drops_whole_segments_from_the_front() {
     assert!(world.log.log_start() > Offset::ZERO);
     assert!(world.log.bytes() < 600 << 10, "{}", world.log.bytes());
     let segments = world.disk.files.keys().filter(|f| matches!(f, FileName::Segment(_))).count();
-    assert!(segments <= world.log.segments() + 1, "{segments} files");
+    // One is the next segment's, and one, dropped, is kept for the segment after that.
+    assert!(segments <= world.log.segments() + 2, "{segments} files");
 }
 
 #[test]
