@@ -51,7 +51,10 @@ pub(crate) async fn run(
 ) -> End {
     set_options(shell, &stream);
     if !arrived {
-        let Some(wanted) = preface(deadline, &mut stream).await else { return End::Here };
+        let wanted = match preface(deadline, &mut stream).await {
+            Ok(wanted) => wanted,
+            Err(ended) => return shell.connection_ended(&ended),
+        };
         let core = wanted.unwrap_or(shell.core());
         if core != shell.core() && usize::from(core) < shell.shared().cores() {
             let Ok(descriptor) = detach_stream(stream) else { return End::Here };
@@ -59,23 +62,24 @@ pub(crate) async fn run(
             return End::Elsewhere;
         }
     }
-    let Some(socket) = encrypt(shell, deadline, stream).await else { return End::Here };
+    let socket = match encrypt(shell, deadline, stream).await {
+        Ok(socket) => socket,
+        Err(ended) => return shell.connection_ended(&ended),
+    };
     let mut buffer = shell.receive_buffer();
-    match by(deadline, greet(&socket, &mut buffer)).await {
-        Ok(()) => {}
-        Err(Ended::Refused(header, error, message)) => {
+    if let Err(ended) = by(deadline, greet(&socket, &mut buffer)).await {
+        if let Ended::Refused(header, error, message) = &ended {
             drop(buffer);
-            for_a_while(shell, tell_refused(&socket, &header, error, &message)).await;
-            return End::Here;
+            for_a_while(shell, tell_refused(&socket, header, *error, message)).await;
         }
-        Err(Ended::Closed | Ended::NotOurs) => return End::Here,
+        return shell.connection_ended(&ended);
     }
     let (session, outbox) = shell.open_session();
     let refused = Cell::new(false);
     let reads = async {
-        if let Err(Ended::Refused(header, error, message)) =
-            read(shell, session, &socket, buffer).await
-        {
+        let Err(ended) = read(shell, session, &socket, buffer).await else { return };
+        shell.connection_ended(&ended);
+        if let Ended::Refused(header, error, message) = ended {
             refused.set(true);
             shell.input(|node, _| node.refuse_unread(session, &header, error, message));
             // The answer is the last that is written, if its client reads in time.
@@ -98,13 +102,14 @@ pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream, deadline: I
         preface(deadline, &mut stream).await?;
         let socket = encrypt(shell, deadline, stream).await?;
         let mut buffer = shell.receive_buffer();
-        greet(&socket, &mut buffer).await.ok()?;
-        let (header, ..) = buffer.message().ok()??;
+        greet(&socket, &mut buffer).await?;
+        let Some((header, ..)) = buffer.message()? else { return Err(Ended::Closed) };
         let (error, text) = (ErrorCode::ConnectionBudget, "as many connections as it takes");
         tell_refused(&socket, &header, error, text).await;
-        Some(())
+        Err::<(), _>(Ended::Refused(header, error, text.to_owned()))
     };
-    for_a_while(shell, refused).await;
+    let ended = by(deadline, refused).await;
+    ended.err().into_iter().for_each(|ended| drop(shell.connection_ended(&ended)));
 }
 
 /// Does something for a client that is not served, as long as a handshake may take.
@@ -151,18 +156,15 @@ fn set_options(shell: &Rc<Shell>, stream: &TcpStream) {
 }
 
 /// The socket as both sides speak on it: under TLS, where that is configured.
-async fn encrypt(shell: &Rc<Shell>, deadline: Instant, stream: TcpStream) -> Option<Socket> {
-    let Some(tls) = shell.live().tls.clone() else { return Some(Socket::plain(stream)) };
+async fn encrypt(shell: &Rc<Shell>, deadline: Instant, stream: TcpStream) -> Result<Socket, Ended> {
+    let Some(tls) = shell.live().tls.clone() else { return Ok(Socket::plain(stream)) };
     let peer = stream.peer_addr();
     let agreed = async { Ok(Socket::tls(stream, tls).await) };
-    match by(deadline, agreed).await.ok()? {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
-            tracing::warn!("no TLS with {peer}: {error}");
-            None
-        }
-    }
+    by(deadline, agreed).await?.map_err(|error| {
+        let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+        tracing::warn!("no TLS with {peer}: {error}");
+        Ended::NotOurs
+    })
 }
 
 /// A step on the way to the end of a handshake, which must be over by the deadline.
@@ -173,17 +175,20 @@ async fn by<T>(
     let left = deadline.saturating_duration_since(Instant::now());
     // Every layer around it would keep room for it, as long as the connection lives.
     let step = Box::pin(step);
-    timeout(left, async { Ok(step.await) }).await.unwrap_or(Err(Ended::Closed))
+    match timeout(left, async { Ok(step.await) }).await.unwrap_or(Err(Ended::Late)) {
+        Err(Ended::Idle) => Err(Ended::Late),
+        ended => ended,
+    }
 }
 
 /// The core that a client asks for, if it speaks our protocol.
-async fn preface(deadline: Instant, stream: &mut TcpStream) -> Option<Option<u16>> {
+async fn preface(deadline: Instant, stream: &mut TcpStream) -> Result<Option<u16>, Ended> {
     let read = async {
         let mut preface = [0; PREFACE_BYTES];
         stream.read_exact(&mut preface).await?;
         Preface::parse(&preface).map_err(|_| Ended::NotOurs)
     };
-    by(deadline, read).await.ok().map(|preface| preface.core)
+    by(deadline, read).await.map(|preface| preface.core)
 }
 
 async fn read(

@@ -21,6 +21,15 @@ const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// the batch's arrival until it is on the disk of the whole chain.
 const STAGES: [&str; 3] = ["gather", "write", "commit"];
 
+/// How many connections the server has ended, and why.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ConnectionEnds {
+    pub(crate) late: u64,
+    pub(crate) idle: u64,
+    pub(crate) bad_frames: u64,
+    pub(crate) refused: u64,
+}
+
 /// How a core stands.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Numbers {
@@ -34,6 +43,7 @@ pub(crate) struct Numbers {
     pub(crate) unsent_bytes: u64,
     pub(crate) receiving_bytes: u64,
     pub(crate) slow_consumers: u64,
+    pub(crate) ends: ConnectionEnds,
     pub(crate) stalls: u64,
     pub(crate) totals: Totals,
     pub(crate) partitions: [u64; 3],
@@ -69,8 +79,8 @@ impl Numbers {
         self.unscrubbed = self.unscrubbed.max(unscrubbed);
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 24] {
-        let (node, hands, all) = (&self.node, &self.hands, &self.totals);
+    fn counters(&self) -> [(&'static str, &'static str, u64); 28] {
+        let (node, hands, all, ends) = (&self.node, &self.hands, &self.totals, &self.ends);
         [
             ("catena_requests_total", "Requests received.", node.requests),
             ("catena_request_errors_total", "Requests answered with an error.", node.errors),
@@ -78,6 +88,10 @@ impl Numbers {
             ("catena_connections_total", "Connections accepted.", node.sessions),
             ("catena_stalls_total", "Times that a task held its core too long.", self.stalls),
             ("catena_slow_consumers_total", "Connections cut unread.", self.slow_consumers),
+            ("catena_handshake_timeouts_total", "Ended: no handshake in time.", ends.late),
+            ("catena_idle_timeouts_total", "Connections ended: silent.", ends.idle),
+            ("catena_bad_frames_total", "Connections ended: no frame, no TLS.", ends.bad_frames),
+            ("catena_refusals_total", "Connections ended with an answer why.", ends.refused),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", all.appended_batches),
             ("catena_appended_bytes_total", "Bytes of batches appended.", all.appended_bytes),

@@ -18,14 +18,23 @@ const GROWTH: usize = 4;
 /// Why a connection ends: the client's doing, or want of memory.
 pub(crate) enum Ended {
     Closed,
+    /// These bytes are no preface and no frame.
     NotOurs,
+    /// The handshake did not come in time.
+    Late,
+    /// Nothing came for long.
+    Idle,
     /// With an answer to the message whose header this is; the rest of it was not read.
     Refused(FrameHeader, ErrorCode, String),
 }
 
 impl From<std::io::Error> for Ended {
-    fn from(_: std::io::Error) -> Self {
-        Self::Closed
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            // Reads have a timeout.
+            std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => Self::Idle,
+            _ => Self::Closed,
+        }
     }
 }
 

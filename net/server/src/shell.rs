@@ -28,9 +28,9 @@ use crate::{
     connection,
     cores::{Cargo, Shared},
     live::Live,
-    metrics::Numbers,
+    metrics::{ConnectionEnds, Numbers},
     outbox::{Outbox, Unsent},
-    received::Received,
+    received::{Ended, Received},
     remover::remove_log,
     tasks::Task,
 };
@@ -83,6 +83,7 @@ pub(crate) struct Shell {
     /// Memory for what clients are sending.
     budget: Rc<Budget>,
     slow_consumers: Cell<u64>,
+    ends: Cell<ConnectionEnds>,
     stalls: Cell<u64>,
     next_session: Cell<u64>,
     /// When the numbers were last told, and how the node stood.
@@ -104,6 +105,7 @@ impl Shell {
             outboxes: RefCell::new(BTreeMap::new()),
             unsent: Rc::default(),
             slow_consumers: Cell::new(0),
+            ends: Cell::default(),
             stalls: Cell::new(0),
             next_session: Cell::new(0),
             published: Cell::new(None),
@@ -142,6 +144,7 @@ impl Shell {
             unsent_bytes: self.unsent.bytes() as u64,
             receiving_bytes: self.budget.used() as u64,
             slow_consumers: self.slow_consumers.get(),
+            ends: self.ends.get(),
             stalls: self.stalls.get(),
             connections: self.outboxes.borrow().len() as u64,
             totals: node.totals(),
@@ -371,6 +374,20 @@ impl Shell {
         self.slow_consumers.set(self.slow_consumers.get() + 1);
         tracing::warn!("{session:?} was cut: its client did not read what holds {bytes} bytes");
         outbox.cut();
+    }
+
+    /// Counts why a connection ends here.
+    pub(crate) fn connection_ended(&self, why: &Ended) -> connection::End {
+        let mut ends = self.ends.get();
+        match why {
+            Ended::Closed => {}
+            Ended::NotOurs => ends.bad_frames += 1,
+            Ended::Late => ends.late += 1,
+            Ended::Idle => ends.idle += 1,
+            Ended::Refused(..) => ends.refused += 1,
+        }
+        self.ends.set(ends);
+        connection::End::Here
     }
 
     /// Takes connections for as long as the server runs.

@@ -93,3 +93,44 @@ fn who_is_refused_and_does_not_read_why_is_cut() {
     stream.write_all(&bytes).unwrap();
     wait_until("it is cut", || server.metric("catena_connections")[0] == 0);
 }
+
+#[test]
+fn why_connections_were_ended_is_counted() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let timeouts = ["CATENA_TIMEOUTS_HANDSHAKE", "CATENA_TIMEOUTS_IDLE"];
+    let settings = timeouts.map(|name| (name, Path::new("1s")));
+    let address = free_address();
+    let server = Server::start_in(directory.path(), &address, &["--cores", "1"], &settings);
+    server.wait_for("ready on", 1);
+    let counted = |name: &str, least: u64| {
+        wait_until(name, || server.metric(name)[0] >= least);
+        assert_eq!(server.metric(name)[0], least, "{name}");
+    };
+
+    // One says nothing, one not all of its handshake.
+    let mut mute = std::net::TcpStream::connect(&server.address).unwrap();
+    let mut late = connect(&server.address, None);
+    late.write_all(b"C").unwrap();
+    assert_eq!((mute.read(&mut [0]).unwrap(), late.read(&mut [0]).unwrap()), (0, 0));
+    counted("catena_handshake_timeouts_total", 2);
+
+    let mut silent = connect(&server.address, None);
+    greet(&mut silent).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+    counted("catena_idle_timeouts_total", 1);
+
+    // No preface; and no frame behind a handshake.
+    let mut foreign = std::net::TcpStream::connect(&server.address).unwrap();
+    foreign.write_all(b"GET / HTTP/1.1\r\nHost: catena\r\n\r\n").unwrap();
+    let mut garbled = connect(&server.address, None);
+    greet(&mut garbled).unwrap();
+    garbled.write_all(&[0x5a; FRAME_HEADER_BYTES]).unwrap();
+    counted("catena_bad_frames_total", 2);
+
+    let mut large = connect(&server.address, None);
+    greet(&mut large).unwrap();
+    let mut bytes = Vec::new();
+    encode_message(Api::Produce, 2, &PingRequest {}, 16 << 20, &mut bytes).unwrap();
+    large.write_all(&bytes).unwrap();
+    counted("catena_refusals_total", 1);
+}
