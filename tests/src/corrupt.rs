@@ -36,8 +36,10 @@ use tempfile::TempDir;
 
 /// So many cases share a base.
 const BASE_CASES: u64 = 20;
-/// In so many cases every kind of file and every deed must come.
-const ALL_KINDS_CASES: u64 = 500;
+/// In so many cases every deed must be done to every kind of file.
+const ALL_DEEDS_CASES: u64 = 500;
+/// And to every region of it, in so many.
+const ALL_REGIONS_CASES: u64 = 1000;
 
 /// What the cases came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -50,6 +52,8 @@ pub struct Summary {
     pub checked: u64,
     /// How often each kind of file met each deed.
     pub faults: BTreeMap<String, u64>,
+    /// How often it was in which of its regions.
+    pub regions: BTreeMap<String, u64>,
     /// What became of the node, by kind.
     pub outcomes: BTreeMap<String, u64>,
     /// What was broken, each with the line that replays it.
@@ -117,8 +121,9 @@ impl Summary {
         let outcome = case.run();
         self.cases += 1;
         self.checked += case.checked;
-        *self.faults.entry(format!("{:?}/{:?}", corruption.kind, corruption.deed)).or_default() +=
-            1;
+        let damage::Corruption { kind, deed, region, .. } = &corruption;
+        *self.faults.entry(format!("{kind:?}/{deed:?}")).or_default() += 1;
+        *self.regions.entry(format!("{kind:?}/{region}")).or_default() += 1;
         match outcome {
             Ok(outcome) => *self.outcomes.entry(format!("{outcome:?}")).or_default() += 1,
             Err(error) => {
@@ -142,11 +147,14 @@ impl Summary {
         self.acked += other.acked;
         self.checked += other.checked;
         self.broken.extend(other.broken);
-        for (kind, count) in other.faults {
-            *self.faults.entry(kind).or_default() += count;
-        }
-        for (kind, count) in other.outcomes {
-            *self.outcomes.entry(kind).or_default() += count;
+        for (sums, more) in [
+            (&mut self.faults, other.faults),
+            (&mut self.regions, other.regions),
+            (&mut self.outcomes, other.outcomes),
+        ] {
+            for (kind, count) in more {
+                *sums.entry(kind).or_default() += count;
+            }
         }
     }
 
@@ -155,22 +163,24 @@ impl Summary {
         if self.cases == 0 {
             self.broken.push("no case was run".to_owned());
         }
-        if self.cases < ALL_KINDS_CASES {
+        if self.cases < ALL_DEEDS_CASES {
             return;
         }
         let outcomes = [Outcome::Unharmed, Outcome::Damaged, Outcome::Closed, Outcome::Refused];
         let outcomes = outcomes.map(|outcome| format!("{outcome:?}"));
         let never = outcomes.into_iter().filter(|outcome| !self.outcomes.contains_key(outcome));
-        let kinds = Kind::ALL.map(|kind| format!("{kind:?}/"));
-        let kinds = kinds.into_iter().filter(|kind| !self.did(|fault| fault.starts_with(kind)));
-        let deeds = Deed::ALL.map(|deed| format!("/{deed:?}"));
-        let deeds = deeds.into_iter().filter(|deed| !self.did(|fault| fault.ends_with(deed)));
-        let missing: Vec<String> = never.chain(kinds).chain(deeds).collect();
+        let deeds = Kind::ALL.into_iter().flat_map(|kind| {
+            let deeds = Deed::ALL.into_iter().filter(move |deed| kind.meets(*deed));
+            deeds.map(move |deed| format!("{kind:?}/{deed:?}"))
+        });
+        let deeds = deeds.filter(|pair| !self.faults.contains_key(pair));
+        let regions = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| kind.regions().iter().map(move |region| format!("{kind:?}/{region}")));
+        let enough = self.cases >= ALL_REGIONS_CASES;
+        let regions = regions.filter(|pair| enough && !self.regions.contains_key(pair));
+        let missing: Vec<String> = never.chain(deeds).chain(regions).collect();
         self.broken.extend(missing.iter().map(|what| format!("{what} never came")));
-    }
-
-    fn did(&self, what: impl Fn(&str) -> bool) -> bool {
-        self.faults.keys().any(|fault| what(fault))
     }
 
     /// One line of JSON.
@@ -178,7 +188,8 @@ impl Summary {
     pub fn line(&self) -> String {
         json!({
             "cases": self.cases, "acked": self.acked, "checked": self.checked,
-            "faults": self.faults, "outcomes": self.outcomes, "broken": self.broken.len(),
+            "faults": self.faults, "regions": self.regions, "outcomes": self.outcomes,
+            "broken": self.broken.len(),
         })
         .to_string()
     }

@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 11] = [
+pub const METHODS: [Method; 13] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -44,9 +44,16 @@ pub const METHODS: [Method; 11] = [
         name: "worlds",
         unit: "crash states",
         what: "every short workload on one log, and on a whole node with a topic that comes and \
-               goes: a crash after every event of the disk with what it may leave; on a log each \
-               call failing once",
+               goes: a crash after every event of the disk with what it may leave; each call \
+               failing once",
         command: "cargo worlds --steps 4 --record`, `cargo worlds --node --steps 6 --record",
+    },
+    Method {
+        name: "planted",
+        unit: "bugs",
+        what: "bugs that are put into the product on purpose: the unchanged simulation must find \
+               each, in seeds that pass without it",
+        command: "cargo planted --record",
     },
     Method {
         name: "power",
@@ -79,6 +86,13 @@ pub const METHODS: [Method; 11] = [
         unit: "full disks",
         what: "the same stack; the disk fills up, crashes, is trimmed, and writes go on",
         command: "cargo crash full --cycles 100 --record",
+    },
+    Method {
+        name: "lie",
+        unit: "cuts",
+        what: "the control: power cuts on a disk that says it has flushed and has not, on which \
+               the harness must see records lost",
+        command: "cargo crash lie --record",
     },
     Method {
         name: "corruption",
@@ -130,6 +144,9 @@ pub struct Run {
     pub broken: u64,
     /// What was injected, by kind.
     pub faults: BTreeMap<String, u64>,
+    /// What else is known of it, by name: how much proved nothing and was passed over, how much
+    /// was in flight.
+    pub notes: BTreeMap<String, u64>,
     /// How long it took.
     pub seconds: u64,
 }
@@ -154,6 +171,7 @@ impl Run {
             "duplicated": self.duplicated,
             "broken": self.broken,
             "faults": self.faults,
+            "notes": self.notes,
             "seconds": self.seconds,
         });
         let mut books = OpenOptions::new().append(true).create(true).open(RUNS)?;
@@ -215,12 +233,17 @@ fn table(root: &Path) -> Result<String, String> {
     table.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
     for Method { name, unit, what, command } in METHODS {
         let sum = sums.remove(name).unwrap_or_default();
-        let Sums { units, faults, acked, checked, lost, duplicated, broken, last } = sum;
+        let Sums { units, discarded, faults, acked, checked, .. } = sum;
+        let Sums { lost, duplicated, broken, last, .. } = sum;
         let [units, faults, acked, checked] = [units, faults, acked, checked].map(grouped);
+        let beside = match discarded {
+            0 => String::new(),
+            discarded => format!(", {} discarded", grouped(discarded)),
+        };
         writeln!(
             table,
-            "| {name}: {what} | `{command}` | {units} {unit} | {faults} | {acked} | {checked} | \
-             {lost} | {duplicated} | {broken} | {last} |"
+            "| {name}: {what} | `{command}` | {units} {unit}{beside} | {faults} | {acked} \
+             | {checked} | {lost} | {duplicated} | {broken} | {last} |"
         )
         .expect("a string takes it");
     }
@@ -230,6 +253,7 @@ fn table(root: &Path) -> Result<String, String> {
 #[derive(Default)]
 struct Sums {
     units: u64,
+    discarded: u64,
     faults: u64,
     acked: u64,
     checked: u64,
@@ -250,6 +274,7 @@ impl Sums {
         for count in run["faults"].as_object()?.values() {
             self.faults += count.as_u64()?;
         }
+        self.discarded += run["notes"]["discarded"].as_u64().unwrap_or_default();
         run["commit"].as_str()?.clone_into(&mut self.last);
         Some(())
     }

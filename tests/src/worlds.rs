@@ -33,11 +33,12 @@
 //! Devices with FUA and such that flush; operations submitted together complete in order, or the
 //! last one first.
 //!
-//! A call that fails does so anywhere in the workload of a log, the recoveries included: each
-//! write, extension, sync, directory sync and read, with EIO, ENOSPC, a short write or no
-//! descriptor, of a failed write none, either half or all of it landing. Afterwards a log that is
-//! not poisoned takes more, and what was acknowledged survives a kill, and a power loss with all or
-//! nothing of what is not durable.
+//! A call that fails does so anywhere in the workload, the recoveries included: each write,
+//! extension, sync, directory sync, read, listing, claim, renaming and removal, with EIO, ENOSPC, a
+//! short write or no descriptor, of a failed write none, either half or all of it landing, and each
+//! read that is wrong and does not say so. Afterwards a log that is not poisoned takes more, a
+//! partition that is open serves what it acknowledged, and that survives a kill, and a power loss
+//! with all or nothing of what is not durable.
 //!
 //! The oracle are the producer's books ([`books`]): acknowledged or served is for good, the rest is
 //! there whole or not at all, as a prefix; a repetition is told where the batch stands; a trim that

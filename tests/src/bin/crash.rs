@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is asked for, and whether it is booked: the control is not.
+/// What is asked for, and whether it is booked.
 fn order() -> Option<(Order, bool)> {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     let record = arguments.pop_if(|last| last == "--record").is_some();
@@ -52,5 +52,5 @@ fn order() -> Option<(Order, bool)> {
             _ => return None,
         }
     }
-    (!record || method != Method::Lie).then_some((order, record))
+    Some((order, record))
 }

@@ -78,6 +78,7 @@ fn soak(wish: Wish) -> Result<bool, String> {
         broken: summary.broken.len() as u64,
         faults: [("kill".to_owned(), summary.kills), ("topic".to_owned(), summary.topics)].into(),
         seconds: began.elapsed().as_secs(),
+        ..Run::default()
     };
     finish(wish.record, &run)
 }
@@ -105,6 +106,7 @@ fn overload(wish: Wish) -> Result<bool, String> {
         duplicated: summary.duplicated,
         broken: summary.broken.len() as u64,
         faults: summary.faults,
+        notes: summary.figures,
         seconds: began.elapsed().as_secs(),
     };
     finish(wish.record, &run)

@@ -54,5 +54,6 @@ fn run(summary: &Summary, command: String) -> Run {
         broken: summary.broken.len() as u64,
         faults: faults.collect(),
         seconds: summary.seconds,
+        ..Run::default()
     }
 }

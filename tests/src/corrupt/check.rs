@@ -280,7 +280,6 @@ impl<'a> Case<'a> {
         let detail = described.partitions.iter().find(|p| p.place.index == partition);
         let told = detail.map(|p| p.damaged.iter().map(|r| r.start.get()..r.end.get()).collect());
         let told = joined(told.unwrap_or_default());
-        let told: Vec<_> = told.into_iter().filter(|range| range.end > read.start).collect();
         let known = joined(read.damaged.clone());
         if told == known { Ok(()) } else { Err(format!("read {known:?}, but described {told:?}")) }
     }
@@ -405,12 +404,13 @@ fn hold(
         return Err(format!("it ends at {end}, written were {}", books.end()));
     }
     for (offset, number) in books.records.range(read.start..end) {
-        match (read.records.get(offset), standing.holds(*offset)) {
+        let held = (standing.holds(*offset), standing.may_hold(*offset));
+        match (read.records.get(offset), held) {
             (Some(value), _) if *value != books.value(*number) => {
                 return Err(format!("offset {offset} has other bytes"));
             }
-            (None, true) => return Err(format!("offset {offset} is intact and not served")),
-            (Some(_), false) => return Err(format!("offset {offset} is served from nowhere")),
+            (None, (true, _)) => return Err(format!("offset {offset} is intact and not served")),
+            (Some(_), (_, false)) => return Err(format!("offset {offset} is served from nowhere")),
             _ => {}
         }
     }

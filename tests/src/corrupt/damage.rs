@@ -15,6 +15,10 @@ use crate::sim::random::Random;
 const BLOCK: usize = 4096;
 /// How often another place is looked for when a corruption would change nothing.
 const TRIES: usize = 200;
+/// Of these the first keep to what has its turn.
+const IN_TURN: usize = 40;
+/// Every so many seeds have a kind of file and a deed in turn.
+const TURN_EVERY: u64 = 3;
 
 /// A kind of file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -56,6 +60,27 @@ impl Kind {
         }
     }
 
+    /// The regions of its files, as [`region`] names them.
+    pub(super) fn regions(self) -> &'static [&'static str] {
+        match self {
+            Self::Lock | Self::Prime | Self::Spare => WHOLE,
+            Self::Identity => &["all of it", "beyond the end", "fields", "checksum"],
+            Self::Manifest | Self::Manifests | Self::Index => IMAGE,
+            Self::Sealed | Self::Active => SEGMENT,
+        }
+    }
+
+    /// Whether a deed can change anything in its files: some never change, or are one block.
+    pub(super) fn meets(self, deed: Deed) -> bool {
+        match self {
+            Self::Lock | Self::Prime | Self::Identity | Self::Spare => {
+                !matches!(deed, Deed::Older | Deed::Misplace)
+            }
+            Self::Index => deed != Deed::Older,
+            Self::Manifest | Self::Manifests | Self::Sealed | Self::Active => true,
+        }
+    }
+
     fn choose(random: &mut Random) -> Self {
         let mut left = random.below(Self::ALL.iter().map(|kind| kind.weight()).sum());
         for kind in Self::ALL {
@@ -67,6 +92,30 @@ impl Kind {
         Self::Active
     }
 }
+
+const WHOLE: &[&str] = &["all of it", "beyond the end"];
+const IMAGE: &[&str] = &[
+    "all of it",
+    "beyond the end",
+    "magic and version",
+    "checksum",
+    "length and owner",
+    "archive",
+    "root of the archive",
+    "padding",
+];
+const SEGMENT: &[&str] = &[
+    "all of it",
+    "beyond the end",
+    "header",
+    "behind the header",
+    "frame header",
+    "batch header",
+    "records",
+    "padding",
+    "mark",
+    "behind the last group",
+];
 
 /// What is done to bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -107,7 +156,7 @@ pub(super) struct Corruption {
     pub(super) files: Vec<(PathBuf, Option<Vec<u8>>)>,
     /// The log that they are of, relative to the data directory; `None`: of none.
     pub(super) log: Option<PathBuf>,
-    region: &'static str,
+    pub(super) region: &'static str,
     bytes: Range<usize>,
 }
 
@@ -125,9 +174,11 @@ pub(super) type Logs = Vec<(PathBuf, Map)>;
 /// Chooses a corruption of the node in `data`, of which `older` are copies.
 pub(super) fn choose(data: &Path, older: &[PathBuf], logs: &Logs, seed: u64) -> Corruption {
     let mut random = Random::new(seed).stream("corruption");
-    for _ in 0..TRIES {
+    for attempt in 0..TRIES {
         let kind = Kind::choose(&mut random);
         let deed = Deed::ALL[random.below(Deed::ALL.len() as u64) as usize];
+        let turn = seed.is_multiple_of(TURN_EVERY) && attempt < IN_TURN;
+        let (kind, deed) = if turn { in_turn(seed / TURN_EVERY) } else { (kind, deed) };
         let Some((log, paths)) = target(data, logs, kind, &mut random) else { continue };
         let map = logs.iter().find(|(path, _)| Some(path) == log.as_ref()).map(|(_, map)| map);
         let Some(bytes) = paths.first().and_then(|path| fs::read(data.join(path)).ok()) else {
@@ -150,6 +201,12 @@ pub(super) fn choose(data: &Path, older: &[PathBuf], logs: &Logs, seed: u64) -> 
         }
     }
     panic!("no corruption changes anything in {}", data.display());
+}
+
+/// Every deed to every kind of file, one after the other.
+fn in_turn(turn: u64) -> (Kind, Deed) {
+    let turn = turn as usize % (Kind::ALL.len() * Deed::ALL.len());
+    (Kind::ALL[turn % Kind::ALL.len()], Deed::ALL[turn / Kind::ALL.len()])
 }
 
 /// A log and the files of it, or files of no log.

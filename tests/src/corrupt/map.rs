@@ -89,6 +89,9 @@ pub(super) struct Standing {
     pub(super) end_min: u64,
     /// The batches that are intact.
     pub(super) intact: Vec<Range<u64>>,
+    /// Those that are, too, in segments that an older manifest does not name and nothing proves: no
+    /// one can tell them from what a crash left.
+    pub(super) doubtful: Vec<Range<u64>>,
     /// Segment files that the manifest names, and that hold something or should.
     pub(super) files: Vec<String>,
 }
@@ -96,9 +99,18 @@ pub(super) struct Standing {
 impl Standing {
     /// Whether the batch that holds `offset` is intact.
     pub(super) fn holds(&self, offset: u64) -> bool {
-        let at = self.intact.partition_point(|batch| batch.end <= offset);
-        self.intact.get(at).is_some_and(|batch| batch.contains(&offset))
+        covers(&self.intact, offset)
     }
+
+    /// Whether a record at `offset` may be served.
+    pub(super) fn may_hold(&self, offset: u64) -> bool {
+        self.holds(offset) || covers(&self.doubtful, offset)
+    }
+}
+
+fn covers(batches: &[Range<u64>], offset: u64) -> bool {
+    let at = batches.partition_point(|batch| batch.end <= offset);
+    batches.get(at).is_some_and(|batch| batch.contains(&offset))
 }
 
 /// What the log in `after` must come to, of which `before` is what it was; `map` is of that.
@@ -126,6 +138,14 @@ pub(super) fn fate(map: &Map, before: &Path, after: &Path) -> Fate {
         files.insert(name, base);
     }
     proven = proven.max(index_end(&manifest, after));
+    let (later, later_proven, later_files) = unnamed(map, &manifest, before, after);
+    let taken_back = later_proven > proven;
+    if taken_back {
+        proven = later_proven;
+        intact.extend_from_slice(&later);
+        files.extend(later_files.into_iter().map(|name| (name, 0)));
+    }
+    let doubtful = if taken_back { Vec::new() } else { later };
     let mut end_min = proven;
     for batch in &intact {
         if batch.contains(&end_min) {
@@ -135,7 +155,36 @@ pub(super) fn fate(map: &Map, before: &Path, after: &Path) -> Fate {
     // What holds nothing that is known to have been there is a leftover of a crash.
     files.retain(|_, base| *base == 0 || *base < proven);
     let files = files.into_keys().collect();
-    Fate::Open(Standing { start: manifest.log_start.get(), end_min, intact, files })
+    Fate::Open(Standing { start: manifest.log_start.get(), end_min, intact, doubtful, files })
+}
+
+/// The intact batches of the segments that were begun since an older manifest, how much they prove
+/// to be durable, and their files.
+fn unnamed(
+    map: &Map,
+    manifest: &ManifestView,
+    before: &Path,
+    after: &Path,
+) -> (Vec<Range<u64>>, u64, Vec<String>) {
+    let (mut intact, mut proven, mut files) = (Vec::new(), 0, Vec::new());
+    let is_named = |file| manifest.segments.iter().any(|named| named.file == file);
+    let newer = newest(before).filter(|newer| newer.generation > manifest.generation);
+    let segments = newer.map(|newer| newer.segments).unwrap_or_default();
+    for segment in segments.into_iter().filter(|segment| !is_named(segment.file)) {
+        let name = segment_name(segment.file);
+        let Some(frames) = map.0.get(&name) else { continue };
+        let same = Same::of(&before.join(&name), &after.join(&name));
+        for frame in frames.iter().filter(|frame| belongs(&segment, frame)) {
+            if same.holds(&frame.header()) {
+                proven = proven.max(frame.durable_end);
+            }
+            if !frame.mark && same.holds(&frame.bytes) {
+                intact.push(frame.offsets.clone());
+            }
+        }
+        files.push(name);
+    }
+    (intact, proven, files)
 }
 
 /// The newest copy of the manifest that can be read.

@@ -91,8 +91,18 @@ impl Tally {
             duplicated: self.duplicated,
             broken: self.wrong,
             faults: faults.collect(),
+            notes: self.notes(),
             seconds: self.begun.elapsed().as_secs(),
         }
+    }
+
+    fn notes(&self) -> BTreeMap<String, u64> {
+        let notes = [
+            ("discarded", self.discarded),
+            ("in_flight_mean", self.depth.0 / (self.cycles + self.discarded).max(1)),
+            ("in_flight_max", self.depth.1),
+        ];
+        notes.map(|(name, number)| (name.to_owned(), number)).into()
     }
 
     /// One line of JSON.

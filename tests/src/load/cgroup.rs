@@ -14,9 +14,9 @@ const ROOT: &str = "/sys/fs/cgroup";
 pub(super) struct Confined {
     groups: Vec<PathBuf>,
     /// Whether the disk is slow.
-    pub(super) slow: bool,
+    slow: bool,
     /// Whether the memory is little.
-    pub(super) little: bool,
+    little: bool,
 }
 
 impl Confined {
@@ -53,6 +53,15 @@ impl Confined {
             *(if about_disk { &mut confined.slow } else { &mut confined.little }) |= set;
         }
         confined
+    }
+
+    /// Nothing can be judged on a fast disk, or where memory ends nowhere.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match (self.slow, self.little) {
+            (true, true) => Ok(()),
+            (false, _) => Err("no control group makes the disk slow: it wants root".to_owned()),
+            (_, false) => Err("no control group limits the memory: it wants root".to_owned()),
+        }
     }
 
     /// Confines a process with all its threads.

@@ -9,7 +9,9 @@ use std::{
 };
 
 use catena_format::{Offset, PartitionIndex};
-use catena_wire::{Api, FRAME_HEADER_BYTES, FrameHeader, SubscribeRequest, encode_message};
+use catena_wire::{
+    Api, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, SubscribeRequest, encode_message,
+};
 
 use super::line::{End, Line, Target, ends, half_close, handshake, heard, knock, produce};
 use crate::sim::random::Random;
@@ -30,6 +32,11 @@ pub(super) struct Tally {
     pub(super) closed: AtomicU64,
     /// Neither answered nor closed.
     pub(super) nothing: AtomicU64,
+    /// Closed, and not told why although a client could be.
+    pub(super) unexplained: AtomicU64,
+    /// What the server must say of those that it ended without a word, at least.
+    pub(super) late: AtomicU64,
+    pub(super) idle: AtomicU64,
 }
 
 impl Tally {
@@ -40,6 +47,14 @@ impl Tally {
             End::Nothing => &self.nothing,
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Waits until a connection ends, which must not be without this reason.
+    fn end(&self, stream: TcpStream, due: ErrorCode) {
+        let (end, reason) = ends(stream);
+        self.count(end);
+        let unexplained = end == End::Closed && reason != Some(due);
+        self.unexplained.fetch_add(u64::from(unexplained), Ordering::Relaxed);
     }
 }
 
@@ -70,7 +85,9 @@ pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &T
         }
         thread::sleep(PAUSE);
         tally.malformed.fetch_add(1, Ordering::Relaxed);
-        match garbled(address, target, turn % GARBLED, &mut random) {
+        let which = turn % GARBLED;
+        match garbled(address, target, which, &mut random) {
+            Ok(stream) if TOO_LARGE.contains(&which) => tally.end(stream, ErrorCode::FrameTooLarge),
             // Only the end of what is sent tells that nothing more will come.
             Ok(mut stream) => {
                 half_close(&stream);
@@ -82,6 +99,8 @@ pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &T
 }
 
 const GARBLED: u64 = 9;
+/// Frames over a limit, of these.
+const TOO_LARGE: [u64; 2] = [3, 4];
 
 fn garbled(
     address: &str,
@@ -183,12 +202,12 @@ impl Idlers {
     }
 
     /// Waits until the server has ended those that it must end, the others being ended here.
-    pub(super) fn outlast(mut self, tally: &Tally) {
+    pub(super) fn outlast(self, tally: &Tally) {
         drop(self.slow);
         drop(self.deaf);
-        for stream in self.dripping.iter_mut().chain(&mut self.silent) {
-            tally.count(ends(stream));
-        }
+        tally.late.fetch_add(self.dripping.len() as u64, Ordering::Relaxed);
+        tally.idle.fetch_add(self.silent.len() as u64, Ordering::Relaxed);
+        self.dripping.into_iter().chain(self.silent).for_each(|stream| tally.count(ends(stream).0));
     }
 }
 

@@ -160,16 +160,23 @@ pub(super) fn heard(stream: &mut TcpStream) -> End {
     }
 }
 
-/// Waits until the connection ends, whatever comes before.
-pub(super) fn ends(stream: &mut TcpStream) -> End {
+/// Waits until the connection ends, and for the reason that the server told before that: the code
+/// of the last refusal.
+pub(super) fn ends(stream: TcpStream) -> (End, Option<ErrorCode>) {
+    let (mut line, mut reason) = (Line { stream }, None);
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        match heard(stream) {
-            End::Answered => {}
-            end => return end,
+        match line.read() {
+            Ok((header, head)) => {
+                let code = head.get(..2).and_then(|code| code.try_into().ok());
+                let code = code.map(|code| ErrorCode::from_number(u16::from_le_bytes(code)));
+                reason = code.filter(|_| header.is_refusal()).or(reason);
+            }
+            Err(error) if is_wait(&error) => break,
+            Err(_) => return (End::Closed, reason),
         }
     }
-    End::Nothing
+    (End::Nothing, reason)
 }
 
 pub(super) fn is_wait(error: &io::Error) -> bool {

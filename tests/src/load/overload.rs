@@ -90,6 +90,9 @@ pub struct Summary {
     pub faults: BTreeMap<String, u64>,
     /// The figures of the phases.
     pub phases: Vec<Value>,
+    /// What is judged: goodput in percent of the peak's, resident bytes at most, milliseconds until
+    /// latency was as usual.
+    pub figures: BTreeMap<String, u64>,
     /// Each criterion, and whether it was met.
     pub criteria: Vec<(&'static str, bool)>,
     /// What was broken.
@@ -105,7 +108,7 @@ impl Summary {
         json!({
             "acked": self.acked, "checked": self.checked, "lost": self.lost,
             "duplicated": self.duplicated, "faults": self.faults, "phases": self.phases,
-            "criteria": criteria, "broken": self.broken,
+            "figures": self.figures, "criteria": criteria, "broken": self.broken,
         })
         .to_string()
     }
@@ -132,6 +135,9 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
     // What the process has beside its budget, and the kernel keeps for its sockets, needs room too.
     let confined =
         plan.judged.then(|| Confined::new(folder.path(), DISK_BYTES_PER_SECOND, 2 * BUDGET_BYTES));
+    if let Some(confined) = &confined {
+        confined.check()?;
+    }
     let memory = format!("limits.memory={MEMORY_BYTES}");
     let in_flight = format!("limits.in_flight_per_core={IN_FLIGHT_BYTES}");
     let of_one = format!("limits.in_flight_per_connection={IN_FLIGHT_BYTES}");
@@ -155,11 +161,6 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
         tally: Tally::default(),
     };
     scene.play()?;
-    if let Some(confined) = &confined {
-        let slow = if confined.slow { "yes" } else { "no" };
-        let little = if confined.little { "yes" } else { "no" };
-        scene.summary.phases.push(json!({ "slow_disk": slow, "memory_limit": little }));
-    }
     let summary = scene.summary;
     if server.log().contains("panicked") {
         return Err(format!("the server panicked:\n{}", server.log()));
@@ -201,13 +202,18 @@ impl Scene<'_> {
             self.traffic("overload", PEAK_LINES * TIMES, Some(offered), plan.overload);
         let recovered = self.recover(usual)?;
         self.calm("calm again", Instant::now() + plan.calm)?;
-        self.summary.phases.push(json!({
-            "phase": "recovery", "seconds": recovered.duration_since(ended).as_secs_f64(),
-        }));
         self.read_back()?;
+        self.reasons()?;
         let most = (BUDGET_BYTES + self.at_rest) * 11 / 10;
-        let within = memory.max(peak_memory) <= most;
-        self.criteria(within, goodput / peak, recovered.duration_since(ended));
+        let resident = memory.max(peak_memory);
+        let (share, recovered) = (goodput / peak, recovered.duration_since(ended));
+        let figures = [
+            ("goodput_percent", (share * 100.0) as u64),
+            ("resident_bytes_max", resident),
+            ("recovery_ms", recovered.as_millis() as u64),
+        ];
+        self.summary.figures = figures.map(|(name, figure)| (name.to_owned(), figure)).into();
+        self.criteria(resident <= most, share, recovered);
         Ok(())
     }
 
@@ -328,7 +334,7 @@ impl Scene<'_> {
             "goodput_bytes_per_s": goodput.round(), "refused": count(&traffic.refused),
             "closed": count(&traffic.closed), "resident_bytes_max": most,
         }));
-        let unanswered = count(&traffic.unanswered) + count(&tally.nothing);
+        let unanswered = count(&traffic.unanswered);
         if unanswered > 0 {
             let what = format!("{unanswered} requests were neither answered nor ended");
             self.summary.broken.push(what);
@@ -371,7 +377,34 @@ impl Scene<'_> {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let tally = &self.tally;
         let counts = [("connection", &tally.floods), ("malformed", &tally.malformed)];
+        summary.phases.push(json!({
+            "phase": "hostile", "answered": count(&tally.answered), "closed": count(&tally.closed),
+        }));
         summary.faults = counts.map(|(name, n)| (name.to_owned(), count(n))).into();
+        Ok(())
+    }
+
+    /// Every connection that did what it should not was answered or ended, and the server says why.
+    fn reasons(&mut self) -> Result<(), String> {
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let Tally { nothing, unexplained, late, idle, .. } = &self.tally;
+        let broken = &mut self.summary.broken;
+        if count(nothing) > 0 {
+            broken.push(format!("{} hostile connections were left open", count(nothing)));
+        }
+        if count(unexplained) > 0 {
+            broken.push(format!("{} connections ended without a reason", count(unexplained)));
+        }
+        for (metric, due) in [
+            ("catena_handshake_timeouts_total", count(late)),
+            ("catena_idle_timeouts_total", count(idle)),
+            ("catena_bad_frames_total", 1),
+        ] {
+            let counted = self.server.metric(metric).ok_or(format!("there is no {metric}"))?;
+            if counted < due {
+                broken.push(format!("{metric} is {counted}, and {due} were due"));
+            }
+        }
         Ok(())
     }
 

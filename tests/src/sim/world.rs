@@ -1,28 +1,26 @@
-//! A whole node in a world of its own: its disk, its clients, its clock, and what befalls it.
+//! Whole nodes in a world of their own: disks, clients, links, a clock, and what befalls them.
 
 mod ending;
+mod machine;
 pub(crate) mod network;
 mod peril;
 mod rot;
 mod stop;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
-use catena_format::{ClusterId, Millis, NodeId, Offset, PartitionUid};
+use catena_format::{Millis, PartitionUid};
 use catena_log::{
     Now, OpenError,
     io::{FileName, Op, Purse},
 };
-use catena_node::{Directory, Limits, Node, NodeIdentity, Post, SessionId, Status};
+use catena_node::{Directory, Node, Status};
 use catena_replication::{Phase, Replica};
 use catena_wire::Setting;
 
 use self::{
-    network::{Delivery, Link},
+    machine::{Machine, on_the_disk},
+    network::{Delivery, Link, Seat},
     peril::Peril,
 };
 use super::{
@@ -30,7 +28,7 @@ use super::{
     deeds::{Counts, Deed},
     disk::{DeviceCache, Disk, DiskOptions, FaultKind, FaultOptions},
     fingerprint::Fingerprint,
-    oracle::{Oracle, Retention, Shelf},
+    oracle::{Oracle, Retention},
     random::Random,
     shrink::{ACKED_MIN, Bounds},
 };
@@ -39,9 +37,9 @@ use super::{
 const STUCK_NS: u64 = 120_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 10_000_000;
+/// How many nodes there are.
+const NODES: u16 = 1;
 const MINUTE_MS: i64 = 60_000;
-/// The most cores that a node has.
-const CORES_MAX: u64 = 3;
 /// In a million seeds, those in which each core has little memory.
 const LITTLE_PER_MILLION: u32 = 200_000;
 /// How little.
@@ -100,52 +98,32 @@ fn add_counts(counts: &mut Counts, more: &Counts) {
 
 struct World {
     random: Random,
-    disk: Disk,
-    /// Memory of each core, and what there is of it.
-    budget: usize,
-    purses: Vec<Purse>,
-    /// The cores of the node; how many, each life decides anew.
-    cores: Vec<Node<Purse>>,
-    /// Which core works on a directory.
-    owners: BTreeMap<u64, usize>,
-    life: u64,
-    founded: bool,
+    /// The nodes, each with a disk of its own.
+    machines: Vec<Machine>,
     now_ns: u64,
     plan: Plan,
     clients: Vec<Client>,
     /// Which of them is the second connection of producers.
     copier: usize,
-    sessions: BTreeMap<SessionId, usize>,
+    /// Who sits at the other end of a session.
+    sessions: BTreeMap<Seat, usize>,
     next_session: u64,
     network: BTreeMap<(u64, u64), Delivery>,
     link_ns: BTreeMap<Link, u64>,
     deliveries: u64,
     oracle: Oracle,
-    shelf: Shelf,
     restarts: u64,
     faults: Counts,
     faults_on: bool,
-    /// Deleted partitions whose files go once nothing is under way in them.
-    removals: BTreeSet<u64>,
-    /// What the node has said of its disk, and what is not so.
-    slander: Option<String>,
-    /// Where logs ended as the life before was ended.
-    stopped: BTreeMap<PartitionUid, Offset>,
-    /// In this life what deleted partitions left was looked for.
-    swept: bool,
-    /// The disk answers errors.
+    /// Memory of each core.
+    budget: usize,
+    /// The disks answer errors.
     says_no: bool,
     /// The wall clock does.
     jumps: bool,
-    /// At the end the disk spoils what it holds.
+    /// At the end the disks spoil what they hold.
     decays: bool,
-    next_crash_ns: u64,
-    peril: Peril,
     bounds: Bounds,
-    /// Manifests of earlier lives, by directory.
-    older: BTreeMap<u64, Vec<u8>>,
-    /// The partition that lost both copies of its manifest.
-    refused: Option<PartitionUid>,
     fingerprint: Fingerprint,
 }
 
@@ -183,7 +161,8 @@ fn disk_options(random: &mut Random, bounds: &Bounds) -> DiskOptions {
             .with(FaultKind::NoSpace, 1_000, 4)
             .with(FaultKind::NoDescriptors, 3_000, 3)
             .with(FaultKind::ReadError, 2_000, 3)
-            .with(FaultKind::Misread, 3_000, 6);
+            .with(FaultKind::Misread, 3_000, 6)
+            .with(FaultKind::NameError, 2_000, 3);
     }
     options.faults.kinds.retain(|kind, _| bounds.has(kind.name()));
     options
@@ -255,23 +234,6 @@ fn clients(root: &Random, plan: &Plan, producers: u32, bounds: &Bounds) -> Vec<C
     clients
 }
 
-/// A node of one to three cores.
-fn node(create: bool, random: &mut Random, purses: &[Purse]) -> Vec<Node<Purse>> {
-    let identity = NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(1) };
-    let limits = Limits {
-        tail_cache_bytes: 64 << 10,
-        catalog_segment_bytes: 64 << 10,
-        push_bytes_core_max: 20_000,
-        scrub_rate: [0, 16 << 20, 1 << 30][random.below(3) as usize],
-        ..Limits::default()
-    };
-    let cores = 1 + random.below(CORES_MAX) as u16;
-    let further = (1..cores).map(|core| Post::Further { core, cores });
-    let posts = std::iter::once(Post::First { create, cores }).chain(further);
-    let own = posts.zip(purses);
-    own.map(|(post, purse)| Node::new(identity, limits, post, purse.clone())).collect()
-}
-
 impl World {
     fn new(seed: u64, bounds: &Bounds) -> Self {
         let root = Random::new(seed);
@@ -280,21 +242,18 @@ impl World {
         let clients = clients(&root, &plan, plan.grown + setup.below(3) as u32, bounds);
         let options = disk_options(&mut setup, bounds);
         let says_no = options.faults.kinds.keys().any(|kind| *kind != FaultKind::SlowPeriod);
-        let disk = Disk::new(&root.stream("disk"), options);
         let mut random = root.stream("world");
         let little = setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory");
         let budget = if little { LITTLE_BYTES } else { usize::MAX };
-        let purses = purses(budget);
-        let cores = node(true, &mut random, &purses);
+        let mut machine = |number: u16| {
+            let disk = Disk::new(&root.stream("disk"), options.clone());
+            let peril = Peril::new(root.stream("peril"), bounds);
+            Machine::new(number, disk, peril, budget, &mut random)
+        };
+        let machines: Vec<Machine> = (0..NODES).map(&mut machine).collect();
         let mut world = Self {
             random,
-            disk,
-            budget,
-            purses,
-            cores,
-            owners: BTreeMap::new(),
-            life: 0,
-            founded: false,
+            machines,
             now_ns: 0,
             plan,
             copier: clients.len() - 1,
@@ -305,30 +264,29 @@ impl World {
             link_ns: BTreeMap::new(),
             deliveries: 0,
             oracle: Oracle::new(retention),
-            shelf: Shelf::default(),
             restarts: 0,
             faults: BTreeMap::new(),
             faults_on: true,
-            removals: BTreeSet::new(),
-            slander: None,
-            stopped: BTreeMap::new(),
-            swept: false,
+            budget,
             says_no,
             jumps: setup.chance(400_000) && bounds.has("clock"),
             decays: setup.chance(300_000) && bounds.has("decay"),
-            next_crash_ns: 0,
-            peril: Peril::new(root.stream("peril"), bounds),
             bounds: bounds.clone(),
-            older: BTreeMap::new(),
-            refused: None,
             fingerprint: Fingerprint::default(),
         };
-        world.plan_crash();
+        world.each_machine(Self::plan_crash);
         world
     }
 
-    fn plan_crash(&mut self) {
-        self.next_crash_ns = self.now_ns + 100_000 + self.random.below(self.peril.life_ns_max());
+    /// Has it done to one machine after the other.
+    fn each_machine(&mut self, mut what: impl FnMut(&mut Self, usize)) {
+        (0..self.machines.len()).for_each(|at| what(self, at));
+    }
+
+    fn plan_crash(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        let life_ns = self.random.below(machine.peril.life_ns_max());
+        machine.next_crash_ns = self.now_ns + 100_000 + life_ns;
         if self.faults_on && self.jumps && self.random.chance(300_000) {
             self.jump();
         }
@@ -355,7 +313,9 @@ impl World {
     fn pause_all(&mut self) {
         let until_ns = self.now_ns + 1_050_000_000 + self.random.below(500_000_000);
         self.clients.iter_mut().for_each(|client| client.pause(until_ns));
-        self.next_crash_ns = self.next_crash_ns.max(until_ns) + 100_000;
+        for machine in &mut self.machines {
+            machine.next_crash_ns = machine.next_crash_ns.max(until_ns) + 100_000;
+        }
         self.oracle.did(Deed::AllPaused);
     }
 
@@ -369,150 +329,143 @@ impl World {
     /// Faults and crashes until enough was acknowledged.
     fn live(&mut self) -> Result<(), String> {
         let acked = self.bounds.acked;
-        let lives = self.peril.lives_min() * acked / ACKED_MIN;
+        let lives = self.machines.iter().map(|machine| machine.peril.lives_min()).sum::<u64>();
+        let lives = lives * acked / ACKED_MIN;
         while self.oracle.acked_batches < acked || self.restarts < lives {
             if self.now_ns > STUCK_NS {
                 return Err(format!("stuck: {} acked", self.oracle.acked_batches));
             }
             self.step()?;
-            if self.now_ns >= self.next_crash_ns {
-                if self.peril.stops() { self.stop()? } else { self.crash() }
+            for at in 0..self.machines.len() {
+                if self.now_ns >= self.machines[at].next_crash_ns {
+                    if self.machines[at].peril.stops() { self.stop(at)? } else { self.crash(at) }
+                }
             }
         }
         Ok(())
     }
 
     fn replicas(&self) -> impl Iterator<Item = &Replica<Purse>> {
-        self.cores.iter().flat_map(Node::replicas)
+        self.machines.iter().flat_map(Machine::replicas)
     }
 
-    /// Ends the node's life and begins the next.
-    fn crash(&mut self) {
-        self.end_life();
-        self.begin_life();
+    /// Ends a node's life and begins the next.
+    fn crash(&mut self, at: usize) {
+        self.end_life(at);
+        self.begin_life(at);
     }
 
-    fn end_life(&mut self) {
-        if self.purses.iter().any(|purse| purse.refused() > 0) {
+    fn end_life(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        if machine.purses.iter().any(|purse| purse.refused() > 0) {
             self.oracle.did(Deed::MemoryShort);
         }
-        if !self.cores.iter().all(|core| core.status() == Status::Draining) {
-            self.stopped.clear();
+        if !machine.cores.iter().all(|core| core.status() == Status::Draining) {
+            machine.stopped.clear();
         }
-        self.disk.crash(self.now_ns, self.peril.crash());
+        machine.disk.crash(self.now_ns, machine.peril.crash());
         if self.random.chance(IMAGE_ROTS_PER_MILLION) && self.bounds.has("rot") {
-            self.rot_images();
+            let deed = machine.rot_images(&mut self.random);
+            deed.into_iter().for_each(|deed| self.oracle.did(deed));
         }
-        if self.cores.iter().any(|core| core.stats().scrub_passes > 0) {
+        if machine.cores.iter().any(|core| core.stats().scrub_passes > 0) {
             self.oracle.did(Deed::Scrubbed);
         }
     }
 
-    fn begin_life(&mut self) {
-        self.life += 1;
+    fn begin_life(&mut self, at: usize) {
+        let machine = &mut self.machines[at];
+        machine.life += 1;
         self.restarts += 1;
-        self.purses = purses(self.budget);
-        self.cores = node(!self.founded, &mut self.random, &self.purses);
-        for at in 0..self.clients.len() {
-            self.clients[at].on_disconnect(self.now_ns);
-        }
+        machine.boot(self.budget, &mut self.random);
+        self.disconnect(at);
         self.oracle.crashed();
-        self.removals.clear();
-        self.swept = false;
-        self.owners.clear();
-        self.sessions.clear();
-        self.network.clear();
-        self.link_ns.clear();
-        self.plan_crash();
-        self.doom();
+        self.plan_crash(at);
+        self.machines[at].peril.doom(self.now_ns);
         self.carry_out();
     }
 
     /// On to the next event.
     fn step(&mut self) -> Result<(), String> {
-        let tick = self.cores.iter().filter_map(Node::next_tick).min();
+        let cores = self.machines.iter().flat_map(|machine| &machine.cores);
+        let tick = cores.filter_map(Node::next_tick).min();
         let tick = tick.map(|at| at.as_nanos() as u64);
+        let disks = self.machines.iter().filter_map(|machine| machine.disk.next_event());
         let network = self.network.first_key_value().map(|((at, _), _)| *at);
         let wake = self.clients.iter().map(Client::wake_ns).min();
-        let next = [self.disk.next_event(), tick, network, wake].into_iter().flatten().min();
+        let next = [disks.min(), tick, network, wake].into_iter().flatten().min();
         let next = next.unwrap_or(u64::MAX).min(self.now_ns + STEP_NS);
         self.now_ns = self.now_ns.max(next);
         self.oracle.now_ns = self.now_ns;
-        while let Some((directory, id, done)) = self.disk.poll_done(self.now_ns) {
-            let done = catena_log::io::Done { id, result: done.result };
-            let now = self.now();
-            let core = self.owners[&directory];
-            self.cores[core].on_done(directory_of(directory), done, now);
-            self.carry_out();
-        }
         let now = self.now();
-        self.cores.iter_mut().for_each(|core| core.on_tick(now));
+        for at in 0..self.machines.len() {
+            while let Some(done) = self.machines[at].disk.poll_done(self.now_ns) {
+                self.machines[at].on_done(done, now);
+                self.carry_out();
+            }
+        }
+        for machine in &mut self.machines {
+            machine.cores.iter_mut().for_each(|core| core.on_tick(now));
+        }
         self.deliver()?;
         self.wake_clients();
         self.carry_out();
-        self.remove();
-        self.watch()
-    }
-
-    /// Removes the files of deleted partitions once nothing is under way in them.
-    fn remove(&mut self) {
-        let idle: Vec<u64> =
-            self.removals.iter().copied().filter(|uid| !self.disk.is_busy(*uid)).collect();
-        for uid in idle {
-            self.removals.remove(&uid);
-            self.disk.remove_files(self.now_ns, uid);
-        }
+        self.machines.iter_mut().for_each(|machine| machine.remove(self.now_ns));
+        (0..self.machines.len()).try_for_each(|at| self.watch(at))
     }
 
     /// What a server does when it has the catalog: removes what deleted partitions left.
-    fn sweep(&mut self) -> Result<(), String> {
-        let (known, next) = (self.cores[0].known(), self.cores[0].next_uid());
-        let there: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
+    fn sweep(&mut self, at: usize) -> Result<(), String> {
+        let Machine { disk, cores, .. } = &mut self.machines[at];
+        let (known, next) = (cores[0].known(), cores[0].next_uid());
+        let there: Vec<u64> = disk.directories().filter(|uid| *uid != 0).collect();
         for uid in there.into_iter().filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
             if uid >= next.get() && !self.oracle.decayed {
                 return Err(format!("the catalog forgot that it gave {uid} away"));
             }
-            if self.disk.live_files(uid).next().is_some() {
+            if disk.live_files(uid).next().is_some() {
                 self.oracle.did(Deed::LeftoversRemoved);
-                self.disk.remove_files(self.now_ns, uid);
+                disk.remove_files(self.now_ns, uid);
             }
         }
         Ok(())
     }
 
     /// Does what an operator does: restarts a node that says it must be.
-    fn watch(&mut self) -> Result<(), String> {
-        self.slander.take().map_or(Ok(()), Err)?;
-        if self.cores[0].status() == Status::Serving {
-            self.founded = true;
-            if !std::mem::replace(&mut self.swept, true) {
-                self.sweep()?;
+    fn watch(&mut self, at: usize) -> Result<(), String> {
+        let machine = &mut self.machines[at];
+        machine.slander.take().map_or(Ok(()), Err)?;
+        let status = machine.cores[0].status();
+        if status == Status::Serving {
+            machine.founded = true;
+            if !std::mem::replace(&mut machine.swept, true) {
+                self.sweep(at)?;
             }
         }
-        let failed = match self.cores[0].status() {
+        let machine = &self.machines[at];
+        let failed = match status {
             Status::Failed(error) => Some(error),
-            _ => self.replicas().find_map(|replica| match replica.phase() {
-                Phase::Failed(error) if !self.is_refused(replica) => Some(error),
+            _ => machine.replicas().find_map(|replica| match replica.phase() {
+                Phase::Failed(error) if !machine.is_refused(replica) => Some(error),
                 _ => None,
             }),
         };
         match failed {
             Some(OpenError::Io(_)) if self.faults_on => {
-                self.crash();
+                self.crash(at);
                 return Ok(());
             }
-            Some(_) if self.catalog_decayed() => return Ok(()),
+            Some(_) if self.catalog_decayed(at) => return Ok(()),
             Some(error) => return Err(format!("a log cannot be opened: {error}")),
             None => {}
         }
         let poisoned = |r: &Replica<Purse>| r.log().is_some_and(|log| log.poisoned().is_some());
-        let sick =
-            matches!(self.cores[0].status(), Status::Poisoned(_)) || self.replicas().any(poisoned);
+        let sick = matches!(status, Status::Poisoned(_)) || machine.replicas().any(poisoned);
         if sick && self.random.chance(20_000) {
-            self.crash();
+            self.crash(at);
         }
         let damaged = |r: &Replica<Purse>| r.log().is_some_and(|log| !log.damaged().is_empty());
-        if let Some(replica) = self.replicas().find(|replica| damaged(replica))
+        if let Some(replica) = self.machines[at].replicas().find(|replica| damaged(replica))
             && !self.oracle.decayed
         {
             let ranges = replica.log().map(catena_log::Log::damaged);
@@ -523,46 +476,56 @@ impl World {
         Ok(())
     }
 
+    /// Takes what the nodes ask for and tell.
     fn carry_out(&mut self) {
-        for core in 0..self.cores.len() {
-            let number = core as u16;
-            while let Some((directory, id, op)) = self.cores[core].poll_op() {
-                let (key, op) = (key_of(directory), on_the_disk(op));
-                self.owners.insert(key, core);
-                self.shelf.asked(key, &op);
-                let file = op.file().filter(|_| matches!(op, Op::Write { .. }));
-                self.endanger(key, matches!(file, Some(FileName::Manifest(_))));
-                self.disk.submit(self.now_ns, key, self.life, id, op);
-            }
-            while let Some(send) = self.cores[core].poll_send() {
-                let mut bytes = send.bytes;
-                for share in &send.shares {
-                    bytes.extend_from_slice(share);
-                }
-                let (session, pushed) = (send.session, send.pushed);
-                self.fingerprint.bytes(&bytes);
-                let response = Delivery::Response { session, bytes, pushed };
-                self.transmit(Link::ToClient(session), response);
-            }
-            while let Some((to, parcel)) = self.cores[core].poll_parcel() {
-                let from = number;
-                self.transmit(Link::Cores(from, to), Delivery::Parcel { from, to, parcel });
-            }
-            while let Some(uid) = self.cores[core].poll_removal() {
-                self.removals.insert(uid.get());
-            }
-            while let Some(notice) = self.cores[core].poll_notice() {
-                self.heed(notice);
+        for at in 0..self.machines.len() {
+            for core in 0..self.machines[at].cores.len() {
+                self.carry_out_of(at, core);
             }
         }
     }
 
-    fn report(mut self) -> Report {
-        for (kind, count) in self.disk.counts() {
-            *self.faults.entry(kind).or_insert(0) += count;
+    fn carry_out_of(&mut self, at: usize, core: usize) {
+        let number = core as u16;
+        while let Some((directory, id, op)) = self.machines[at].cores[core].poll_op() {
+            let (key, op) = (key_of(directory), on_the_disk(op));
+            let machine = &mut self.machines[at];
+            machine.owners.insert(key, core);
+            machine.shelf.asked(key, &op);
+            let file = op.file().filter(|_| matches!(op, Op::Write { .. }));
+            self.endanger(at, key, matches!(file, Some(FileName::Manifest(_))));
+            let machine = &mut self.machines[at];
+            machine.disk.submit(self.now_ns, key, machine.life, id, op);
         }
-        let disk = [self.disk.fingerprint(), self.disk.final_image_hash()];
-        self.fingerprint.numbers(disk);
+        while let Some(send) = self.machines[at].cores[core].poll_send() {
+            let mut bytes = send.bytes;
+            for share in &send.shares {
+                bytes.extend_from_slice(share);
+            }
+            self.fingerprint.bytes(&bytes);
+            let (seat, pushed) = (Seat { node: at, session: send.session }, send.pushed);
+            self.transmit(Link::ToClient(seat), Delivery::Response { seat, bytes, pushed });
+        }
+        while let Some((to, parcel)) = self.machines[at].cores[core].poll_parcel() {
+            let link = Link::Cores { node: at, from: number, to };
+            self.transmit(link, Delivery::Parcel { node: at, from: number, to, parcel });
+        }
+        while let Some(uid) = self.machines[at].cores[core].poll_removal() {
+            self.machines[at].removals.insert(uid.get());
+        }
+        while let Some(notice) = self.machines[at].cores[core].poll_notice() {
+            let deed = self.machines[at].heed(notice);
+            deed.into_iter().for_each(|deed| self.oracle.did(deed));
+        }
+    }
+
+    fn report(mut self) -> Report {
+        for Machine { disk, .. } in &self.machines {
+            for (kind, count) in disk.counts() {
+                *self.faults.entry(kind).or_insert(0) += count;
+            }
+            self.fingerprint.numbers([disk.fingerprint(), disk.final_image_hash()]);
+        }
         Report {
             acked: self.oracle.acked_batches,
             checked: self.oracle.checked,
@@ -574,20 +537,6 @@ impl World {
             deeds: self.oracle.deeds,
             fingerprint: self.fingerprint.value(),
         }
-    }
-}
-
-fn purses(budget: usize) -> Vec<Purse> {
-    (0..CORES_MAX).map(|_| Purse::new(budget)).collect()
-}
-
-/// What the disk and the oracle hold takes no memory of the node.
-fn on_the_disk(op: Op<Bytes>) -> Op<Bytes> {
-    match op {
-        Op::Write { file, position, bytes, durable } => {
-            Op::Write { file, position, bytes: Bytes::copy_from_slice(&bytes), durable }
-        }
-        op => op,
     }
 }
 

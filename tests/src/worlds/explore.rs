@@ -19,7 +19,7 @@ pub const STATES_MAX: u64 = 4096;
 /// What a fault leaves open is tried in so many ways.
 const VARIANTS: usize = 4;
 /// The errors that a call may end with, and a read that is wrong and does not say so.
-const ERRORS: [FaultKind; 8] = [
+const ERRORS: [FaultKind; 9] = [
     FaultKind::WriteError,
     FaultKind::SyncError,
     FaultKind::DirectorySyncError,
@@ -28,6 +28,7 @@ const ERRORS: [FaultKind; 8] = [
     FaultKind::NoSpace,
     FaultKind::ShortWrite,
     FaultKind::NoDescriptors,
+    FaultKind::NameError,
 ];
 
 /// What a walk came to.

@@ -57,7 +57,7 @@ impl Extent {
         steps_every_kind: 0,
         steps_whole: 1,
         steps_twice: None,
-        steps_errors: None,
+        steps_errors: Some(1),
     };
 
     /// Of the long form, for workloads of up to `steps`.
@@ -71,7 +71,7 @@ impl Extent {
             steps_every_kind: less(1).min(if of_log { 3 } else { 2 }),
             steps_whole: 4,
             steps_twice: Some(if of_log { less(2).min(2) } else { 0 }),
-            steps_errors: of_log.then_some(less(1).min(3)),
+            steps_errors: Some(less(if of_log { 1 } else { 2 }).min(3)),
         }
     }
 }
@@ -217,7 +217,8 @@ impl Summary {
         if extent.steps_errors.is_some_and(|steps| steps > 0) {
             let kinds = ["write_error", "sync_error", "directory_sync_error", "read_error"];
             floors.extend(kinds.map(|kind| (kind, 10)));
-            floors.extend(["no_space", "short_write", "no_descriptors"].map(|kind| (kind, 10)));
+            let more = ["no_space", "short_write", "no_descriptors", "name_error"];
+            floors.extend(more.map(|kind| (kind, 10)));
         }
         let missed: Vec<String> = floors
             .into_iter()
@@ -225,7 +226,7 @@ impl Summary {
             .map(|(kind, floor)| format!("{kind} came {} times, and not {floor}", came(kind)))
             .collect();
         self.broken.extend(missed);
-        let few = if extent.scene == Scene::Log { 4 } else { 20 };
+        let few = if extent.scene == Scene::Log { 4 } else { 40 };
         if extent.steps > 1 && self.tally.acked < self.tally.states / few {
             self.broken.push(format!("{} batches acknowledged: too few", self.tally.acked));
         }

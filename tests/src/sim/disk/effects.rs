@@ -31,6 +31,13 @@ impl Disk {
         if flight.file.is_none() {
             flight.file = flight.op.file().and_then(|name| self.lookup(directory, name));
         }
+        let by_name = matches!(
+            flight.op,
+            Op::List | Op::Claim { .. } | Op::Rename { .. } | Op::Remove { .. }
+        );
+        if by_name && self.strike(FaultKind::NameError) {
+            return Err(EIO);
+        }
         match flight.op.clone() {
             Op::List => Ok(Outcome::Files(self.list(directory))),
             Op::SyncDirectory => self.known(directory).map(|()| Outcome::Unit),

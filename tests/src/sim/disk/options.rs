@@ -113,6 +113,9 @@ pub enum FaultKind {
     ShortWrite,
     /// No descriptor is free for a file that is to be created.
     NoDescriptors,
+    /// EIO on a listing, on waiting for writes of a dead process, on a renaming or a removal, and
+    /// nothing is changed.
+    NameError,
     /// A bit of what lies durable turns.
     BitFlip,
     /// An acknowledged write lands elsewhere in its file.
@@ -125,7 +128,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::WriteError,
         Self::SyncError,
         Self::DirectorySyncError,
@@ -134,6 +137,7 @@ impl FaultKind {
         Self::NoSpace,
         Self::ShortWrite,
         Self::NoDescriptors,
+        Self::NameError,
         Self::BitFlip,
         Self::MisdirectedWrite,
         Self::LostWrite,
@@ -152,6 +156,7 @@ impl FaultKind {
             Self::NoSpace => "no_space",
             Self::ShortWrite => "short_write",
             Self::NoDescriptors => "no_descriptors",
+            Self::NameError => "name_error",
             Self::BitFlip => "bit_flip",
             Self::MisdirectedWrite => "misdirected_write",
             Self::LostWrite => "lost_write",

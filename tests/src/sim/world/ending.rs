@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use catena_format::PartitionUid;
 use catena_log::OpenError;
 use catena_node::Status;
 use catena_replication::{Phase, Replica};
 
-use super::{Purse, STUCK_NS, World};
+use super::{Machine, Purse, STUCK_NS, World};
 use crate::sim::{
     client::{Client, Plan},
     disk::{FaultKind, FaultOptions, FileKinds},
@@ -25,11 +24,11 @@ impl World {
     /// No more faults: everything unacknowledged gets through, and everything is read back.
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.faults_on = false;
-        self.disk.set_faults(FaultOptions::none());
+        self.set_faults(&FaultOptions::none());
         if self.jumps {
             self.oracle.wall.jump(self.now_ns, 0);
         }
-        self.crash();
+        self.each_machine(Self::crash);
         self.clients.iter_mut().for_each(|client| client.finish(true));
         let deadline = self.now_ns + STUCK_NS;
         while !self.clients.iter().all(Client::is_done) {
@@ -45,17 +44,22 @@ impl World {
             self.decay()?;
         }
         // A wounded file in which nothing can be read is removed by the next life.
-        let wounds = self.wounds();
+        let wounds: Vec<_> = self.machines.iter().map(Machine::wounds).collect();
         // One more life: what is read is what the disk holds. Who was told something at the last
         // moment does not make up for it behind the end that is checked.
-        self.end_life();
+        self.each_machine(Self::end_life);
         if self.random.chance(REFUSED_PER_MILLION) && self.bounds.has("rot") {
-            self.rot_manifest();
+            let deed = self.machines[0].rot_manifest(&mut self.random);
+            deed.into_iter().for_each(|deed| self.oracle.did(deed));
         }
-        self.begin_life();
+        self.each_machine(Self::begin_life);
         self.clients.iter_mut().for_each(|client| client.pause(u64::MAX));
-        let kept = self.shelf.kept(&self.disk);
+        let kept = self.machines.iter().map(|m| m.shelf.kept(&m.disk)).collect();
         self.check(wounds, kept)
+    }
+
+    fn set_faults(&mut self, faults: &FaultOptions) {
+        self.machines.iter_mut().for_each(|machine| machine.disk.set_faults(faults.clone()));
     }
 
     /// The disk loses, misplaces and spoils what it has acknowledged. From now on a record is read
@@ -68,7 +72,7 @@ impl World {
             .with(FaultKind::MisdirectedWrite, 20_000, 2);
         faults.kinds.retain(|kind, _| self.bounds.has(kind.name()));
         faults.silent_in = FileKinds::SEGMENTS;
-        self.disk.set_faults(faults);
+        self.set_faults(&faults);
         self.clients.iter_mut().for_each(|client| client.finish(false));
         let (acked, deadline) = (self.oracle.acked_batches + DECAY_ACKED, self.now_ns + STUCK_NS);
         loop {
@@ -82,30 +86,29 @@ impl World {
                 return Err("stuck: nothing is acknowledged while the disk decays".into());
             }
         }
-        self.disk.set_faults(FaultOptions::none());
+        self.set_faults(&FaultOptions::none());
         Ok(())
-    }
-
-    /// The directories with a file that does not hold what was written.
-    fn wounds(&self) -> BTreeSet<u64> {
-        self.disk.damages().into_iter().map(|wound| wound.directory).collect()
     }
 
     fn check(
         &mut self,
-        mut wounds: BTreeSet<u64>,
-        mut kept: BTreeMap<u64, Kept>,
+        mut wounds: Vec<BTreeSet<u64>>,
+        mut kept: Vec<BTreeMap<u64, Kept>>,
     ) -> Result<(), String> {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
         if self.oracle.decayed {
-            self.rot();
-            self.shelf.look_again(&self.disk, &mut kept);
+            for (machine, kept) in self.machines.iter_mut().zip(&mut kept) {
+                machine.rot(&mut self.random);
+                machine.shelf.look_again(&machine.disk, kept);
+            }
         }
         let known = self.scrub()?;
-        wounds.append(&mut self.wounds());
-        let directory = |r: &Replica<Purse>| (r.identity().partition.get(), r.identity().uid.get());
-        let directories: BTreeMap<u32, u64> = self.replicas().map(directory).collect();
-        let there = ends.len() as u32 + u32::from(self.refused.is_some());
+        for (machine, wounds) in self.machines.iter().zip(&mut wounds) {
+            wounds.append(&mut machine.wounds());
+        }
+        let homes = self.homes();
+        let refused = self.machines.iter().filter(|machine| machine.refused.is_some()).count();
+        let there = (ends.len() + refused) as u32;
         let plan = Plan { created: there, grown: there, ..self.plan.clone() };
         let first = self.clients.len();
         for partition in ends.keys() {
@@ -119,10 +122,10 @@ impl World {
             let through = self.clients[first..].iter().filter_map(Client::checked);
             if through.clone().all(|((_, partition), offset, _)| offset >= ends[&partition]) {
                 for (part, _, read) in through {
-                    let directory = directories[&part.1];
-                    let cut = wounds.contains(&directory).then_some(ends[&part.1]);
+                    let (at, directory) = homes[&part.1];
+                    let cut = wounds[at].contains(&directory).then_some(ends[&part.1]);
                     let nothing = Kept::default();
-                    let kept = kept.get(&directory).unwrap_or(&nothing);
+                    let kept = kept[at].get(&directory).unwrap_or(&nothing);
                     self.oracle.settle(part, cut, kept, read)?;
                 }
                 self.check_scrubbed(&known)?;
@@ -143,16 +146,18 @@ impl World {
         self.check_files()
     }
 
-    /// Of a partition that was deleted no file is left.
     fn check_files(&self) -> Result<(), String> {
-        let known = self.cores[0].known();
-        let uids = self.disk.directories().filter(|uid| *uid != 0);
-        for uid in uids.filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
-            if let Some(file) = self.disk.live_files(uid).next() {
-                return Err(format!("{file} of deleted partition {uid} is left"));
-            }
-        }
-        Ok(())
+        self.machines.iter().try_for_each(Machine::check_files)
+    }
+
+    /// Where the log of each partition is: on which machine, and in which directory there.
+    fn homes(&self) -> BTreeMap<u32, (usize, u64)> {
+        let machines = self.machines.iter().enumerate();
+        let all = machines.flat_map(|(at, machine)| machine.replicas().map(move |r| (at, r)));
+        let home = |(at, replica): (usize, &Replica<Purse>)| {
+            (replica.identity().partition.get(), (at, replica.identity().uid.get()))
+        };
+        all.map(home).collect()
     }
 
     /// Where the partitions end, once all are open; `None`: the catalog is damaged and says so.
@@ -160,12 +165,11 @@ impl World {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
-            if self.catalog_decayed() {
+            if (0..self.machines.len()).any(|at| self.catalog_decayed(at)) {
                 *self.faults.entry("catalog_damaged").or_insert(0) += 1;
                 return Ok(None);
             }
-            let open = self.replicas().all(|r| r.phase() == Phase::Open || self.is_refused(r));
-            if open && self.cores.iter().all(|core| core.status() == Status::Serving) {
+            if self.machines.iter().all(Machine::is_open) {
                 let end =
                     |r: &Replica<Purse>| (r.identity().partition.get(), r.high_watermark().get());
                 let open = self.replicas().filter(|replica| replica.phase() == Phase::Open);
@@ -177,8 +181,8 @@ impl World {
         }
     }
 
-    pub(super) fn catalog_decayed(&self) -> bool {
-        let status = self.cores[0].status();
+    pub(super) fn catalog_decayed(&self, at: usize) -> bool {
+        let status = self.machines[at].cores[0].status();
         self.oracle.decayed && matches!(status, Status::Failed(OpenError::Damaged(_)))
     }
 }

@@ -1,25 +1,54 @@
-//! What is on its way between clients and cores, and between cores.
+//! What is on its way between clients and nodes, and between the cores of a node.
 
-use catena_node::{Parcel, Pushed, SessionId, Status};
+use std::collections::BTreeSet;
+
+use catena_node::{Node, Parcel, Pushed, SessionId, Status};
 use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits};
 
-use super::World;
+use super::{Machine, Purse, World};
 
 /// A crash that a client's request provokes comes within so many nanoseconds.
 const PERIL_NS: u64 = 2_000_000;
 
+/// A session of a client on a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seat {
+    pub(super) node: usize,
+    pub(super) session: SessionId,
+}
+
 pub(super) enum Delivery {
-    Request { session: SessionId, bytes: Vec<u8> },
-    Response { session: SessionId, bytes: Vec<u8>, pushed: Option<Pushed> },
-    Parcel { from: u16, to: u16, parcel: Parcel },
+    Request { seat: Seat, bytes: Vec<u8> },
+    Response { seat: Seat, bytes: Vec<u8>, pushed: Option<Pushed> },
+    Parcel { node: usize, from: u16, to: u16, parcel: Parcel },
+}
+
+impl Delivery {
+    /// The node that sent it, or whose client did.
+    fn node(&self) -> usize {
+        match self {
+            Self::Request { seat, .. } | Self::Response { seat, .. } => seat.node,
+            Self::Parcel { node, .. } => *node,
+        }
+    }
 }
 
 /// A way on which messages keep their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Link {
-    ToNode(SessionId),
-    ToClient(SessionId),
-    Cores(u16, u16),
+    ToNode(Seat),
+    ToClient(Seat),
+    Cores { node: usize, from: u16, to: u16 },
+}
+
+impl Link {
+    /// The node at one of its ends.
+    fn node(self) -> usize {
+        match self {
+            Self::ToNode(seat) | Self::ToClient(seat) => seat.node,
+            Self::Cores { node, .. } => node,
+        }
+    }
 }
 
 impl World {
@@ -40,27 +69,26 @@ impl World {
                 return Ok(());
             }
             match entry.remove() {
-                Delivery::Request { session, bytes } => {
+                Delivery::Request { seat, bytes } => {
                     let (header, head, payload) = parts(&bytes, FrameLimits::REQUEST)?;
                     let now = self.now();
-                    let core = &mut self.cores[usize::from(session.core)];
-                    core.on_message(session, &header, head, payload, now);
+                    self.core(seat).on_message(seat.session, &header, head, payload, now);
                 }
-                Delivery::Parcel { from, to, parcel } => {
+                Delivery::Parcel { node, from, to, parcel } => {
                     let now = self.now();
-                    self.cores[usize::from(to)].on_parcel(from, parcel, now);
+                    self.machines[node].cores[usize::from(to)].on_parcel(from, parcel, now);
                 }
-                Delivery::Response { session, bytes, pushed } => {
-                    let Some(at) = self.sessions.get(&session).copied() else { continue };
+                Delivery::Response { seat, bytes, pushed } => {
+                    let Some(at) = self.sessions.get(&seat).copied() else { continue };
                     let paused_ns = self.clients[at].paused_ns();
                     if paused_ns > self.now_ns {
-                        let response = Delivery::Response { session, bytes, pushed };
-                        self.hold_back(paused_ns, number, session, response);
+                        let response = Delivery::Response { seat, bytes, pushed };
+                        self.hold_back(paused_ns, number, seat, response);
                         continue;
                     }
                     if let Some(pushed) = pushed {
                         let now = self.now();
-                        self.cores[usize::from(session.core)].on_pushed(pushed, now);
+                        self.core(seat).on_pushed(pushed, now);
                     }
                     let (header, head, payload) = parts(&bytes, FrameLimits::RESPONSE)?;
                     let client = &mut self.clients[at];
@@ -74,8 +102,8 @@ impl World {
     }
 
     /// Who has paused reads on then; what comes behind comes no earlier.
-    fn hold_back(&mut self, until_ns: u64, number: u64, session: SessionId, response: Delivery) {
-        let last = self.link_ns.entry(Link::ToClient(session)).or_insert(0);
+    fn hold_back(&mut self, until_ns: u64, number: u64, seat: Seat, response: Delivery) {
+        let last = self.link_ns.entry(Link::ToClient(seat)).or_insert(0);
         *last = until_ns.max(*last);
         self.network.insert((until_ns, number), response);
     }
@@ -88,20 +116,48 @@ impl World {
             self.clients[at].on_wake(&mut self.oracle);
             self.drop_session_of(at);
             let ready = self.clients[at].hung_up() && self.clients[at].wake_ns() > self.now_ns;
-            if ready && self.cores[0].status() == Status::Serving {
+            if ready {
                 self.connect(at);
             }
             self.post(at);
         }
     }
 
-    fn connect(&mut self, at: usize) {
-        let core = self.random.below(self.cores.len() as u64) as u16;
-        let session = SessionId { core, number: self.next_session };
+    /// Connects a client to a node that serves.
+    fn connect(&mut self, client: usize) {
+        let serves = |machine: &Machine| machine.cores[0].status() == Status::Serving;
+        let Some(node) = self.machines.iter().position(serves) else { return };
+        let core = self.random.below(self.machines[node].cores.len() as u64) as u16;
+        let seat = Seat { node, session: SessionId { core, number: self.next_session } };
         self.next_session += 1;
-        self.sessions.insert(session, at);
-        self.cores[usize::from(core)].on_connect(session);
-        self.clients[at].on_connect(self.now_ns);
+        self.sessions.insert(seat, client);
+        self.core(seat).on_connect(seat.session);
+        self.clients[client].on_connect(self.now_ns);
+    }
+
+    /// The core that a session is on.
+    fn core(&mut self, seat: Seat) -> &mut Node<Purse> {
+        &mut self.machines[seat.node].cores[usize::from(seat.session.core)]
+    }
+
+    fn seat_of(&self, client: usize) -> Option<Seat> {
+        self.sessions.iter().find(|(_, of)| **of == client).map(|(seat, _)| *seat)
+    }
+
+    /// A node has died: so have its connections, and what was on its way to it or from it.
+    pub(super) fn disconnect(&mut self, node: usize) {
+        let elsewhere: BTreeSet<usize> = self
+            .sessions
+            .iter()
+            .filter(|(s, _)| s.node != node)
+            .map(|(_, client)| *client)
+            .collect();
+        for at in (0..self.clients.len()).filter(|at| !elsewhere.contains(at)) {
+            self.clients[at].on_disconnect(self.now_ns);
+        }
+        self.sessions.retain(|seat, _| seat.node != node);
+        self.network.retain(|_, delivery| delivery.node() != node);
+        self.link_ns.retain(|link, _| link.node() != node);
     }
 
     /// The node hears when a client has hung up.
@@ -109,26 +165,25 @@ impl World {
         if !self.clients[at].hung_up() {
             return;
         }
-        let of_client = self.sessions.iter().find(|(_, client)| **client == at);
-        if let Some(session) = of_client.map(|(session, _)| *session) {
-            self.sessions.remove(&session);
-            self.cores[usize::from(session.core)].on_disconnect(session);
+        if let Some(seat) = self.seat_of(at) {
+            self.sessions.remove(&seat);
+            self.core(seat).on_disconnect(seat.session);
         }
     }
 
     fn post(&mut self, at: usize) {
-        let of_client = self.sessions.iter().find(|(_, client)| **client == at);
-        let Some(session) = of_client.map(|(session, _)| *session) else { return };
+        let Some(seat) = self.seat_of(at) else { return };
         while let Some(bytes) = self.clients[at].poll_message() {
             self.fingerprint.bytes(&bytes);
-            self.transmit(Link::ToNode(session), Delivery::Request { session, bytes });
+            self.transmit(Link::ToNode(seat), Delivery::Request { seat, bytes });
         }
         while let Some(copy) = self.clients[at].poll_copy() {
             self.clients[self.copier].take_copy(copy);
         }
         if self.faults_on && self.clients[at].take_peril() {
             let soon_ns = self.now_ns + self.random.below(PERIL_NS);
-            self.next_crash_ns = self.next_crash_ns.min(soon_ns);
+            let machine = &mut self.machines[seat.node];
+            machine.next_crash_ns = machine.next_crash_ns.min(soon_ns);
         }
     }
 }

@@ -94,23 +94,23 @@ impl Peril {
         let any = if self.random.chance(power) { Crash::PowerLoss } else { Crash::ProcessKill };
         self.only.unwrap_or(any)
     }
+
+    /// A life begins: maybe it does not last.
+    pub(super) fn doom(&mut self, now_ns: u64) {
+        let per_million = if self.provoked { AGAIN_PER_MILLION } else { DOOMED_PER_MILLION };
+        self.provoked = false;
+        let ops = 1 + self.random.below(START_OPS);
+        let dooms = self.random.chance(per_million) && self.perils;
+        self.doomed = dooms.then_some((now_ns + START_NS, ops));
+    }
 }
 
 impl World {
-    /// A life begins: maybe it does not last.
-    pub(super) fn doom(&mut self) {
-        let Peril { random, perils, provoked, doomed, .. } = &mut self.peril;
-        let per_million = if *provoked { AGAIN_PER_MILLION } else { DOOMED_PER_MILLION };
-        *provoked = false;
-        let ops = 1 + random.below(START_OPS);
-        let dooms = random.chance(per_million) && *perils;
-        *doomed = dooms.then_some((self.now_ns + START_NS, ops));
-    }
-
-    /// The node asks for an operation: a good moment for a crash, if it writes a manifest or if
-    /// this start was not to come through.
-    pub(super) fn endanger(&mut self, directory: u64, writes_manifest: bool) {
-        let Peril { random, perilous, provoked, doomed, .. } = &mut self.peril;
+    /// A node asks for an operation: a good moment for a crash, if it writes a manifest or if this
+    /// start was not to come through.
+    pub(super) fn endanger(&mut self, at: usize, directory: u64, writes_manifest: bool) {
+        let machine = &mut self.machines[at];
+        let Peril { random, perilous, provoked, doomed, .. } = &mut machine.peril;
         *doomed = doomed.filter(|(until_ns, _)| self.faults_on && self.now_ns < *until_ns);
         let per_million = match doomed {
             Some(_) => DOOMED_COPY_PER_MILLION,
@@ -126,7 +126,8 @@ impl World {
             *provoked |= cut;
             let within = doomed.take().is_some();
             self.oracle.did(if within { Deed::StartCut } else { Deed::ManifestCut });
-            self.next_crash_ns = self.next_crash_ns.min(self.now_ns + random.below(SOON_NS));
+            let soon_ns = self.now_ns + random.below(SOON_NS);
+            machine.next_crash_ns = machine.next_crash_ns.min(soon_ns);
         }
     }
 }

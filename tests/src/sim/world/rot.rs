@@ -11,8 +11,8 @@ use catena_log::{
 use catena_node::{Node, Notice};
 use catena_replication::{Phase, Replica};
 
-use super::{Purse, STUCK_NS, World};
-use crate::sim::deeds::Deed;
+use super::{Machine, Purse, STUCK_NS, World};
+use crate::sim::{deeds::Deed, random::Random};
 
 /// Bits that turn in the cold segments of a partition.
 const ROTTEN_BITS: u64 = 3;
@@ -49,13 +49,16 @@ impl Named {
     }
 }
 
-impl World {
+impl Machine {
     /// Takes note of what the node says, if it is about its disk.
-    pub(super) fn heed(&mut self, notice: Notice) {
+    pub(super) fn heed(&mut self, notice: Notice) -> Option<Deed> {
         let (log, finding) = match notice {
             Notice::Found(log, finding) => (log, finding),
-            Notice::Opened(log, _) => return self.opened_after_stop(log.uid),
-            _ => return,
+            Notice::Opened(log, _) => {
+                self.opened_after_stop(log.uid);
+                return None;
+            }
+            _ => return None,
         };
         let directory = log.uid.get();
         match &finding {
@@ -72,14 +75,13 @@ impl World {
                 if !wounded {
                     self.slander = Some(format!("{directory}: {finding}, and nothing befell it"));
                 }
-                if *by_scrub {
-                    self.oracle.did(Deed::RotScrubbed);
-                }
+                by_scrub.then_some(Deed::RotScrubbed)
             }
             Finding::Unreadable { why: ReadError::Io(IoError::NotFound), .. } => {
                 self.slander = Some(format!("{directory}: {finding}, and nobody removed it"));
+                None
             }
-            _ => {}
+            _ => None,
         }
     }
 
@@ -87,16 +89,15 @@ impl World {
     /// nothing may be lost by that. Let alone are manifests whose copies differ, for the older one
     /// does not know all, and the keepers of what is derived from dropped segments: that stands
     /// nowhere else.
-    pub(super) fn rot_images(&mut self) {
+    pub(super) fn rot_images(&mut self, random: &mut Random) -> Option<Deed> {
         let directories: Vec<u64> = self.disk.directories().collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {
-            return;
+            return None;
         }
-        let directory = directories[self.random.below(directories.len() as u64) as usize];
-        let Some(manifest) = self.agreed_manifest(directory) else { return };
+        let directory = directories[random.below(directories.len() as u64) as usize];
+        let manifest = self.agreed_manifest(directory)?;
         if self.put_older_back(directory, &manifest) {
-            self.oracle.did(Deed::ManifestOlder);
-            return;
+            return Some(Deed::ManifestOlder);
         }
         let keeper = Named::read(&manifest).map(|named| named.fold_file);
         self.older.insert(directory, manifest);
@@ -107,15 +108,13 @@ impl World {
                 FileName::Segment(_) | FileName::Manifest(_) => false,
             })
             .collect();
-        let (file, deed) = if !indexes.is_empty() && self.random.chance(500_000) {
-            (indexes[self.random.below(indexes.len() as u64) as usize], Deed::IndexRotten)
+        let (file, deed) = if !indexes.is_empty() && random.chance(500_000) {
+            (indexes[random.below(indexes.len() as u64) as usize], Deed::IndexRotten)
         } else {
-            let copy = [Slot::First, Slot::Second][self.random.below(2) as usize];
+            let copy = [Slot::First, Slot::Second][random.below(2) as usize];
             (FileName::Manifest(copy), Deed::ManifestRotten)
         };
-        if self.spoil(directory, file) {
-            self.oracle.did(deed);
-        }
+        self.spoil(directory, file, random).then_some(deed)
     }
 
     /// Both copies of a manifest become what they were in an earlier life. Segments must have been
@@ -157,7 +156,7 @@ impl World {
     }
 
     /// Both copies of a partition's manifest rot: it must be refused, and nothing else.
-    pub(super) fn rot_manifest(&mut self) {
+    pub(super) fn rot_manifest(&mut self, random: &mut Random) -> Option<Deed> {
         let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
         let known = self.cores[0].known();
         let there = |uid: &u64| {
@@ -165,14 +164,15 @@ impl World {
         };
         let directories: Vec<u64> = directories.into_iter().filter(there).collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {
-            return;
+            return None;
         }
-        let directory = directories[self.random.below(directories.len() as u64) as usize];
+        let directory = directories[random.below(directories.len() as u64) as usize];
         let both = [Slot::First, Slot::Second].map(FileName::Manifest);
-        if both.map(|copy| self.spoil(directory, copy)) == [true, true] {
-            self.refused = Some(PartitionUid::new(directory));
-            self.oracle.did(Deed::PartitionRefused);
+        if both.map(|copy| self.spoil(directory, copy, random)) != [true, true] {
+            return None;
         }
+        self.refused = Some(PartitionUid::new(directory));
+        Some(Deed::PartitionRefused)
     }
 
     /// What both copies of a manifest are, durably.
@@ -186,7 +186,7 @@ impl World {
     }
 
     /// A bit of an image turns, of those that are checked.
-    fn spoil(&mut self, directory: u64, file: FileName) -> bool {
+    fn spoil(&mut self, directory: u64, file: FileName, random: &mut Random) -> bool {
         let bytes = self.disk.live_bytes(directory, file).unwrap_or_default();
         // Magic, version and what fills the first 32 bytes, and the length of the archive in it.
         let Some(length) = bytes.get(16..24) else { return false };
@@ -194,8 +194,8 @@ impl World {
         if length > bytes.len() as u64 {
             return false;
         }
-        let position = self.random.below(32 + length);
-        let bit = self.random.below(8) as u8;
+        let position = random.below(32 + length);
+        let bit = random.below(8) as u8;
         self.disk.flip_bit(directory, file, position, bit)
     }
 
@@ -206,38 +206,50 @@ impl World {
     }
 
     /// Bits turn in segments while nobody reads them.
-    pub(super) fn rot(&mut self) {
+    pub(super) fn rot(&mut self, random: &mut Random) {
         let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
         for directory in directories {
             let files = self.disk.live_files(directory);
             let segments: Vec<_> = files.filter(|f| matches!(f, FileName::Segment(_))).collect();
             for _ in 0..ROTTEN_BITS.min(segments.len() as u64) {
-                let file = segments[self.random.below(segments.len() as u64) as usize];
+                let file = segments[random.below(segments.len() as u64) as usize];
                 let durable = self.disk.durable_bytes_of_live(directory, file);
                 let length = durable.map_or(0, |bytes| bytes.len());
                 if length > 0 {
-                    let position = self.random.below(length as u64);
-                    let bit = self.random.below(8) as u8;
+                    let position = random.below(length as u64);
+                    let bit = random.below(8) as u8;
                     self.disk.flip_bit(directory, file, position, bit);
                 }
             }
         }
     }
 
-    /// Waits until the scrub was through with everything, of which by now nothing changes; what is
-    /// known to be lost then.
-    pub(super) fn scrub(&mut self) -> Result<Lost, String> {
+    pub(super) fn lost(&self) -> Lost {
+        let logs = self.replicas().filter_map(|r| r.log().map(|log| (r.identity().uid, log)));
+        logs.map(|(uid, log)| (uid, log.damaged())).collect()
+    }
+}
+
+impl World {
+    /// Waits until the scrubs were through with everything, of which by now nothing changes; what
+    /// is known to be lost then, on each node.
+    pub(super) fn scrub(&mut self) -> Result<Vec<Lost>, String> {
         let passes = |core: &Node<_>| core.stats().scrub_passes;
+        let cores = self.machines.iter_mut().flat_map(|machine| &mut machine.cores);
         // The pass that is under way may have gone by what has rotted since.
-        let ends: Vec<u64> = self.cores.iter().map(|core| passes(core) + 2).collect();
-        self.cores.iter_mut().for_each(|core| core.limits_mut().scrub_rate = 1 << 30);
+        let ends: Vec<u64> = cores
+            .map(|core| {
+                core.limits_mut().scrub_rate = 1 << 30;
+                passes(core) + 2
+            })
+            .collect();
         let deadline = self.now_ns + STUCK_NS;
         loop {
-            let all = self.cores.iter().zip(&ends);
+            let all = self.machines.iter().flat_map(|machine| &machine.cores).zip(&ends);
             let open = |core: &Node<_>| core.replicas().any(|replica| replica.log().is_some());
             let mut busy = all.filter(|(core, _)| open(core));
             if busy.all(|(core, end)| passes(core) >= *end) {
-                return Ok(self.lost());
+                return Ok(self.machines.iter().map(Machine::lost).collect());
             }
             if self.now_ns > deadline {
                 return Err("stuck: the scrub does not come through".into());
@@ -246,17 +258,12 @@ impl World {
         }
     }
 
-    /// After everything was read: the scrub has found all that cannot be.
-    pub(super) fn check_scrubbed(&self, known: &Lost) -> Result<(), String> {
-        let lost = self.lost();
-        if lost == *known {
+    /// After everything was read: the scrubs have found all that cannot be.
+    pub(super) fn check_scrubbed(&self, known: &[Lost]) -> Result<(), String> {
+        let lost: Vec<Lost> = self.machines.iter().map(Machine::lost).collect();
+        if lost == known {
             return Ok(());
         }
         Err(format!("the scrub knew of {known:?}, and readers found {lost:?}"))
-    }
-
-    fn lost(&self) -> Lost {
-        let logs = self.replicas().filter_map(|r| r.log().map(|log| (r.identity().uid, log)));
-        logs.map(|(uid, log)| (uid, log.damaged())).collect()
     }
 }

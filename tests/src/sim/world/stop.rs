@@ -5,7 +5,7 @@ use catena_log::Log;
 use catena_node::Node;
 use catena_replication::Replica;
 
-use super::World;
+use super::{Machine, World};
 use crate::sim::deeds::Deed;
 
 /// As long as an operator waits.
@@ -15,33 +15,43 @@ const CUT_PER_MILLION: u32 = 300_000;
 const CUT_NS: u64 = 2_000_000;
 
 impl World {
-    /// Has the node end; its requests, clients and faults go on meanwhile, and what comes last is a
+    /// Has a node end; its requests, clients and faults go on meanwhile, and what comes last is a
     /// crash all the same.
-    pub(super) fn stop(&mut self) -> Result<(), String> {
-        let (now, life) = (self.now(), self.life);
-        self.cores.iter_mut().for_each(|core| core.drain(now));
+    pub(super) fn stop(&mut self, at: usize) -> Result<(), String> {
+        let (now, life) = (self.now(), self.machines[at].life);
+        self.machines[at].cores.iter_mut().for_each(|core| core.drain(now));
         self.carry_out();
         let cut = self.random.chance(CUT_PER_MILLION);
         let longest_ns = if cut { self.random.below(CUT_NS) } else { DRAIN_NS };
         let deadline_ns = self.now_ns + longest_ns;
-        while !self.cores.iter().all(Node::is_idle) && self.now_ns < deadline_ns {
+        while !self.machines[at].is_idle() && self.now_ns < deadline_ns {
             self.step()?;
-            if self.life != life {
+            if self.machines[at].life != life {
                 return Ok(());
             }
         }
-        if self.cores.iter().all(Node::is_idle) {
+        if self.machines[at].is_idle() {
             self.oracle.did(Deed::Drained);
-            let ends = self.replicas().filter_map(|replica| {
-                let log = replica.log().filter(|log| log.poisoned().is_none())?;
-                Some((replica.identity().uid, log.log_end()))
-            });
-            self.stopped = ends.collect();
+            self.machines[at].note_stop();
         } else if !cut && !self.says_no {
             return Err("a node that is drained does not end".to_owned());
         }
-        self.crash();
+        self.crash(at);
         Ok(())
+    }
+}
+
+impl Machine {
+    fn is_idle(&self) -> bool {
+        self.cores.iter().all(Node::is_idle)
+    }
+
+    fn note_stop(&mut self) {
+        let ends = self.replicas().filter_map(|replica| {
+            let log = replica.log().filter(|log| log.poisoned().is_none())?;
+            Some((replica.identity().uid, log.log_end()))
+        });
+        self.stopped = ends.collect();
     }
 
     /// What an ended life has left is durable, whether it was acknowledged or not.

@@ -1,0 +1,156 @@
+//! A node and the machine that it runs on: its disk, its memory, and what is known of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use catena_format::{ClusterId, NodeId, Offset, PartitionUid};
+use catena_log::{
+    Now,
+    io::{Done, Op, OpId, Purse},
+};
+use catena_node::{Limits, Node, NodeIdentity, Post, Status};
+use catena_replication::{Phase, Replica};
+
+use super::{directory_of, peril::Peril};
+use crate::sim::{disk::Disk, oracle::Shelf, random::Random};
+
+/// The most cores that a node has.
+const CORES_MAX: u64 = 3;
+
+pub(super) struct Machine {
+    identity: NodeIdentity,
+    pub(super) disk: Disk,
+    /// Memory of each core.
+    pub(super) purses: Vec<Purse>,
+    /// The cores of the node; how many, each life decides anew.
+    pub(super) cores: Vec<Node<Purse>>,
+    /// Which core works on a directory.
+    pub(super) owners: BTreeMap<u64, usize>,
+    pub(super) life: u64,
+    pub(super) founded: bool,
+    /// Deleted partitions whose files go once nothing is under way in them.
+    pub(super) removals: BTreeSet<u64>,
+    /// In this life what deleted partitions left was looked for.
+    pub(super) swept: bool,
+    /// Where logs ended as the life before was ended.
+    pub(super) stopped: BTreeMap<PartitionUid, Offset>,
+    /// What the disk was asked to hold.
+    pub(super) shelf: Shelf,
+    /// What the node has said of its disk, and what is not so.
+    pub(super) slander: Option<String>,
+    pub(super) next_crash_ns: u64,
+    pub(super) peril: Peril,
+    /// Manifests of earlier lives, by directory.
+    pub(super) older: BTreeMap<u64, Vec<u8>>,
+    /// The partition that lost both copies of its manifest.
+    pub(super) refused: Option<PartitionUid>,
+}
+
+impl Machine {
+    /// The machine of the node of that number, with so much memory for each core, before its first
+    /// life.
+    pub(super) fn new(
+        number: u16,
+        disk: Disk,
+        peril: Peril,
+        budget: usize,
+        random: &mut Random,
+    ) -> Self {
+        let identity =
+            NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(u64::from(number) + 1) };
+        let mut machine = Self {
+            identity,
+            disk,
+            purses: Vec::new(),
+            cores: Vec::new(),
+            owners: BTreeMap::new(),
+            life: 0,
+            founded: false,
+            removals: BTreeSet::new(),
+            swept: false,
+            stopped: BTreeMap::new(),
+            shelf: Shelf::default(),
+            slander: None,
+            next_crash_ns: 0,
+            peril,
+            older: BTreeMap::new(),
+            refused: None,
+        };
+        machine.boot(budget, random);
+        machine
+    }
+
+    /// A process begins, of one to three cores; nothing is left of the one before.
+    pub(super) fn boot(&mut self, budget: usize, random: &mut Random) {
+        let limits = Limits {
+            tail_cache_bytes: 64 << 10,
+            catalog_segment_bytes: 64 << 10,
+            push_bytes_core_max: 20_000,
+            scrub_rate: [0, 16 << 20, 1 << 30][random.below(3) as usize],
+            ..Limits::default()
+        };
+        let cores = 1 + random.below(CORES_MAX) as u16;
+        let create = !self.founded;
+        let further = (1..cores).map(|core| Post::Further { core, cores });
+        let posts = std::iter::once(Post::First { create, cores }).chain(further);
+        self.purses = (0..cores).map(|_| Purse::new(budget)).collect();
+        let own = posts.zip(&self.purses);
+        let node =
+            |(post, purse): (Post, &Purse)| Node::new(self.identity, limits, post, purse.clone());
+        self.cores = own.map(node).collect();
+        self.removals.clear();
+        self.swept = false;
+        self.owners.clear();
+    }
+
+    pub(super) fn replicas(&self) -> impl Iterator<Item = &Replica<Purse>> {
+        self.cores.iter().flat_map(Node::replicas)
+    }
+
+    /// All of its partitions are open, but for the one whose manifest is gone.
+    pub(super) fn is_open(&self) -> bool {
+        let open = self.replicas().all(|r| r.phase() == Phase::Open || self.is_refused(r));
+        open && self.cores.iter().all(|core| core.status() == Status::Serving)
+    }
+
+    /// The core that works on a directory hears how its operation ended.
+    pub(super) fn on_done(&mut self, (key, id, done): (u64, OpId, Done<Bytes>), now: Now) {
+        let done = Done { id, result: done.result };
+        self.cores[self.owners[&key]].on_done(directory_of(key), done, now);
+    }
+
+    /// Removes the files of deleted partitions once nothing is under way in them.
+    pub(super) fn remove(&mut self, now_ns: u64) {
+        for uid in self.removals.extract_if(.., |uid| !self.disk.is_busy(*uid)).collect::<Vec<_>>()
+        {
+            self.disk.remove_files(now_ns, uid);
+        }
+    }
+
+    /// The directories with a file that does not hold what was written.
+    pub(super) fn wounds(&self) -> BTreeSet<u64> {
+        self.disk.damages().into_iter().map(|wound| wound.directory).collect()
+    }
+
+    /// Of a partition that was deleted no file is left.
+    pub(super) fn check_files(&self) -> Result<(), String> {
+        let known = self.cores[0].known();
+        let uids = self.disk.directories().filter(|uid| *uid != 0);
+        for uid in uids.filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
+            if let Some(file) = self.disk.live_files(uid).next() {
+                return Err(format!("{file} of deleted partition {uid} is left"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the disk and the oracle hold takes no memory of the node.
+pub(super) fn on_the_disk(op: Op<Bytes>) -> Op<Bytes> {
+    match op {
+        Op::Write { file, position, bytes, durable } => {
+            Op::Write { file, position, bytes: Bytes::copy_from_slice(&bytes), durable }
+        }
+        op => op,
+    }
+}
