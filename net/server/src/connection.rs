@@ -108,8 +108,9 @@ pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream, deadline: I
         tell_refused(&socket, &header, error, text).await;
         Err::<(), _>(Ended::Refused(header, error, text.to_owned()))
     };
-    let ended = by(deadline, refused).await;
-    ended.err().into_iter().for_each(|ended| drop(shell.connection_ended(&ended)));
+    if let Err(ended) = by(deadline, refused).await {
+        shell.connection_ended(&ended);
+    }
 }
 
 /// Does something for a client that is not served, as long as a handshake may take.
