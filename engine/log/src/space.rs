@@ -52,9 +52,9 @@ impl Space {
         self.step >= step
     }
 
-    /// The range to write next of a spare that shall have `whole`, when the log, at `cursor` of its
-    /// active segment, has taken half as much since the last step: zeros are written while the log
-    /// is written, not behind a burst, where they would stand in the way of what comes next.
+    /// The range to write next of a spare that shall have `whole`, when the log, at `cursor` of the
+    /// segment in front of it, has taken half as much since the last step: zeros are written while
+    /// the log is written, not behind a burst, where they would stand in the way of what comes next.
     pub(crate) fn grow(
         &mut self,
         whole: Position,
@@ -65,8 +65,7 @@ impl Space {
         }
         let to = self.written.plus(SPARE_STEP).min(whole);
         let half = (to.get() - self.written.get()) / 2;
-        // Another segment may be the active one meanwhile.
-        if cursor >= self.grown_at && cursor < self.grown_at.plus(half) {
+        if cursor < self.grown_at.plus(half) {
             return None;
         }
         self.grown_at = cursor;
@@ -166,8 +165,8 @@ mod tests {
         assert_eq!(spare.grow(whole, Position::new(9 * half)), None, "one at a time");
         spare.on_extended(true);
         assert_eq!(spare.grow(whole, Position::new(2 * half - 1)), None, "the log waits");
-        // The next segment began meanwhile.
-        assert_eq!(spare.grow(whole, Position::new(1)), Some((Position::new(SPARE_STEP), whole)));
+        let second = spare.grow(whole, Position::new(2 * half));
+        assert_eq!(second, Some((Position::new(SPARE_STEP), whole)));
         spare.on_extended(true);
         assert_eq!(spare.grow(whole, Position::new(9 * half)), None, "it is whole");
     }
