@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    io::ErrorKind,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -98,19 +99,23 @@ pub(crate) async fn run(
 
 /// Tells a client that the node has as many connections as it takes.
 pub(crate) async fn refuse(shell: &Rc<Shell>, mut stream: TcpStream, deadline: Instant) {
-    let refused = async {
+    let asked = async {
         preface(deadline, &mut stream).await?;
         let socket = encrypt(shell, deadline, stream).await?;
         let mut buffer = shell.receive_buffer();
         greet(&socket, &mut buffer).await?;
-        let Some((header, ..)) = buffer.message()? else { return Err(Ended::Closed) };
-        let (error, text) = (ErrorCode::ConnectionBudget, "as many connections as it takes");
-        tell_refused(&socket, &header, error, text).await;
-        Err::<(), _>(Ended::Refused(header, error, text.to_owned()))
+        let header = buffer.message()?.map(|(header, ..)| header);
+        Ok((socket, header.ok_or(Ended::Closed)?))
     };
-    if let Err(ended) = by(deadline, refused).await {
-        shell.connection_ended(&ended);
-    }
+    let ended = match by(deadline, asked).await {
+        Ok((socket, header)) => {
+            let (error, text) = (ErrorCode::ConnectionBudget, "as many connections as it takes");
+            for_a_while(shell, tell_refused(&socket, &header, error, text)).await;
+            Ended::Refused(header, error, text.to_owned())
+        }
+        Err(ended) => ended,
+    };
+    shell.connection_ended(&ended);
 }
 
 /// Does something for a client that is not served, as long as a handshake may take.
@@ -164,7 +169,10 @@ async fn encrypt(shell: &Rc<Shell>, deadline: Instant, stream: TcpStream) -> Res
     by(deadline, agreed).await?.map_err(|error| {
         let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
         tracing::warn!("no TLS with {peer}: {error}");
-        Ended::NotOurs
+        match error.kind() {
+            ErrorKind::InvalidData => Ended::NotOurs,
+            _ => error.into(),
+        }
     })
 }
 

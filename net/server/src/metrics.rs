@@ -28,6 +28,7 @@ pub(crate) struct ConnectionEnds {
     pub(crate) idle: u64,
     pub(crate) bad_frames: u64,
     pub(crate) refused: u64,
+    pub(crate) flooded: u64,
 }
 
 /// How a core stands.
@@ -79,7 +80,7 @@ impl Numbers {
         self.unscrubbed = self.unscrubbed.max(unscrubbed);
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 28] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 29] {
         let (node, hands, all, ends) = (&self.node, &self.hands, &self.totals, &self.ends);
         [
             ("catena_requests_total", "Requests received.", node.requests),
@@ -92,6 +93,7 @@ impl Numbers {
             ("catena_idle_timeouts_total", "Connections ended: silent.", ends.idle),
             ("catena_bad_frames_total", "Connections ended: no frame, no TLS.", ends.bad_frames),
             ("catena_refusals_total", "Connections ended with an answer why.", ends.refused),
+            ("catena_flooded_total", "Connections ended: too many to be told.", ends.flooded),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", all.appended_batches),
             ("catena_appended_bytes_total", "Bytes of batches appended.", all.appended_bytes),

@@ -20,7 +20,7 @@ pub(crate) enum Ended {
     Closed,
     /// These bytes are no preface and no frame.
     NotOurs,
-    /// The handshake did not come in time.
+    /// The handshake did not come in time, or a header while memory was short.
     Late,
     /// Nothing came for long.
     Idle,
@@ -114,7 +114,7 @@ impl Received {
     }
 
     fn overdue(&self) -> Ended {
-        let Ok(Some(header)) = self.header() else { return Ended::Closed };
+        let Ok(Some(header)) = self.header() else { return Ended::Late };
         let message =
             "memory for messages that arrive is short on this core, and this one took long";
         Ended::Refused(header, ErrorCode::MemoryBudget, message.to_owned())

@@ -414,7 +414,9 @@ impl Shell {
                 shell.shared().connections.fetch_sub(1, Ordering::Relaxed);
             });
         } else {
+            // More than can be told why: counted, and no more.
             self.shared().connections.fetch_sub(1, Ordering::Relaxed);
+            self.ends.update(|ends| ConnectionEnds { flooded: ends.flooded + 1, ..ends });
         }
     }
 

@@ -98,7 +98,7 @@ fn who_is_refused_and_does_not_read_why_is_cut() {
 fn why_connections_were_ended_is_counted() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let timeouts = ["CATENA_TIMEOUTS_HANDSHAKE", "CATENA_TIMEOUTS_IDLE"];
-    let settings = timeouts.map(|name| (name, Path::new("1s")));
+    let settings = timeouts.map(|name| (name, Path::new("2s")));
     let address = free_address();
     let server = Server::start_in(directory.path(), &address, &["--cores", "1"], &settings);
     server.wait_for("ready on", 1);
@@ -133,4 +133,25 @@ fn why_connections_were_ended_is_counted() {
     encode_message(Api::Produce, 2, &PingRequest {}, 16 << 20, &mut bytes).unwrap();
     large.write_all(&bytes).unwrap();
     counted("catena_refusals_total", 1);
+}
+
+#[test]
+fn who_is_one_too_many_is_told_and_counted_so_though_it_stays() {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let settings = [
+        ("CATENA_TIMEOUTS_HANDSHAKE", Path::new("1s")),
+        ("CATENA_LIMITS_CONNECTIONS", "1".as_ref()),
+    ];
+    let address = free_address();
+    let server = Server::start_in(directory.path(), &address, &["--cores", "1"], &settings);
+    server.wait_for("ready on", 1);
+    let mut first = connect(&server.address, None);
+    greet(&mut first).unwrap();
+    let mut second = connect(&server.address, None);
+    let (header, head) = ask(&mut second, Api::Handshake, &hello("")).unwrap();
+    assert!(header.is_refusal());
+    assert_eq!(head[..2], ErrorCode::ConnectionBudget.number().to_le_bytes());
+    let refused = || server.metric("catena_refusals_total")[0];
+    wait_until("it is counted", || refused() == 1);
+    assert_eq!(server.metric("catena_handshake_timeouts_total")[0], 0);
 }
