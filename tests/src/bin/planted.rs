@@ -13,7 +13,7 @@ use catena_tests::{
 use serde_json::json;
 
 /// A bug that so many seeds do not find is not found.
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 4000;
 /// More of what an oracle says does not fit a line.
 const SAID_CHARS: usize = 160;
 

@@ -2,13 +2,20 @@
 
 use std::{io, path::PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::{books::Finding, server, tally::Tally, world::World};
 use crate::sim::random::Random;
 
 /// A world lives for so many cycles, so that its files age; then a new one begins.
 const WORLD_CYCLES: u64 = 15;
+
+/// In so many cycles of a method that ends a life under load so many batches must once have been in
+/// flight: else nothing much was under way.
+const DEEP_CYCLES: u64 = 100;
+const IN_FLIGHT_MIN: u64 = 16;
+/// Cycles that prove nothing: more of them than of the others, and so many, are too many.
+const DISCARDED_MIN: u64 = 20;
 
 /// So many findings are printed.
 const FINDINGS_SHOWN: usize = 20;
@@ -79,8 +86,20 @@ pub fn run(order: Order, tally: &mut Tally) -> Result<()> {
             }
             result => result?,
         }
+        let (discarded, cycles) = (tally.discarded, tally.cycles);
+        if discarded > cycles.max(DISCARDED_MIN) {
+            bail!("{discarded} cycles proved nothing, and {cycles} something");
+        }
+    }
+    let deepest = tally.deepest();
+    if is_deep(order.method) && tally.cycles >= DEEP_CYCLES && deepest < IN_FLIGHT_MIN {
+        bail!("never more than {deepest} batches were in flight");
     }
     Ok(())
+}
+
+fn is_deep(method: Method) -> bool {
+    matches!(method, Method::Power | Method::Os | Method::Kill)
 }
 
 fn one_world(order: Order, binary: PathBuf, seed: u64, tally: &mut Tally) -> Result<()> {

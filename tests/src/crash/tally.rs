@@ -55,6 +55,12 @@ impl Tally {
         self.depth = (self.depth.0 + batches, self.depth.1.max(batches));
     }
 
+    /// The most batches that were in flight when a fault came.
+    #[must_use]
+    pub fn deepest(&self) -> u64 {
+        self.depth.1
+    }
+
     /// So many records that had to be there were compared.
     pub fn checked(&mut self, records: u64) {
         self.checked += records;

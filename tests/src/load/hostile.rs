@@ -37,6 +37,8 @@ pub(super) struct Tally {
     /// What the server must say of those that it ended without a word, at least.
     pub(super) late: AtomicU64,
     pub(super) idle: AtomicU64,
+    pub(super) foreign: AtomicU64,
+    pub(super) large: AtomicU64,
 }
 
 impl Tally {
@@ -87,9 +89,13 @@ pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &T
         tally.malformed.fetch_add(1, Ordering::Relaxed);
         let which = turn % GARBLED;
         match garbled(address, target, which, &mut random) {
-            Ok(stream) if TOO_LARGE.contains(&which) => tally.end(stream, ErrorCode::FrameTooLarge),
+            Ok(stream) if TOO_LARGE.contains(&which) => {
+                tally.large.fetch_add(1, Ordering::Relaxed);
+                tally.end(stream, ErrorCode::FrameTooLarge);
+            }
             // Only the end of what is sent tells that nothing more will come.
             Ok(mut stream) => {
+                tally.foreign.fetch_add(u64::from(which == NO_FRAME), Ordering::Relaxed);
                 half_close(&stream);
                 tally.count(heard(&mut stream));
             }
@@ -99,6 +105,8 @@ pub(super) fn garble(address: &str, target: Target, stop: &AtomicBool, tally: &T
 }
 
 const GARBLED: u64 = 9;
+/// No frame, behind a handshake.
+const NO_FRAME: u64 = 2;
 /// Frames over a limit, of these.
 const TOO_LARGE: [u64; 2] = [3, 4];
 

@@ -246,8 +246,9 @@ impl World {
         let little = setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory");
         let budget = if little { LITTLE_BYTES } else { usize::MAX };
         let mut machine = |number: u16| {
-            let disk = Disk::new(&root.stream("disk"), options.clone());
-            let peril = Peril::new(root.stream("peril"), bounds);
+            let stream = |name| root.numbered_stream(name, u64::from(number));
+            let disk = Disk::new(&stream("disk"), options.clone());
+            let peril = Peril::new(stream("peril"), bounds);
             Machine::new(number, disk, peril, budget, &mut random)
         };
         let machines: Vec<Machine> = (0..NODES).map(&mut machine).collect();
