@@ -139,7 +139,7 @@ fn why_connections_were_ended_is_counted() {
 fn who_is_one_too_many_is_told_and_counted_so_though_it_stays() {
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let settings = [
-        ("CATENA_TIMEOUTS_HANDSHAKE", Path::new("1s")),
+        ("CATENA_TIMEOUTS_HANDSHAKE", Path::new("2s")),
         ("CATENA_LIMITS_CONNECTIONS", "1".as_ref()),
     ];
     let address = free_address();
