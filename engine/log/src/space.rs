@@ -54,7 +54,7 @@ impl Space {
 
     /// The range to write next of a spare that shall have `whole`, when the log, at `cursor` of the
     /// segment in front of it, has taken half as much since the last step: zeros are written while
-    /// the log is written, not behind a burst, where they would stand in the way of what comes next.
+    /// the log is written, not behind a burst, where they stand in the way of what comes next.
     pub(crate) fn grow(
         &mut self,
         whole: Position,
