@@ -17,8 +17,9 @@ use crate::sim::{
 const PERILOUS_PER_MILLION: u32 = 500_000;
 /// In a million manifests' copies, those whose write is cut short there.
 const COPY_PER_MILLION: u32 = 60_000;
-/// And those that a doomed start writes.
-const DOOMED_COPY_PER_MILLION: u32 = 350_000;
+/// And those that a doomed start writes: where one copy is newer than the other, and where not.
+const DOOMED_NEWER_PER_MILLION: u32 = 700_000;
+const DOOMED_COPY_PER_MILLION: u32 = 150_000;
 /// In a million crashes, those that are followed by another soon.
 const DOOMED_PER_MILLION: u32 = 150_000;
 /// And of those that came as a manifest was written.
@@ -110,9 +111,13 @@ impl World {
     /// start was not to come through.
     pub(super) fn endanger(&mut self, at: usize, directory: u64, writes_manifest: bool) {
         let machine = &mut self.machines[at];
+        let differs = writes_manifest
+            && machine.peril.doomed.is_some()
+            && machine.agreed_manifest(directory).is_none();
         let Peril { random, perilous, provoked, doomed, .. } = &mut machine.peril;
         *doomed = doomed.filter(|(until_ns, _)| self.faults_on && self.now_ns < *until_ns);
         let per_million = match doomed {
+            Some(_) if differs => DOOMED_NEWER_PER_MILLION,
             Some(_) => DOOMED_COPY_PER_MILLION,
             None if *perilous && self.faults_on => COPY_PER_MILLION,
             None => 0,

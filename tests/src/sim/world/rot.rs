@@ -176,7 +176,7 @@ impl Machine {
     }
 
     /// What both copies of a manifest are, durably.
-    fn agreed_manifest(&self, directory: u64) -> Option<Vec<u8>> {
+    pub(super) fn agreed_manifest(&self, directory: u64) -> Option<Vec<u8>> {
         let [first, second] = [Slot::First, Slot::Second].map(|slot| {
             let file = FileName::Manifest(slot);
             let durable = self.disk.durable_bytes_of_live(directory, file);
