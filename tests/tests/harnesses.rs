@@ -33,16 +33,17 @@ fn under_a_mixed_load_with_kills_nothing_is_lost() {
     let summary = soak::run(&soak::Plan {
         binary: binary(),
         scratch: PathBuf::from(SCRATCH),
-        duration: Duration::from_secs(10),
+        kills: 2,
+        kill_every: Duration::from_secs(3),
+        duration: Duration::from_secs(4),
         sample_every: Duration::from_secs(1),
-        kill_every: Duration::from_secs(4),
         rate: 200,
         seed: 1,
     })
     .unwrap();
     println!("{}", summary.line());
     assert!(summary.broken.is_empty(), "{}", summary.broken.join("\n"));
-    assert!(summary.kills > 0 && summary.acked > 0 && summary.checked >= summary.acked);
+    assert!(summary.kills == 2 && summary.acked > 0 && summary.checked >= summary.acked);
 }
 
 #[test]

@@ -53,14 +53,13 @@ fn wish(arguments: Vec<String>) -> Result<Wish, String> {
 
 fn soak(wish: Wish) -> Result<bool, String> {
     let minutes = wish.minutes.ok_or(USAGE)?;
-    let duration = Duration::from_secs(60 * minutes);
     let plan = soak::Plan {
         binary: live::binary(wish.server)?,
         scratch: live::scratch("soak")?,
-        duration,
+        kills: 3,
+        kill_every: Duration::from_secs(minutes.min(120)),
+        duration: Duration::from_secs(60 * minutes),
         sample_every: Duration::from_secs(10),
-        // Most of it is one life, in which growth would show.
-        kill_every: (duration * 3 / 5).min(Duration::from_secs(1800)),
         rate: 300,
         seed: wish.seed,
     };
@@ -77,8 +76,8 @@ fn soak(wish: Wish) -> Result<bool, String> {
         duplicated: summary.misplaced,
         broken: summary.broken.len() as u64,
         faults: [("kill".to_owned(), summary.kills), ("topic".to_owned(), summary.topics)].into(),
+        notes: summary.trends,
         seconds: began.elapsed().as_secs(),
-        ..Run::default()
     };
     finish(wish.record, &run)
 }

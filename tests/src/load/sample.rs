@@ -1,12 +1,11 @@
 //! What a process holds, looked at from outside, and whether it grows.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     time::{Duration, Instant},
 };
-
-use serde_json::{Value, json};
 
 /// What a process holds at some time.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -76,15 +75,15 @@ const MEASURES: [Measure; 4] = [
 ];
 
 /// How the measures went in the longest life, its first `warm_up` left out: the medians of the
-/// first and the second half, and the slope of the line through all samples, per hour. Then what
-/// grew beyond its bound.
+/// first and the second half, the most, and what the line through all samples rises by in an hour.
+/// Then what grew beyond its bound.
 #[must_use]
-pub fn trends(samples: &[Sample], warm_up: Duration) -> (Value, Vec<String>) {
+pub fn trends(samples: &[Sample], warm_up: Duration) -> (BTreeMap<String, u64>, Vec<String>) {
     let lives = samples.chunk_by(|a, b| a.life == b.life);
     let longest = lives.max_by_key(|life| life.len()).unwrap_or_default();
     let begin = longest.first().map_or(Duration::ZERO, |sample| sample.at) + warm_up;
     let settled: Vec<&Sample> = longest.iter().filter(|sample| sample.at >= begin).collect();
-    let (mut told, mut grown) = (serde_json::Map::new(), Vec::new());
+    let (mut told, mut grown) = (BTreeMap::new(), Vec::new());
     for Measure { name, of, slack } in MEASURES {
         let values: Vec<u64> = settled.iter().map(|sample| of(sample)).collect();
         let (first, second) = values.split_at(values.len() / 2);
@@ -92,18 +91,19 @@ pub fn trends(samples: &[Sample], warm_up: Duration) -> (Value, Vec<String>) {
         let points: Vec<(f64, f64)> =
             settled.iter().map(|s| (s.at.as_secs_f64() / 3600.0, of(s) as f64)).collect();
         let slope = slope(&points);
-        let max = values.iter().max();
-        told.insert(
-            name.to_owned(),
-            json!({ "first_half": first, "second_half": second, "max": max,
-                    "per_hour": slope.round() }),
-        );
+        let max = values.iter().max().copied().unwrap_or_default();
+        told.extend([
+            (format!("{name}_first_half"), first),
+            (format!("{name}_second_half"), second),
+            (format!("{name}_max"), max),
+            (format!("{name}_per_hour"), slope.max(0.0).round() as u64),
+        ]);
         if second > first + slack.max(first / 10) {
             grown.push(format!("{name} grew from {first} to {second}"));
         }
     }
-    told.insert("samples".to_owned(), settled.len().into());
-    (Value::Object(told), grown)
+    told.insert("samples".to_owned(), settled.len() as u64);
+    (told, grown)
 }
 
 fn median(values: &[u64]) -> u64 {
@@ -146,7 +146,7 @@ mod tests {
         let (told, grown) = trends(&leaking, Duration::ZERO);
         assert_eq!(grown.len(), 1, "{grown:?}");
         // A mebibyte in ten seconds.
-        assert_eq!(told["resident_bytes"]["per_hour"], f64::from(360 << 20));
+        assert_eq!(told["resident_bytes_per_hour"], 360 << 20);
     }
 
     #[test]

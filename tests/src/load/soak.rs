@@ -1,12 +1,12 @@
 //! A mixed load of moderate rate for hours: producers of every level, consumers, fetches, topics
-//! that come and go, retention, and a kill now and then.
+//! that come and go, retention; killed a few times, then left alone.
 //!
 //! The books are simple because nobody else writes: in a partition that is written at a disk level,
 //! the number of every record is its offset. So a number that is missing was lost, and one
 //! elsewhere than at its offset was duplicated or moved.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -22,7 +22,7 @@ use catena_client::{
     NewRecord, OffsetQuery, Options, Producer, ProducerOptions, Setting, Ticket,
     format::{Millis, Offset, PartitionIndex},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::sample::{Sample, trends};
@@ -53,12 +53,14 @@ pub struct Plan {
     pub binary: PathBuf,
     /// Where its directory is made.
     pub scratch: PathBuf,
-    /// How long.
+    /// How often it is killed before it is left alone.
+    pub kills: u64,
+    /// How long it lives until each of these kills.
+    pub kill_every: Duration,
+    /// How long it lives after them.
     pub duration: Duration,
     /// How often it is looked at.
     pub sample_every: Duration,
-    /// How often it is killed.
-    pub kill_every: Duration,
     /// Records a second of each of the four producers.
     pub rate: u64,
     /// What the values are made of.
@@ -82,8 +84,8 @@ pub struct Summary {
     pub topics: u64,
     /// How long it took.
     pub seconds: u64,
-    /// What the process held.
-    pub trends: Value,
+    /// What the process held in its longest life.
+    pub trends: BTreeMap<String, u64>,
     /// What was broken.
     pub broken: Vec<String>,
 }
@@ -171,7 +173,7 @@ fn start(plan: &Plan, folder: &Path, address: &str) -> Result<Server, String> {
     Server::start(&plan.binary, folder, address, &options).map_err(|ended| ended.to_string())
 }
 
-/// Looks at the server now and then, and kills it now and then; how often it did.
+/// Looks at the server now and then, and kills it as planned; how often it did.
 fn watch(
     plan: &Plan,
     folder: &Path,
@@ -180,8 +182,8 @@ fn watch(
     began: Instant,
     samples: &mut Vec<Sample>,
 ) -> Result<u64, String> {
-    let (mut kills, mut sampled, mut killed) = (0, began, began);
-    while began.elapsed() < plan.duration {
+    let (mut kills, mut sampled, mut started) = (0, began, began);
+    while kills < plan.kills || started.elapsed() < plan.duration {
         thread::sleep(Duration::from_millis(50));
         if server.has_ended() {
             return Err(format!("the server ended by itself:\n{}", server.log()));
@@ -190,11 +192,11 @@ fn watch(
             sampled = Instant::now();
             samples.extend(Sample::take(kills, began, server.pid(), &folder.join("data")));
         }
-        if killed.elapsed() >= plan.kill_every {
+        if kills < plan.kills && started.elapsed() >= plan.kill_every {
             server.kill();
             kills += 1;
             *server = start(plan, folder, &world.address)?;
-            killed = Instant::now();
+            started = Instant::now();
         }
     }
     Ok(kills)
