@@ -4,6 +4,7 @@
 
 pub mod corrupt;
 pub mod crash;
+pub mod elsewhere;
 pub mod fuzz;
 pub mod live;
 pub mod load;

@@ -14,7 +14,7 @@ use catena_wire::{
 };
 
 use super::line::{End, Line, Target, ends, half_close, handshake, heard, knock, produce};
-use crate::sim::random::Random;
+use crate::{elsewhere::Elsewhere, sim::random::Random};
 
 /// Connections of each kind that are held open.
 const HELD: usize = 20;
@@ -34,6 +34,7 @@ pub(super) struct Tally {
     pub(super) nothing: AtomicU64,
     /// Closed, and not told why although a client could be.
     pub(super) unexplained: AtomicU64,
+    pub(super) vanished: AtomicU64,
     /// What the server must say of those that it ended without a word, at least.
     pub(super) late: AtomicU64,
     pub(super) idle: AtomicU64,
@@ -175,12 +176,17 @@ pub(super) struct Idlers {
     slow: Vec<TcpStream>,
     /// Asked for all there is, and read none of it.
     deaf: Vec<TcpStream>,
+    /// Are gone, half of them while something was sent to them, and the server was not told.
+    vanished: Vec<TcpStream>,
 }
 
 impl Idlers {
     /// Opens them; what cannot be opened under this load is left out.
-    pub(super) fn open(address: &str, target: Target) -> Self {
+    pub(super) fn open(address: &str, target: Target, elsewhere: Option<&Elsewhere>) -> Self {
         let mut idlers = Self::default();
+        if let Some(elsewhere) = elsewhere {
+            idlers.vanished = vanish(address, target, elsewhere).unwrap_or_default();
+        }
         for at in 0..HELD as u32 {
             idlers.dripping.extend(knock(address, None));
             idlers.silent.extend(Line::open(address, None).map(|line| line.stream));
@@ -214,9 +220,23 @@ impl Idlers {
         drop(self.slow);
         drop(self.deaf);
         tally.late.fetch_add(self.dripping.len() as u64, Ordering::Relaxed);
-        tally.idle.fetch_add(self.silent.len() as u64, Ordering::Relaxed);
+        let idle = self.silent.len() + self.vanished.len();
+        tally.idle.fetch_add(idle as u64, Ordering::Relaxed);
+        tally.vanished.fetch_add(self.vanished.len() as u64, Ordering::Relaxed);
         self.dripping.into_iter().chain(self.silent).for_each(|stream| tally.count(ends(stream).0));
     }
+}
+
+/// Shakes hands with the server from elsewhere, and is there no more.
+fn vanish(address: &str, target: Target, elsewhere: &Elsewhere) -> Result<Vec<TcpStream>, String> {
+    let open = |at| {
+        let mut line = Line::open(address, Some(target.core)).ok()?;
+        let busy = at % 2 == 0;
+        (!busy || line.stream.write_all(&subscribe(target, at)).is_ok()).then_some(line.stream)
+    };
+    let vanished = elsewhere.within(|| (0..HELD as u32).filter_map(open).collect())?;
+    elsewhere.cut()?;
+    Ok(vanished)
 }
 
 fn subscribe(target: Target, subscription: u32) -> Vec<u8> {

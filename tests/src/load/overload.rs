@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io::{self, Write},
+    net::Ipv4Addr,
     path::PathBuf,
     sync::{
         Mutex, PoisonError,
@@ -30,7 +31,10 @@ use super::{
     line::{Answer, Line, Target, is_wait, numbered, produce},
     sample::resident_bytes,
 };
-use crate::live::{PATIENCE, Server};
+use crate::{
+    elsewhere::Elsewhere,
+    live::{PATIENCE, Server},
+};
 
 const CORES: u64 = 2;
 const PARTITIONS: u32 = 4;
@@ -138,6 +142,15 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
     if let Some(confined) = &confined {
         confined.check()?;
     }
+    let elsewhere = match Elsewhere::new() {
+        Err(error) if plan.judged => return Err(format!("no peer can vanish: {error}")),
+        Err(error) => {
+            eprintln!("no peer vanishes: {error}");
+            None
+        }
+        Ok(elsewhere) => Some(elsewhere),
+    };
+    let here = elsewhere.as_ref().map_or(Ipv4Addr::LOCALHOST, Elsewhere::here);
     let memory = format!("limits.memory={MEMORY_BYTES}");
     let in_flight = format!("limits.in_flight_per_core={IN_FLIGHT_BYTES}");
     let of_one = format!("limits.in_flight_per_connection={IN_FLIGHT_BYTES}");
@@ -145,7 +158,7 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
     for setting in [&memory, &in_flight, &of_one, "timeouts.handshake=3s", "timeouts.idle=10s"] {
         options.extend(["--set", setting]);
     }
-    let mut server = Server::start(&plan.binary, folder.path(), "127.0.0.1:0", &options)
+    let mut server = Server::start(&plan.binary, folder.path(), &format!("{here}:0"), &options)
         .map_err(|ended| ended.to_string())?;
     if let Some(confined) = &confined {
         confined.add(server.pid())?;
@@ -154,6 +167,7 @@ pub fn run(plan: &Plan) -> Result<Summary, String> {
     let mut scene = Scene {
         plan,
         server: &server,
+        elsewhere: elsewhere.as_ref(),
         targets,
         at_rest: resident_bytes(server.pid()).unwrap_or_default(),
         summary: Summary::default(),
@@ -184,6 +198,8 @@ fn found(server: &Server) -> Result<Vec<Target>, Error> {
 struct Scene<'a> {
     plan: &'a Plan,
     server: &'a Server,
+    /// Where peers vanish, if there is such a place.
+    elsewhere: Option<&'a Elsewhere>,
     targets: Vec<Target>,
     /// Resident memory before anything was done.
     at_rest: u64,
@@ -293,7 +309,7 @@ impl Scene<'_> {
     ) -> (f64, u64, Instant) {
         let (traffic, stop) = (Traffic::default(), AtomicBool::new(false));
         let (address, targets, tally) = (self.server.address(), &self.targets, &self.tally);
-        let (pid, seed) = (self.server.pid(), self.plan.seed);
+        let (pid, seed, elsewhere) = (self.server.pid(), self.plan.seed, self.elsewhere);
         let began = Instant::now();
         let (mut most, mut ended) = (0, began);
         thread::scope(|scope| {
@@ -301,7 +317,7 @@ impl Scene<'_> {
             let mut idlers = None;
             if offered.is_some() {
                 idlers = Some(scope.spawn(move || {
-                    let mut idlers = Idlers::open(address, targets[0]);
+                    let mut idlers = Idlers::open(address, targets[0], elsewhere);
                     idlers.drip(stop);
                     idlers
                 }));
@@ -382,13 +398,16 @@ impl Scene<'_> {
             "phase": "hostile", "answered": count(&tally.answered), "closed": count(&tally.closed),
         }));
         summary.faults = counts.map(|(name, n)| (name.to_owned(), count(n))).into();
+        if self.elsewhere.is_some() {
+            summary.faults.insert("vanished".to_owned(), count(&tally.vanished));
+        }
         Ok(())
     }
 
     /// Every connection that did what it should not was answered or ended, and the server says why.
     fn reasons(&mut self) -> Result<(), String> {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let Tally { nothing, unexplained, late, idle, foreign, .. } = &self.tally;
+        let Tally { nothing, unexplained, late, idle, foreign, large, .. } = &self.tally;
         let broken = &mut self.summary.broken;
         if count(nothing) > 0 {
             broken.push(format!("{} hostile connections were left open", count(nothing)));
@@ -400,9 +419,15 @@ impl Scene<'_> {
             ("catena_handshake_timeouts_total", count(late)),
             ("catena_idle_timeouts_total", count(idle)),
             ("catena_bad_frames_total", count(foreign)),
-            ("catena_refusals_total", count(&self.tally.large)),
+            ("catena_refusals_total", count(large)),
         ] {
-            let counted = self.server.metric(metric).ok_or(format!("there is no {metric}"))?;
+            let counted = || self.server.metric(metric).ok_or(format!("there is no {metric}"));
+            let deadline = Instant::now() + PATIENCE;
+            // Who has vanished hears of nothing, and nobody here sees when that is over.
+            while counted()? < due && Instant::now() < deadline {
+                thread::sleep(PROBE);
+            }
+            let counted = counted()?;
             if counted < due {
                 broken.push(format!("{metric} is {counted}, and {due} were due"));
             }

@@ -232,8 +232,7 @@ impl Disk {
     }
 
     /// Whether operations are under way in a directory.
-    #[must_use]
-    pub fn is_busy(&self, directory: u64) -> bool {
+    fn is_busy(&self, directory: u64) -> bool {
         self.flights.values().any(|flight| flight.directory == directory)
     }
 
@@ -250,6 +249,14 @@ impl Disk {
             folder.complete(order, self.completions);
         }
         self.sweep();
+    }
+
+    /// Removes all files of those directories in which no operation is under way, and takes them
+    /// off the list.
+    pub fn remove_idle(&mut self, now_ns: u64, directories: &mut BTreeSet<u64>) {
+        for idle in directories.extract_if(.., |uid| !self.is_busy(*uid)).collect::<Vec<_>>() {
+            self.remove_files(now_ns, idle);
+        }
     }
 
     /// The hash of every operation, completion, crash and fault so far.

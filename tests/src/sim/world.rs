@@ -363,6 +363,7 @@ impl World {
         }
         if !machine.cores.iter().all(|core| core.status() == Status::Draining) {
             machine.stopped.clear();
+            machine.known = None;
         }
         machine.disk.crash(self.now_ns, machine.peril.crash());
         if self.random.chance(IMAGE_ROTS_PER_MILLION) && self.bounds.has("rot") {
@@ -440,6 +441,7 @@ impl World {
         if status == Status::Serving {
             machine.founded = true;
             if !std::mem::replace(&mut machine.swept, true) {
+                machine.serves_after_stop()?;
                 self.sweep(at)?;
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{ClusterId, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
-use catena_log::io::{Done, Heap};
+use catena_log::io::Heap;
 use catena_node::{Limits, Node, NodeIdentity, Notice, Post, SessionId, Status};
 use catena_replication::Replica;
 use catena_wire::{
@@ -271,8 +271,7 @@ impl World {
             watch(self)?;
             let Some(at_ns) = self.ground.disk.step() else { return Ok(()) };
             self.ground.now_ns = at_ns.max(self.ground.now_ns);
-            while let Some((directory, id, done)) = self.ground.disk.poll_done(self.ground.now_ns) {
-                let done = Done { id, result: done.result };
+            while let Some((directory, _, done)) = self.ground.disk.poll_done(self.ground.now_ns) {
                 self.node.on_done(directory_of(directory), done, self.ground.now());
             }
             self.remove();
@@ -285,11 +284,7 @@ impl World {
         while let Some(uid) = self.node.poll_removal() {
             self.removals.insert(uid.get());
         }
-        for uid in
-            self.removals.extract_if(.., |uid| !self.ground.disk.is_busy(*uid)).collect::<Vec<_>>()
-        {
-            self.ground.disk.remove_files(self.ground.now_ns, uid);
-        }
+        self.ground.disk.remove_idle(self.ground.now_ns, &mut self.removals);
     }
 
     /// Takes what the node tells.

@@ -32,8 +32,9 @@ pub(super) struct Machine {
     pub(super) removals: BTreeSet<u64>,
     /// In this life what deleted partitions left was looked for.
     pub(super) swept: bool,
-    /// Where logs ended as the life before was ended.
+    /// Where logs ended as the life before was ended, and what its catalog named.
     pub(super) stopped: BTreeMap<PartitionUid, Offset>,
+    pub(super) known: Option<BTreeSet<PartitionUid>>,
     /// What the disk was asked to hold.
     pub(super) shelf: Shelf,
     /// What the node has said of its disk, and what is not so.
@@ -69,6 +70,7 @@ impl Machine {
             removals: BTreeSet::new(),
             swept: false,
             stopped: BTreeMap::new(),
+            known: None,
             shelf: Shelf::default(),
             slander: None,
             next_crash_ns: 0,
@@ -114,17 +116,13 @@ impl Machine {
     }
 
     /// The core that works on a directory hears how its operation ended.
-    pub(super) fn on_done(&mut self, (key, id, done): (u64, OpId, Done<Bytes>), now: Now) {
-        let done = Done { id, result: done.result };
+    pub(super) fn on_done(&mut self, (key, _, done): (u64, OpId, Done<Bytes>), now: Now) {
         self.cores[self.owners[&key]].on_done(directory_of(key), done, now);
     }
 
     /// Removes the files of deleted partitions once nothing is under way in them.
     pub(super) fn remove(&mut self, now_ns: u64) {
-        for uid in self.removals.extract_if(.., |uid| !self.disk.is_busy(*uid)).collect::<Vec<_>>()
-        {
-            self.disk.remove_files(now_ns, uid);
-        }
+        self.disk.remove_idle(now_ns, &mut self.removals);
     }
 
     /// The directories with a file that does not hold what was written.

@@ -52,6 +52,17 @@ impl Machine {
             Some((replica.identity().uid, log.log_end()))
         });
         self.stopped = ends.collect();
+        // Before it has served, a node knows nothing.
+        self.known = self.swept.then(|| self.cores[0].known());
+    }
+
+    /// What an ended life's catalog named is what the next one's names.
+    pub(super) fn serves_after_stop(&mut self) -> Result<(), String> {
+        let known = self.cores[0].known();
+        let Some(stopped) = self.known.take().filter(|stopped| *stopped != known) else {
+            return Ok(());
+        };
+        Err(format!("a clean stop left a catalog of {stopped:?}, it is now of {known:?}"))
     }
 
     /// What an ended life has left is durable, whether it was acknowledged or not.
