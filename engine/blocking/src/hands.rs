@@ -51,8 +51,14 @@ impl Folder {
             }
             Op::Claim { file } => self.open(file).and_then(|file| file.lock()),
             Op::Extend { file, from, to } => self.extend(file, from, to),
-            Op::Sync { file } => self.open(file).and_then(|file| file.sync_data()),
-            Op::SyncDirectory => sync_directory(&self.path),
+            Op::Sync { file } => {
+                let synced = self.open(file).and_then(|file| file.sync_data());
+                return synced.map(|()| Outcome::Unit).map_err(|e| io_error(&e).of_flush());
+            }
+            Op::SyncDirectory => {
+                let synced = sync_directory(&self.path);
+                return synced.map(|()| Outcome::Unit).map_err(|e| io_error(&e).of_flush());
+            }
             Op::Release { file, from, to } => self.release(file, from, to),
             Op::Rename { from, to } => fs::rename(self.of(from), self.of(to)),
             Op::Remove { file } => fs::remove_file(self.of(file)),

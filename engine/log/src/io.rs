@@ -129,12 +129,13 @@ pub enum Op<S> {
         /// Complete only when the bytes are on stable storage.
         durable: bool,
     },
-    /// Make all bytes durable whose writes completed before this was issued. → [`Outcome::Unit`]
+    /// Make all bytes durable whose writes completed before this was issued. One that fails is
+    /// never a mere want of space: see [`IoError::of_flush`]. → [`Outcome::Unit`]
     Sync {
         /// The file.
         file: FileName,
     },
-    /// Make the directory's entries durable. → [`Outcome::Unit`]
+    /// Make the directory's entries durable; failing as [`Op::Sync`] does. → [`Outcome::Unit`]
     SyncDirectory,
     /// Read `length` bytes; what lies beyond the end of the file is left out, so the answer may be
     /// shorter. A missing file is [`IoError::NotFound`]. → [`Outcome::Read`]
@@ -256,6 +257,14 @@ impl IoError {
     pub fn is_medium(self) -> bool {
         matches!(self, Self::Device(5 | 61 | 84))
     }
+
+    /// What a flush fails with. Whoever waits for space tries again; but what a failed flush was to
+    /// keep may be gone, and a second one would succeed and not say so.
+    #[must_use]
+    pub fn of_flush(self) -> Self {
+        const ENOSPC: i32 = 28;
+        if self == Self::NoSpace { Self::Device(ENOSPC) } else { self }
+    }
 }
 
 /// The completion of an operation.
@@ -342,6 +351,14 @@ impl Memory for Heap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flush_that_fails_is_no_want_of_space() {
+        assert_eq!(IoError::NoSpace.of_flush(), IoError::Device(28));
+        assert_eq!(IoError::NoDescriptors.of_flush(), IoError::NoDescriptors);
+        assert!(crate::OpenError::from(IoError::NoSpace).is_want());
+        assert!(!crate::OpenError::from(IoError::NoSpace.of_flush()).is_want());
+    }
 
     #[test]
     fn file_names_read_back() {

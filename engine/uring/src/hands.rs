@@ -420,14 +420,14 @@ impl Folder {
     async fn sync(&self, file: FileName) -> Result<(), IoError> {
         let open = self.open(file, Mode::Plain, false).await?;
         self.hands.count(|s| s.syncs += 1);
-        open.file.fdatasync().await.map_err(|e| glommio_error(&e))
+        open.file.fdatasync().await.map_err(|e| glommio_error(&e).of_flush())
     }
 
     async fn sync_directory(&self) -> Result<(), IoError> {
         let directory = glommio::io::Directory::open(&*self.path).await;
         let directory = directory.map_err(|e| glommio_error(&e))?;
         self.hands.count(|s| s.syncs += 1);
-        let synced = directory.sync().await.map_err(|e| glommio_error(&e));
+        let synced = directory.sync().await.map_err(|e| glommio_error(&e).of_flush());
         let _ = directory.close().await;
         synced
     }
