@@ -13,6 +13,8 @@ use catena_format::{ClusterId, NodeId, checksum::crc32};
 use catena_node::NodeIdentity;
 use catena_uring::create_directory;
 
+use crate::cli::Exit;
+
 const MAGIC: [u8; 8] = *b"CTNNODE\0";
 const VERSION: u16 = 1;
 const BYTES: usize = 64;
@@ -30,6 +32,16 @@ pub(crate) enum IdentityError {
     Version(PathBuf, u16),
     #[error("cannot use {0}: {1}")]
     Io(PathBuf, io::Error),
+}
+
+impl IdentityError {
+    /// What is not readable will not be so after a restart.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Io(..) => Exit::Failure,
+            Self::Missing(_) | Self::Damaged(_) | Self::Version(..) => Exit::Damaged,
+        }
+    }
 }
 
 /// An identity, and whether the catalog beside it was begun for good.

@@ -60,6 +60,10 @@ fn exit(error: &anyhow::Error) -> Exit {
         Exit::Usage
     } else if error.is::<segment::Damaged>() {
         segment::Damaged::EXIT
+    } else if let Some(error) = error.downcast_ref::<serve::CatalogClosed>() {
+        error.exit()
+    } else if let Some(error) = error.downcast_ref::<identity::IdentityError>() {
+        error.exit()
     } else {
         commands::exit(error)
     }

@@ -9,12 +9,14 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use catena_log::OpenError;
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
 use catena_uring::{DmaMemory, Findings, Hands, HandsOptions, lock_directory, probe};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 
 use crate::{
     admin::Admin,
+    cli::Exit,
     config::{Config, Gathered, Sources},
     cores::{Cargo, Shared, placement},
     identity::Identity,
@@ -268,6 +270,21 @@ fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Re
 /// After so long without a catalog something is wrong: the log says so, once.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
+/// The catalog cannot be opened, and without it nobody knows what there is.
+#[derive(Debug, thiserror::Error)]
+#[error("the catalog in meta/catalog cannot be opened: {0}")]
+pub(crate) struct CatalogClosed(OpenError);
+
+impl CatalogClosed {
+    /// What is not readable will not be so after a restart.
+    pub(crate) fn exit(&self) -> Exit {
+        match self.0 {
+            OpenError::Io(_) | OpenError::Memory(_) => Exit::Failure,
+            _ => Exit::Damaged,
+        }
+    }
+}
+
 /// Waits until the catalog is open; false when the process is to end before.
 async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
     let (began, mut told) = (Instant::now(), false);
@@ -282,7 +299,7 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
                     tracing::warn!("the catalog is not open yet: is the disk full, or very slow?");
                 }
             }
-            Status::Failed(error) => bail!("the catalog in meta/catalog cannot be opened: {error}"),
+            Status::Failed(error) => bail!(CatalogClosed(error)),
             Status::Poisoned(error) => bail!("the catalog cannot be written: {error}"),
             Status::Serving | Status::Draining => return Ok(true),
         }

@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Unreachable,
     /// The connection or the disk failed in between; it may have been done or not.
     Indeterminate,
-    /// Stored bytes are damaged.
+    /// Stored bytes are damaged, or of a version that this build does not know.
     Damaged,
 }
 
@@ -27,7 +27,7 @@ pub(super) const CODES: [(Exit, &str); 6] = [
     (Exit::Usage, "the command line or the configuration is wrong; nothing was tried"),
     (Exit::Unreachable, "the server cannot be reached; nothing was done"),
     (Exit::Indeterminate, "it failed in between; it may have been done or not"),
-    (Exit::Damaged, "stored bytes are damaged"),
+    (Exit::Damaged, "stored bytes are damaged, or of a version that this build does not know"),
 ];
 
 /// The end of the help.
@@ -38,7 +38,7 @@ Exit codes:
   2  the command line or the configuration is wrong; nothing was tried
   3  the server cannot be reached; nothing was done
   4  it failed in between; it may have been done or not
-  5  stored bytes are damaged";
+  5  stored bytes are damaged, or of a version that this build does not know";
 
 impl Exit {
     /// The number that the process returns.
