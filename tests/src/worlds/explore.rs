@@ -247,7 +247,11 @@ fn variants(kind: FaultKind) -> usize {
     match kind {
         FaultKind::WriteError => VARIANTS,
         FaultKind::Misread => 3,
-        FaultKind::SyncError | FaultKind::NoSpace | FaultKind::ShortWrite => 2,
+        FaultKind::SyncError
+        | FaultKind::DirectorySyncError
+        | FaultKind::NameError
+        | FaultKind::NoSpace
+        | FaultKind::ShortWrite => 2,
         _ => 1,
     }
 }

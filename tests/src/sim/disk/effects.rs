@@ -36,7 +36,10 @@ impl Disk {
             Op::List | Op::Claim { .. } | Op::Rename { .. } | Op::Remove { .. }
         );
         if by_name && self.strike(FaultKind::NameError) {
-            return Err(EIO);
+            // A new name may need room.
+            let full =
+                matches!(flight.op, Op::Rename { .. }) && self.choice.pick(2, "no room") == 1;
+            return Err(if full { IoError::NoSpace } else { EIO });
         }
         match flight.op.clone() {
             Op::List => Ok(Outcome::Files(self.list(directory))),
@@ -134,6 +137,9 @@ impl Disk {
     ) -> Answer {
         if flight.file.is_none() && self.strike(FaultKind::NoDescriptors) {
             return Err(IoError::NoDescriptors);
+        }
+        if flight.file.is_none() && self.strike(FaultKind::NoSpace) {
+            return Err(IoError::NoSpace);
         }
         let id = self.open(flight, name)?;
         let position = position.get();
@@ -251,7 +257,7 @@ impl Disk {
         let id = flight.file.expect("a sync that succeeded has a file");
         if self.strike(FaultKind::SyncError) {
             self.forsake(id, flight.horizon);
-            return Err(EIO);
+            return Err(self.flush_error());
         }
         let Self { images, choice, options, .. } = self;
         let image = images.get_mut(&id).expect("a file under way has an image");
@@ -261,6 +267,11 @@ impl Disk {
         });
         self.flush_cache(flight.horizon);
         Ok(())
+    }
+
+    /// A flush has no room, or fails otherwise.
+    fn flush_error(&mut self) -> IoError {
+        [EIO, IoError::NoSpace.of_flush()][self.choice.pick(2, "error of a flush")]
     }
 
     fn forsake(&mut self, id: FileId, horizon: u64) {
@@ -277,7 +288,7 @@ impl Disk {
 
     fn sync_directory(&mut self, flight: &Flight) -> Result<(), IoError> {
         if self.strike(FaultKind::DirectorySyncError) {
-            return Err(EIO);
+            return Err(self.flush_error());
         }
         let Self { folders, choice, options, .. } = self;
         let folder = folders.get_mut(&flight.directory).expect("the directory is known");

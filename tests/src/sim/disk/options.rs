@@ -98,10 +98,10 @@ impl Latency {
 pub enum FaultKind {
     /// EIO on a write or extension, of which a part lands.
     WriteError,
-    /// EIO on a sync: what it covered never becomes durable, though later syncs succeed. It reads
-    /// as the old bytes at once, or else after the next crash of either kind.
+    /// EIO or ENOSPC on a sync: what it covered never becomes durable, though later syncs succeed.
+    /// It reads as the old bytes at once, or else after the next crash of either kind.
     SyncError,
-    /// EIO on a directory sync; the entries stay unsynced and a later sync takes them.
+    /// EIO or ENOSPC on a directory sync; the entries stay unsynced and a later sync takes them.
     DirectorySyncError,
     /// EIO on a read; the next one may succeed.
     ReadError,
@@ -113,8 +113,8 @@ pub enum FaultKind {
     ShortWrite,
     /// No descriptor is free for a file that is to be created.
     NoDescriptors,
-    /// EIO on a listing, on waiting for writes of a dead process, on a renaming or a removal, and
-    /// nothing is changed.
+    /// EIO on a listing, on waiting for writes of a dead process, on a renaming or a removal, on a
+    /// renaming ENOSPC, too; and nothing is changed.
     NameError,
     /// A bit of what lies durable turns.
     BitFlip,
