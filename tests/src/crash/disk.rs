@@ -81,6 +81,8 @@ struct Inner {
     lies: bool,
     /// How long a write or a flush takes.
     delay: Duration,
+    /// Requests that wait because of it.
+    waiting: u64,
     plan: Option<Plan>,
     random: Random,
     odds: Odds,
@@ -112,6 +114,7 @@ impl Disk {
             is_on: true,
             lies: false,
             delay: Duration::ZERO,
+            waiting: 0,
             plan: None,
             random,
             odds: Odds { kept: MILLION / 3, torn: MILLION / 2 },
@@ -207,6 +210,22 @@ impl Disk {
     #[must_use]
     pub fn delay(&self) -> Duration {
         self.lock().delay
+    }
+
+    /// A request waits until the slow disk has time for it.
+    pub(super) fn waits(&self) {
+        self.lock().waiting += 1;
+    }
+
+    /// It was carried out.
+    pub(super) fn waited(&self) {
+        self.lock().waiting -= 1;
+    }
+
+    /// How many requests wait.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.lock().waiting
     }
 
     /// From now on flushes are answered, and nothing becomes durable by them.

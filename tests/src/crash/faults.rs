@@ -71,6 +71,7 @@ impl World {
             self.stack.disk().slow(Duration::from_micros(200 + self.random.below(3_000)));
             thread::sleep(Duration::from_micros(self.random.below(60_000)));
             tally.fault("kill on a slow disk");
+            tally.slow_depth(self.load.in_flight(), self.stack.disk().waiting());
         } else {
             tally.fault("kill");
         }

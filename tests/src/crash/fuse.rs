@@ -60,6 +60,7 @@ fn work_slowly(disk: &Disk, jobs: mpsc::Receiver<Job>) {
     for job in jobs {
         thread::sleep(disk.delay());
         job.carry_out(disk);
+        disk.waited();
     }
 }
 
@@ -71,8 +72,10 @@ struct File {
 impl File {
     fn perform(&self, job: Job) {
         if self.disk.delay().is_zero() {
-            job.carry_out(&self.disk);
-        } else if let Err(mpsc::SendError(job)) = self.queue.send(job) {
+            return job.carry_out(&self.disk);
+        }
+        self.disk.waits();
+        if let Err(mpsc::SendError(job)) = self.queue.send(job) {
             job.carry_out(&self.disk);
         }
     }

@@ -91,7 +91,8 @@ pub fn run(order: Order, tally: &mut Tally) -> Result<()> {
             bail!("{discarded} cycles proved nothing, and {cycles} something");
         }
     }
-    let deepest = tally.deepest();
+    let (deepest, slow) = tally.deepest();
+    let deepest = if order.method == Method::Kill { slow } else { deepest };
     if is_deep(order.method) && tally.cycles >= DEEP_CYCLES && deepest < IN_FLIGHT_MIN {
         bail!("never more than {deepest} batches were in flight");
     }

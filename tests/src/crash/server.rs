@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
@@ -23,6 +24,9 @@ const SOON: Duration = Duration::from_millis(100);
 /// Ports that the kernel gives to no connection by default, so that nobody takes ours while the
 /// server is down, and no client of it talks to itself.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// The signal of [`Server::kill`].
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
 
 /// How a server is started.
 #[derive(Clone, Debug)]
@@ -112,8 +116,11 @@ impl Server {
     /// Kills it and waits until it is gone; its writes that are under way are not waited for.
     ///
     /// # Errors
-    /// When it cannot be waited for.
+    /// When it cannot be waited for, or a signal had ended it before.
     pub fn kill(&mut self) -> Result<()> {
+        let ended = self.child.try_wait()?;
+        let signal = ended.as_ref().and_then(ExitStatusExt::signal);
+        ensure!(signal.is_none_or(|signal| signal == KILL), "the server died: {ended:?}");
         // It may have ended by itself.
         let _ = self.child.kill();
         self.child.wait()?;

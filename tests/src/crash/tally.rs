@@ -21,6 +21,8 @@ pub struct Tally {
     wrong: u64,
     /// Sum and greatest of the batches in flight when a fault came.
     depth: (u64, u64),
+    /// The most of them on a slow disk, and the most requests that the disk had before it then.
+    slow_depth: (u64, u64),
     faults: BTreeMap<&'static str, u64>,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
@@ -38,6 +40,7 @@ impl Default for Tally {
             duplicated: 0,
             wrong: 0,
             depth: (0, 0),
+            slow_depth: (0, 0),
             faults: BTreeMap::new(),
             findings: Vec::new(),
         }
@@ -55,10 +58,15 @@ impl Tally {
         self.depth = (self.depth.0 + batches, self.depth.1.max(batches));
     }
 
-    /// The most batches that were in flight when a fault came.
+    /// So many were when it came on a slow disk, and so many requests waited there.
+    pub fn slow_depth(&mut self, batches: u64, requests: u64) {
+        self.slow_depth = (self.slow_depth.0.max(batches), self.slow_depth.1.max(requests));
+    }
+
+    /// The most batches that were in flight when a fault came, and when one came on a slow disk.
     #[must_use]
-    pub fn deepest(&self) -> u64 {
-        self.depth.1
+    pub fn deepest(&self) -> (u64, u64) {
+        (self.depth.1, self.slow_depth.0)
     }
 
     /// So many records that had to be there were compared.
@@ -107,6 +115,8 @@ impl Tally {
             ("discarded", self.discarded),
             ("in_flight_mean", self.depth.0 / (self.cycles + self.discarded).max(1)),
             ("in_flight_max", self.depth.1),
+            ("in_flight_slow_max", self.slow_depth.0),
+            ("requests_slow_max", self.slow_depth.1),
         ];
         notes.map(|(name, number)| (name.to_owned(), number)).into()
     }

@@ -45,6 +45,8 @@ pub struct World {
     pub(super) retention: Option<Retention>,
     pub(super) books: Arc<Books>,
     pub(super) load: Load,
+    /// So far its log was searched for panics.
+    searched: usize,
 }
 
 impl World {
@@ -90,6 +92,7 @@ impl World {
             retention,
             books,
             load,
+            searched: 0,
         })
     }
 
@@ -134,6 +137,7 @@ impl World {
         self.client = self.server.wait()?;
         let checked = self.read_back()?;
         self.stack.disk().slow(Duration::ZERO);
+        self.searched = look_for_panics(&self.setup.log, self.searched, tally)?;
         tally.checked(checked.must);
         tally.found(self.books.take_findings());
         Ok(())
@@ -159,6 +163,7 @@ impl World {
             }
         }
         self.server.kill()?;
+        look_for_panics(&self.setup.log, self.searched, tally)?;
         self.stack.unmount()
     }
 
@@ -177,6 +182,14 @@ impl World {
         check::everything(&mut self.client, self.topic, &self.books, self.retention)
             .context("reading back")
     }
+}
+
+/// No life may have panicked, whatever befell it; how far the log was searched by now.
+fn look_for_panics(log: &Path, searched: usize, tally: &mut Tally) -> Result<usize> {
+    let log = fs::read_to_string(log)?;
+    let panics = log[searched..].lines().filter(|line| line.contains("panicked at"));
+    tally.found(panics.map(|line| Finding::Wrong(line.to_owned())).collect());
+    Ok(log.len())
 }
 
 /// How this world's server is started.
