@@ -94,8 +94,8 @@ pub struct Summary {
     pub faults: BTreeMap<String, u64>,
     /// The figures of the phases.
     pub phases: Vec<Value>,
-    /// What is judged: what was offered and the goodput in percent of the peak's, resident bytes at most, milliseconds until
-    /// latency was as usual.
+    /// What is judged: what was offered and the goodput in percent of the peak's, resident bytes at
+    /// most, milliseconds until latency was as usual.
     pub figures: BTreeMap<String, u64>,
     /// Each criterion, and whether it was met.
     pub criteria: Vec<(&'static str, bool)>,
@@ -365,14 +365,18 @@ impl Scene<'_> {
             "goodput_bytes_per_s": goodput.round(), "refused": count(&traffic.refused),
             "closed": count(&traffic.closed), "resident_bytes_max": most,
         }));
-        let unanswered = count(&traffic.unanswered);
+        self.account(traffic);
+        Flow { sent, goodput, resident_bytes: most, ended }
+    }
+
+    /// What was acknowledged must be there, and what was asked must be answered.
+    fn account(&mut self, traffic: Traffic) {
+        let unanswered = traffic.unanswered.into_inner();
         if unanswered > 0 {
             let what = format!("{unanswered} requests were neither answered nor ended");
             self.summary.broken.push(what);
         }
-        let acked = traffic.acked.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.acked.extend(acked);
-        Flow { sent, goodput, resident_bytes: most, ended }
+        self.acked.extend(traffic.acked.into_inner().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Everything acknowledged is there once, and in the order of each line.
