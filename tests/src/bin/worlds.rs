@@ -53,7 +53,9 @@ fn run(summary: &Summary, command: String) -> Run {
         duplicated: summary.duplicated,
         broken: summary.broken.len() as u64,
         faults: faults.collect(),
+        notes: [("workloads", summary.workloads), ("capped", tally.capped)]
+            .map(|(name, number)| (name.to_owned(), number))
+            .into(),
         seconds: summary.seconds,
-        ..Run::default()
     }
 }

@@ -94,7 +94,12 @@ deeds! {
     ManifestOlder = "manifest_older",
     /// An index rotted between two lives.
     IndexRotten = "index_rotten",
-    /// Both copies of a manifest did, and the partition was refused.
+    /// An index or a copy of a manifest became what it had been in an earlier life, as when its last
+    /// write was lost.
+    ImageOlder = "image_older",
+    /// A sector of one became another of its sectors, as when a write went astray.
+    ImageMisplaced = "image_misplaced",
+    /// Both copies of a manifest rotted, and the partition was refused.
     PartitionRefused = "partition_refused",
     /// A crash came while a manifest was written.
     ManifestCut = "manifest_cut",

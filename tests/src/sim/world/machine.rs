@@ -6,7 +6,7 @@ use bytes::Bytes;
 use catena_format::{ClusterId, NodeId, Offset, PartitionUid};
 use catena_log::{
     Now,
-    io::{Done, Op, OpId, Purse},
+    io::{Done, FileName, Op, OpId, Purse},
 };
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
 use catena_replication::{Phase, Replica};
@@ -43,6 +43,8 @@ pub(super) struct Machine {
     pub(super) peril: Peril,
     /// Manifests of earlier lives, by directory.
     pub(super) older: BTreeMap<u64, Vec<u8>>,
+    /// Indexes and copies of manifests of earlier lives.
+    pub(super) past: BTreeMap<(u64, FileName), Vec<u8>>,
     /// The partition that lost both copies of its manifest.
     pub(super) refused: Option<PartitionUid>,
 }
@@ -76,6 +78,7 @@ impl Machine {
             next_crash_ns: 0,
             peril,
             older: BTreeMap::new(),
+            past: BTreeMap::new(),
             refused: None,
         };
         machine.boot(budget, random);

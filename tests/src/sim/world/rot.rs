@@ -12,7 +12,7 @@ use catena_node::{Node, Notice};
 use catena_replication::{Phase, Replica};
 
 use super::{Machine, Purse, STUCK_NS, World};
-use crate::sim::{deeds::Deed, random::Random};
+use crate::sim::{deeds::Deed, disk::SECTOR_BYTES, random::Random};
 
 /// Bits that turn in the cold segments of a partition.
 const ROTTEN_BITS: u64 = 3;
@@ -85,8 +85,8 @@ impl Machine {
         }
     }
 
-    /// Between two lives a copy of a manifest or an index rots, or both copies become older ones:
-    /// nothing may be lost by that. Let alone are manifests whose copies differ, for the older one
+    /// Between two lives a copy of a manifest or an index rots, becomes an older one or is written to
+    /// by mistake, or both copies become older ones: nothing may be lost by that. Let alone are manifests whose copies differ, for the older one
     /// does not know all, and the keepers of what is derived from dropped segments: that stands
     /// nowhere else.
     pub(super) fn rot_images(&mut self, random: &mut Random) -> Option<Deed> {
@@ -114,7 +114,38 @@ impl Machine {
             let copy = [Slot::First, Slot::Second][random.below(2) as usize];
             (FileName::Manifest(copy), Deed::ManifestRotten)
         };
-        self.spoil(directory, file, random).then_some(deed)
+        let image = self.disk.live_bytes(directory, file).unwrap_or_default();
+        let past = self.past.remove(&(directory, file));
+        for other in self.disk.live_files(directory).collect::<Vec<_>>() {
+            let bytes = self.disk.live_bytes(directory, other);
+            let kept = bytes.filter(|_| !matches!(other, FileName::Segment(_)));
+            self.past.extend(kept.map(|bytes| ((directory, other), bytes)));
+        }
+        let (deed, done) = match (random.below(3), past) {
+            (0, Some(past)) if past != image => {
+                (Deed::ImageOlder, self.disk.put_back(directory, file, &past))
+            }
+            (1, _) if image.len() > SECTOR_BYTES => {
+                (Deed::ImageMisplaced, self.misplace(directory, file, image, random))
+            }
+            _ => (deed, self.spoil(directory, file, random)),
+        };
+        done.then_some(deed)
+    }
+
+    /// A sector of an image stands elsewhere in it, too.
+    fn misplace(
+        &mut self,
+        directory: u64,
+        file: FileName,
+        mut image: Vec<u8>,
+        random: &mut Random,
+    ) -> bool {
+        let sectors = (image.len() / SECTOR_BYTES) as u64;
+        let [from, to] = [(); 2].map(|()| random.below(sectors) as usize * SECTOR_BYTES);
+        let before = image.clone();
+        image.copy_within(from..from + SECTOR_BYTES, to);
+        image != before && self.disk.put_back(directory, file, &image)
     }
 
     /// Both copies of a manifest become what they were in an earlier life. Segments must have been
