@@ -94,8 +94,8 @@ deeds! {
     ManifestOlder = "manifest_older",
     /// An index rotted between two lives.
     IndexRotten = "index_rotten",
-    /// An index or a copy of a manifest became what it had been in an earlier life, as when its last
-    /// write was lost.
+    /// An index or a copy of a manifest became what it had been in an earlier life, as when its
+    /// last write was lost.
     ImageOlder = "image_older",
     /// A sector of one became another of its sectors, as when a write went astray.
     ImageMisplaced = "image_misplaced",

@@ -85,10 +85,10 @@ impl Machine {
         }
     }
 
-    /// Between two lives a copy of a manifest or an index rots, becomes an older one or is written to
-    /// by mistake, or both copies become older ones: nothing may be lost by that. Let alone are manifests whose copies differ, for the older one
-    /// does not know all, and the keepers of what is derived from dropped segments: that stands
-    /// nowhere else.
+    /// Between two lives a copy of a manifest or an index rots, becomes an older one or is written
+    /// to by mistake, or both copies become older ones: nothing may be lost by that. Let alone are
+    /// manifests whose copies differ, for the older one does not know all, and the keepers of what
+    /// is derived from dropped segments: that stands nowhere else.
     pub(super) fn rot_images(&mut self, random: &mut Random) -> Option<Deed> {
         let directories: Vec<u64> = self.disk.directories().collect();
         if directories.is_empty() || self.disk.late_writes() > 0 {
