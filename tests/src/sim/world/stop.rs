@@ -32,7 +32,7 @@ impl World {
         }
         if self.machines[at].is_idle() {
             self.oracle.did(Deed::Drained);
-            self.machines[at].note_stop();
+            self.machines[at].note_stop(!self.says_no);
         } else if !cut && !self.says_no {
             return Err("a node that is drained does not end".to_owned());
         }
@@ -46,14 +46,15 @@ impl Machine {
         self.cores.iter().all(Node::is_idle)
     }
 
-    fn note_stop(&mut self) {
+    fn note_stop(&mut self, sound: bool) {
         let ends = self.replicas().filter_map(|replica| {
             let log = replica.log().filter(|log| log.poisoned().is_none())?;
             Some((replica.identity().uid, log.log_end()))
         });
         self.stopped = ends.collect();
-        // Before it has served, a node knows nothing.
-        self.known = self.swept.then(|| self.cores[0].known());
+        // Before it has served, a node knows nothing; and behind a write that failed, an entry may
+        // be there or not.
+        self.known = (sound && self.swept).then(|| self.cores[0].known());
     }
 
     /// What an ended life's catalog named is what the next one's names.
