@@ -204,7 +204,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// What is damaged of offsets that a read did not find: what another read before it did not
     /// find either. `None`: there was none yet.
     fn believed(&self, cold: &Cold<M>, offsets: &Range<Offset>) -> Option<Range<Offset>> {
-        if self.damaged.covers(offsets) {
+        if self.damaged.holds(offsets) {
             return Some(offsets.clone());
         }
         let first = cold.doubt.as_ref()?;

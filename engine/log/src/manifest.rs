@@ -305,8 +305,12 @@ impl DamagedRanges {
 
     /// Whether all of `range` that matters is known.
     pub(crate) fn covers(&self, range: &Range<Offset>) -> bool {
-        let start = range.start.max(self.start);
-        range.end <= self.start || self.iter().any(|r| r.start <= start && range.end <= r.end)
+        range.end <= self.start || self.holds(&(range.start.max(self.start)..range.end))
+    }
+
+    /// Whether all of `range` is known, and not merely does not matter.
+    pub(crate) fn holds(&self, range: &Range<Offset>) -> bool {
+        self.iter().any(|r| r.start <= range.start && range.end <= r.end)
     }
 
     /// The end of the range that holds `offset`.

@@ -202,29 +202,42 @@ fn one_bad_read_is_not_believed() {
 
 #[test]
 fn one_bad_read_for_a_reader_is_not_believed_either() {
-    let mut world = world();
-    world.restart();
-    let offset = offset_at(&world, segment(1), 3);
-    let id = match world.log.read(Offset::new(offset), 1, world.log.durable_end()).unwrap() {
-        ReadOutcome::Pending(id) => id,
-        ReadOutcome::Ready(_) => panic!("nothing is in memory after a start"),
-    };
-    let mut bad = 0;
-    while let Some((id, op)) = world.log.poll_op() {
-        let mut result = world.disk.perform(op.clone());
-        if matches!(op, Op::Read { file: FileName::Segment(_), .. }) && bad == 0 {
-            bad += 1;
-            let read = result.unwrap().into_read();
-            result = Ok(Outcome::Read(vec![0; read.len()].into()));
+    for trimmed in [false, true] {
+        let mut world = world();
+        world.restart();
+        let offset = offset_at(&world, segment(1), 3);
+        let id = match world.log.read(Offset::new(offset), 1, world.log.durable_end()).unwrap() {
+            ReadOutcome::Pending(id) => id,
+            ReadOutcome::Ready(_) => panic!("nothing is in memory after a start"),
+        };
+        let mut bad = 0;
+        while let Some((id, op)) = world.log.poll_op() {
+            let mut result = world.disk.perform(op.clone());
+            if matches!(op, Op::Read { file: FileName::Segment(_), .. }) && bad == 0 {
+                bad += 1;
+                let read = result.unwrap().into_read();
+                result = Ok(Outcome::Read(vec![0; read.len()].into()));
+                if trimmed {
+                    // What is below the log start matters no more, and is no more damaged for that.
+                    world.log.trim(world.log.durable_end()).unwrap();
+                    world.run();
+                    assert!(world.log.log_start() > Offset::new(offset));
+                }
+            }
+            world.log.on_done(Done { id, result }, world.now());
         }
-        world.log.on_done(Done { id, result }, world.now());
+        let mut events = std::iter::from_fn(|| world.log.poll_event());
+        let read = events.find_map(|event| match event {
+            Event::Read(done, answer) => Some((done, answer)),
+            _ => None,
+        });
+        let Some((done, Ok(ReadAnswer::Batches(batches)))) = read else {
+            panic!("the second read is good: {read:?}")
+        };
+        assert_eq!((done, bad), (id, 1));
+        assert_eq!(batches.shares[0], world.model[offset as usize].2);
+        assert_eq!(world.log.damaged(), []);
     }
-    let Some(Event::Read(done, Ok(ReadAnswer::Batches(batches)))) = world.log.poll_event() else {
-        panic!("the second read is good")
-    };
-    assert_eq!((done, bad), (id, 1));
-    assert_eq!(batches.shares[0], world.model[offset as usize].2);
-    assert_eq!(world.log.damaged(), []);
 }
 
 #[test]
