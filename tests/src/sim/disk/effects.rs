@@ -13,6 +13,8 @@ use super::{
 
 /// How many removed files leave their bytes behind in free blocks.
 const REMOVED_MAX: usize = 4;
+/// A sync that has something to keep fails so many times as often as one that has nothing.
+const SYNC_ERROR_TIMES: u32 = 10;
 
 type Answer = Result<Outcome<Bytes>, IoError>;
 
@@ -255,7 +257,10 @@ impl Disk {
 
     fn sync(&mut self, flight: &Flight) -> Result<(), IoError> {
         let id = flight.file.expect("a sync that succeeded has a file");
-        if self.strike(FaultKind::SyncError) {
+        // It matters where something waits for the sync.
+        let waits = self.images[&id].waits_for_sync(flight.horizon);
+        let times = if waits { SYNC_ERROR_TIMES } else { 1 };
+        if self.strike_times(FaultKind::SyncError, times) {
             self.forsake(id, flight.horizon);
             return Err(self.flush_error());
         }

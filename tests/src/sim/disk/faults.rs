@@ -69,7 +69,12 @@ pub(super) enum Fate {
 impl Disk {
     /// Whether a fault comes now; if so it is paid for.
     pub(super) fn strike(&mut self, kind: FaultKind) -> bool {
-        let strikes = self.choice.chance(self.faults.per_million(kind), kind.name());
+        self.strike_times(kind, 1)
+    }
+
+    /// The same, where it is so many times as likely.
+    pub(super) fn strike_times(&mut self, kind: FaultKind, times: u32) -> bool {
+        let strikes = self.choice.chance(self.faults.per_million(kind) * times, kind.name());
         if strikes {
             self.faults.spend(kind);
             self.fingerprint.numbers([self.now_ns, 100 + kind as u64]);

@@ -185,6 +185,12 @@ impl Image {
         }
     }
 
+    /// Whether a sync has anything to keep.
+    pub(super) fn waits_for_sync(&self, horizon: u64) -> bool {
+        let waits = |e: &Extent| !e.forsaken && e.completed.is_some_and(|at| at <= horizon);
+        self.unsynced.iter().any(waits)
+    }
+
     /// The syncs of what completed by `horizon` failed for good; what that was.
     pub(super) fn forsake(&mut self, horizon: u64) -> Vec<(Range<u64>, u64)> {
         let covered = |extent: &&mut Extent| extent.completed.is_some_and(|at| at <= horizon);
