@@ -11,7 +11,7 @@ use catena_format::{
     Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId, planted,
 };
 use catena_log::{
-    LogConfig, LogIdentity, Now,
+    LogConfig, LogIdentity, Now, OpenError,
     io::{IoError, Memory},
 };
 use catena_replication::{
@@ -503,7 +503,8 @@ impl<M: Memory + Clone> Node<M> {
         self.send_parcel(FIRST, Content::Opened { uid, topic, phase });
     }
 
-    /// Once all partitions that are being created are open, they exist.
+    /// Once all partitions that are being created are open, they exist. So does one of which the
+    /// disk holds what cannot be read: it was created before, and keeps no other from serving.
     pub(crate) fn topic_opened(&mut self, id: TopicId, now: Now) {
         let Some(Creating { waiting, from, told: false }) = self.creating.get(&id).copied() else {
             return;
@@ -511,14 +512,18 @@ impl<M: Memory + Clone> Node<M> {
         let Some(topic) = self.orderer().catalog().topic(id) else { return };
         let created = topic.partitions.iter().skip(from.get() as usize);
         let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
-        let all_open = phases.iter().all(|phase| *phase == Phase::Open);
-        let all_open = all_open || planted!(ReadyBeforeCreated);
+        let exists = |phase: &Phase| match phase {
+            Phase::Open => true,
+            Phase::Opening | Phase::Failed(OpenError::Io(_) | OpenError::Memory(_)) => false,
+            Phase::Failed(_) => true,
+        };
+        let all_exist = phases.iter().all(exists) || planted!(ReadyBeforeCreated);
         let failed = phases.into_iter().find(|phase| matches!(phase, Phase::Failed(_)));
         if let (Some(Phase::Failed(error)), Some(ticket)) = (failed, waiting) {
             // None of them serves before the next start, which creates them once more.
             self.creating.insert(id, Creating { waiting: None, from, told: false });
             self.unchanged(ticket, ErrorCode::PartitionFailed, &error.to_string());
-        } else if all_open {
+        } else if all_exist {
             let ready = Entry::TopicReady { id: id.get() };
             let told = self.submit(Proposal::Ready(id), &ready, now).is_ok();
             self.creating.insert(id, Creating { waiting, from, told });
