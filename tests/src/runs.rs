@@ -110,7 +110,7 @@ pub const METHODS: [Method; 13] = [
     Method {
         name: "soak",
         unit: "minutes",
-        what: "the real server under a mixed load, killed now and then; memory, descriptors and \
+        what: "the real server under a mixed load, killed three times; memory, descriptors and \
                files must not grow",
         command: "cargo load soak --minutes 120 --record",
     },

@@ -52,13 +52,9 @@ impl Folder {
             Op::Claim { file } => self.open(file).and_then(|file| file.lock()),
             Op::Extend { file, from, to } => self.extend(file, from, to),
             Op::Sync { file } => {
-                let synced = self.open(file).and_then(|file| file.sync_data());
-                return synced.map(|()| Outcome::Unit).map_err(|e| io_error(&e).of_flush());
+                return flushed(self.open(file).and_then(|file| file.sync_data()));
             }
-            Op::SyncDirectory => {
-                let synced = sync_directory(&self.path);
-                return synced.map(|()| Outcome::Unit).map_err(|e| io_error(&e).of_flush());
-            }
+            Op::SyncDirectory => return flushed(sync_directory(&self.path)),
             Op::Release { file, from, to } => self.release(file, from, to),
             Op::Rename { from, to } => fs::rename(self.of(from), self.of(to)),
             Op::Remove { file } => fs::remove_file(self.of(file)),
@@ -131,6 +127,10 @@ impl Folder {
         file.read_exact_at(&mut bytes, position.get())?;
         Ok(bytes.into())
     }
+}
+
+fn flushed(result: io::Result<()>) -> Result<Outcome<Share>, IoError> {
+    result.map(|()| Outcome::Unit).map_err(|e| io_error(&e).of_flush())
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

@@ -75,6 +75,13 @@ impl OpenError {
     pub fn is_want(&self) -> bool {
         matches!(self, Self::Memory(_) | Self::Io(IoError::NoDescriptors | IoError::NoSpace))
     }
+
+    /// What is stored there is not, or not in a form that this build reads: no other attempt will
+    /// bring more. Otherwise something failed, and nobody knows what is stored.
+    #[must_use]
+    pub fn is_of_stored(&self) -> bool {
+        !matches!(self, Self::Memory(_) | Self::Io(_))
+    }
 }
 
 /// What recovery found, for the operator.

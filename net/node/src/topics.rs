@@ -11,7 +11,7 @@ use catena_format::{
     Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId, planted,
 };
 use catena_log::{
-    LogConfig, LogIdentity, Now, OpenError,
+    LogConfig, LogIdentity, Now,
     io::{IoError, Memory},
 };
 use catena_replication::{
@@ -514,8 +514,8 @@ impl<M: Memory + Clone> Node<M> {
         let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
         let exists = |phase: &Phase| match phase {
             Phase::Open => true,
-            Phase::Opening | Phase::Failed(OpenError::Io(_) | OpenError::Memory(_)) => false,
-            Phase::Failed(_) => true,
+            Phase::Opening => false,
+            Phase::Failed(error) => error.is_of_stored(),
         };
         let all_exist = phases.iter().all(exists) || planted!(ReadyBeforeCreated);
         let failed = phases.into_iter().find(|phase| matches!(phase, Phase::Failed(_)));

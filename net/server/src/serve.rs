@@ -278,10 +278,7 @@ pub(crate) struct CatalogClosed(OpenError);
 impl CatalogClosed {
     /// What is not readable will not be so after a restart.
     pub(crate) fn exit(&self) -> Exit {
-        match self.0 {
-            OpenError::Io(_) | OpenError::Memory(_) => Exit::Failure,
-            _ => Exit::Damaged,
-        }
+        if self.0.is_of_stored() { Exit::Damaged } else { Exit::Failure }
     }
 }
 

@@ -126,7 +126,7 @@ impl Machine {
                 (Deed::ImageOlder, self.disk.put_back(directory, file, &past))
             }
             (1, _) if image.len() > SECTOR_BYTES => {
-                (Deed::ImageMisplaced, self.misplace(directory, file, image, random))
+                (Deed::ImageMisplaced, self.misplace(directory, file, &image, random))
             }
             _ => (deed, self.spoil(directory, file, random)),
         };
@@ -138,14 +138,14 @@ impl Machine {
         &mut self,
         directory: u64,
         file: FileName,
-        mut image: Vec<u8>,
+        image: &[u8],
         random: &mut Random,
     ) -> bool {
         let sectors = (image.len() / SECTOR_BYTES) as u64;
         let [from, to] = [(); 2].map(|()| random.below(sectors) as usize * SECTOR_BYTES);
-        let before = image.clone();
-        image.copy_within(from..from + SECTOR_BYTES, to);
-        image != before && self.disk.put_back(directory, file, &image)
+        let mut misplaced = image.to_vec();
+        misplaced.copy_within(from..from + SECTOR_BYTES, to);
+        misplaced != image && self.disk.put_back(directory, file, &misplaced)
     }
 
     /// Both copies of a manifest become what they were in an earlier life. Segments must have been
