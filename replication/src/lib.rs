@@ -6,6 +6,7 @@
 //! says which partitions there are. Nothing here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod control;
 pub mod dedup;
 mod replica;

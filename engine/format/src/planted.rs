@@ -35,6 +35,12 @@ macro_rules! bugs {
         impl Bug {
             /// All of them, by name.
             pub const ALL: &[(&str, Self)] = &[$((stringify!($bug), Self::$bug)),*];
+
+            /// Whether it is one of the chain's protocol, which the model is to find.
+            #[must_use]
+            pub fn is_of_chain(self) -> bool {
+                self as usize >= Self::OldEpochResumed as usize
+            }
         }
     };
 }
@@ -126,6 +132,27 @@ bugs! {
     SeamSkips,
     /// It repeats one.
     SeamRepeats,
+    // From here on, bugs of the chain.
+    /// A restarted member acts in an epoch of its earlier life.
+    OldEpochResumed,
+    /// Messages of older epochs are taken.
+    OldEpochTaken,
+    /// And those of older sessions of a link.
+    OldSessionTaken,
+    /// A successor cuts its log at its high watermark.
+    CutAtWatermark,
+    /// It keeps what its predecessor does not have.
+    NothingCut,
+    /// The head answers for what is on its own disk.
+    AckBeforeTail,
+    /// The tail commits what is in memory.
+    ChainMemoryCommitted,
+    /// A joiner is called ready that has what is committed by now, and not all that still may be.
+    ReadyAtWatermark,
+    /// One is called ready while the tail commits without it.
+    ReadyWithoutJoint,
+    /// The tail commits without the joiner again when their link is lost.
+    JointLeft,
 }
 
 /// Whether this is the bug that the environment names.
