@@ -2,6 +2,7 @@
 //! of the product.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod corrupt;
 pub mod crash;
 pub mod elsewhere;

@@ -1,5 +1,6 @@
-//! Whether the simulator finds the bugs that are planted for it: a build that has them all, asleep,
-//! and the first seed that finds one once it is awake.
+//! Whether the simulator finds the bugs that are planted for it, and the model of the chain those
+//! of its protocol: a build that has them all, asleep, and the first seed, or chain, that finds one
+//! once it is awake.
 //!
 //! ```text
 //! cargo build --cfg planted ─► sim ─┬─ no bug awake ─► every seed passes
@@ -20,10 +21,14 @@ pub const AWAKE: &str = "CATENA_PLANTED";
 /// Seeds that are run at first; then as many again, and so on.
 const FIRST_SEEDS: u64 = 8;
 
-/// A simulator with the bugs in it.
+/// States of each chain that the model goes through.
+const STATES: &str = "700000";
+
+/// A simulator and a model with the bugs in them.
 #[derive(Clone, Debug)]
 pub struct Planted {
     sim: PathBuf,
+    model: PathBuf,
 }
 
 /// What found a bug.
@@ -33,12 +38,14 @@ pub enum Finder {
     Oracle,
     /// An assertion, of the product or of the disk.
     Assertion,
+    /// The model of the chain.
+    Model,
 }
 
 /// A bug that was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Found {
-    /// By the history of this seed; none before did.
+    /// By the history of this seed, or of this of the model's chains; none before did.
     pub seed: u64,
     /// By what.
     pub finder: Finder,
@@ -58,14 +65,16 @@ impl Planted {
         let target = env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), PathBuf::from);
         let target = target.join("planted");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--profile", "test", "-p", "catena-tests", "--bin", "sim"]);
+        cargo.args(["build", "--quiet", "--profile", "test", "-p", "catena-tests"]);
+        cargo.args(["--bin", "sim", "--bin", "model"]);
         cargo.arg("--target-dir").arg(&target).current_dir(root);
         cargo.env("RUSTFLAGS", "--cfg planted").env_remove("CARGO_ENCODED_RUSTFLAGS");
         let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
         if !built.success() {
             return Err("the simulator with planted bugs cannot be built".to_owned());
         }
-        Ok(Self { sim: target.join("debug/sim") })
+        let [sim, model] = ["sim", "model"].map(|name| target.join("debug").join(name));
+        Ok(Self { sim, model })
     }
 
     /// The simulator.
@@ -75,19 +84,39 @@ impl Planted {
     }
 
     fn run(&self, bug: Option<&str>, arguments: &[&str]) -> Result<Output, String> {
-        let mut sim = Command::new(&self.sim);
-        sim.args(arguments).env_remove(AWAKE);
-        sim.envs(bug.map(|bug| (AWAKE, bug)));
-        sim.output().map_err(|error| format!("{}: {error}", self.sim.display()))
+        run(&self.sim, bug, arguments)
     }
 
     /// The names of all bugs.
     ///
     /// # Errors
-    /// When the simulator cannot be run.
+    /// When the simulator or the model cannot be run.
     pub fn bugs(&self) -> Result<Vec<String>, String> {
-        let listing = self.run(None, &["--bugs"])?;
-        Ok(String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect())
+        Ok([listed(&self.sim)?, listed(&self.model)?].concat())
+    }
+
+    /// The names of those that the model is to find.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn bugs_of_chain(&self) -> Result<Vec<String>, String> {
+        listed(&self.model)
+    }
+
+    /// The first of the model's chains in which it finds a bug.
+    fn hunt_in_chains(&self, bug: &str) -> Result<Option<Found>, String> {
+        let start = Instant::now();
+        let output = run(&self.model, Some(bug), &[STATES])?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        let chains = told.lines().map(serde_json::from_str::<serde_json::Value>);
+        for (seed, chain) in (0..).zip(chains) {
+            let chain = chain.map_err(|error| format!("{told}: {error}"))?;
+            if let Some(said) = chain["broken"].as_str() {
+                let (finder, took) = (Finder::Model, start.elapsed());
+                return Ok(Some(Found { seed, finder, said: said.to_owned(), took }));
+            }
+        }
+        Ok(None)
     }
 
     /// Runs seeds with no bug awake; what the simulator sums up.
@@ -100,11 +129,14 @@ impl Planted {
         if output.status.success() { Ok(told) } else { Err(told) }
     }
 
-    /// The first of so many seeds that finds a bug.
+    /// The first of so many seeds that finds a bug; of one of the chain, the first of its chains.
     ///
     /// # Errors
-    /// When the simulator cannot be run.
+    /// When the simulator or the model cannot be run.
     pub fn hunt(&self, bug: &str, seeds: u64) -> Result<Option<Found>, String> {
+        if self.bugs_of_chain()?.iter().any(|known| known == bug) {
+            return self.hunt_in_chains(bug);
+        }
         let start = Instant::now();
         let (mut from, mut to) = (0, FIRST_SEEDS.min(seeds));
         while from < to {
@@ -152,6 +184,18 @@ impl Planted {
     }
 }
 
+fn run(program: &Path, bug: Option<&str>, arguments: &[&str]) -> Result<Output, String> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_remove(AWAKE);
+    command.envs(bug.map(|bug| (AWAKE, bug)));
+    command.output().map_err(|error| format!("{}: {error}", program.display()))
+}
+
+fn listed(program: &Path) -> Result<Vec<String>, String> {
+    let listing = run(program, None, &["--bugs"])?;
+    Ok(String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect())
+}
+
 impl Finder {
     /// Its name.
     #[must_use]
@@ -159,6 +203,7 @@ impl Finder {
         match self {
             Self::Oracle => "oracle",
             Self::Assertion => "assertion",
+            Self::Model => "model",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Planted bugs: the simulator finds them, and no build has them that was not made for it.
+//! Planted bugs: the simulator and the model find them, and no build has them that was not made for it.
 
 use std::{
     fs,
@@ -49,6 +49,13 @@ fn planted_bugs_are_found_and_nothing_without_them() {
         let found = planted.hunt(bug, HUNTED).unwrap();
         let found = found.unwrap_or_else(|| panic!("{HUNTED} seeds do not find {bug}"));
         println!("{bug}: seed {}, {}", found.seed, found.said);
+    }
+    let of_chain = planted.bugs_of_chain().unwrap();
+    assert!(of_chain.len() >= 10, "{of_chain:?}");
+    for bug in of_chain {
+        let found = planted.hunt(&bug, HUNTED).unwrap();
+        let found = found.unwrap_or_else(|| panic!("no chain shows {bug}"));
+        println!("{bug}: chain {}, {}", found.seed, found.said);
     }
     let found = planted.hunt("TrimUndone", SEEDS).unwrap().unwrap();
     let shrunk = planted.shrunk("TrimUndone", found.seed).unwrap();

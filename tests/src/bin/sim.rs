@@ -5,6 +5,8 @@
 
 use std::{process::ExitCode, time::Instant};
 
+#[cfg(planted)]
+use catena_format::planted::Bug;
 use catena_tests::{
     runs::Run,
     sim::{range, shrink::Bounds},
@@ -14,7 +16,8 @@ fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     #[cfg(planted)]
     if arguments == ["--bugs"] {
-        catena_format::planted::Bug::ALL.iter().for_each(|(bug, _)| println!("{bug}"));
+        let of_node = Bug::ALL.iter().filter(|(_, bug)| !bug.is_of_chain());
+        of_node.for_each(|(bug, _)| println!("{bug}"));
         return ExitCode::SUCCESS;
     }
     let command = format!("cargo sim {}", arguments.join(" "));
