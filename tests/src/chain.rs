@@ -211,7 +211,8 @@ fn index(member: MemberId) -> usize {
 impl World {
     fn new(bounds: &Bounds) -> Self {
         let chain = (0..bounds.members).map(first_life).collect();
-        let control = Configuration { epoch: Epoch::new(1), chain, joining: None, min_replicas: 1 };
+        let Bounds { min_replicas, .. } = *bounds;
+        let control = Configuration { epoch: Epoch::new(1), chain, joining: None, min_replicas };
         let node =
             |number| Node { member: Member::new(first_life(number)), log: vec![], durable: 0 };
         let mut world = Self {

@@ -1,4 +1,5 @@
-//! Planted bugs: the simulator and the model find them, and no build has them that was not made for it.
+//! Planted bugs: the simulator and the model find them, and no build has them that was not made for
+//! it.
 
 use std::{
     fs,
