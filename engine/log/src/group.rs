@@ -7,7 +7,10 @@ use catena_format::{
     batch, frame, limits::BLOCK_BYTES,
 };
 
-use crate::io::{Memory, MemoryExhausted};
+use crate::{
+    io::{Memory, MemoryExhausted},
+    read::Stamp,
+};
 
 /// A frame within a group.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,7 @@ pub(crate) struct BatchAt {
     pub(crate) base: Offset,
     pub(crate) end: Offset,
     pub(crate) max_timestamp: Millis,
+    pub(crate) stamp: Stamp,
 }
 
 /// A closed group: its bytes are frozen, on their way to the disk or there.
@@ -48,12 +52,11 @@ pub(crate) struct Closed<S> {
     pub(crate) batches: Vec<BatchAt>,
 }
 
-/// What a batch is stored with.
-pub(crate) struct Stamp {
+/// Where a batch is stored, and what with.
+pub(crate) struct Stored {
     pub(crate) base_offset: Offset,
     pub(crate) epoch: Epoch,
-    pub(crate) append_time: Millis,
-    pub(crate) payload_crc: u32,
+    pub(crate) stamp: Stamp,
 }
 
 impl<M: Memory> Group<M> {
@@ -95,19 +98,19 @@ impl<M: Memory> Group<M> {
         &mut self,
         bytes: &[u8],
         header: &BatchHeader,
-        stamp: &Stamp,
+        stored: &Stored,
     ) -> (Position, FrameHeader, &[u8]) {
         let frame = FrameHeader {
             mark: false,
             payload_length: u32::try_from(bytes.len()).expect("a batch is at most 16 MiB"),
-            epoch: stamp.epoch,
-            base_offset: stamp.base_offset,
+            epoch: stored.epoch,
+            base_offset: stored.base_offset,
             last_offset_delta: header.last_offset_delta,
             count: header.count,
             max_timestamp: header.max_timestamp,
-            append_time: stamp.append_time,
+            append_time: stored.stamp.append_time,
             durable_end: Offset::ZERO,
-            payload_crc: stamp.payload_crc,
+            payload_crc: stored.stamp.payload_crc,
         };
         let at = self.used;
         let start = at + FRAME_HEADER_BYTES;
@@ -115,7 +118,7 @@ impl<M: Memory> Group<M> {
         let next = at + frame::frame_bytes(bytes.len());
         let room = &mut self.buffer.as_mut()[..next];
         room[start..end].copy_from_slice(bytes);
-        batch::patch(&mut room[start..end], stamp.base_offset, stamp.epoch);
+        batch::patch(&mut room[start..end], stored.base_offset, stored.epoch);
         room[end..next].fill(0);
         self.advance(at, next, frame);
         let position = self.position.plus(at as u64);
@@ -178,6 +181,7 @@ impl FrameAt {
             base: self.header.base_offset,
             end: self.header.next_offset(),
             max_timestamp: self.header.max_timestamp,
+            stamp: Stamp::of(&self.header),
         }
     }
 }

@@ -29,8 +29,12 @@ impl Kind {
             Self::Index => *b"CTNINDEX",
         }
     }
-    const fn version(self) -> u16 {
-        1
+    /// The newest version that this build knows.
+    const fn newest(self) -> u16 {
+        match self {
+            Self::Manifest => crate::manifest::VERSION_CUT,
+            Self::Index => crate::index::VERSION,
+        }
     }
 }
 
@@ -54,7 +58,7 @@ pub enum ImageError {
 /// # Errors
 /// When memory is exhausted.
 pub(crate) fn wrap<M: Memory>(
-    kind: Kind,
+    (kind, version): (Kind, u16),
     uid: PartitionUid,
     archive: &[u8],
     memory: &mut M,
@@ -67,7 +71,7 @@ pub(crate) fn wrap<M: Memory>(
     }?;
     let image = &mut buffer.as_mut()[..bytes];
     image[0..8].copy_from_slice(&kind.magic());
-    image[8..10].copy_from_slice(&kind.version().to_le_bytes());
+    image[8..10].copy_from_slice(&version.to_le_bytes());
     image[10..12].fill(0);
     image[16..24].copy_from_slice(&(archive.len() as u64).to_le_bytes());
     image[24..32].copy_from_slice(&uid.get().to_le_bytes());
@@ -106,7 +110,7 @@ pub(crate) fn unwrap(
         return Err(ImageError::Damaged);
     }
     let version = u16::from_le_bytes([image[8], image[9]]);
-    if version != kind.version() {
+    if !(1..=kind.newest()).contains(&version) {
         return Err(ImageError::Version(version));
     }
     let owner = word(24).map_or(0, u64::from_le_bytes);
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn an_image_is_whole_or_nothing() {
         let uid = PartitionUid::new(9);
-        let share = wrap(Kind::Index, uid, &[7; 5000], &mut Heap).unwrap();
+        let share = wrap((Kind::Index, 1), uid, &[7; 5000], &mut Heap).unwrap();
         assert_eq!(share.len(), 8192);
         assert_eq!(unwrap(Kind::Index, uid, &share).unwrap().as_slice(), [7; 5000]);
         assert_eq!(unwrap(Kind::Manifest, uid, &share).unwrap_err(), ImageError::Damaged);

@@ -10,6 +10,9 @@ use crate::{
     manifest::{COUNTED_MAX, FILE_END_MAX, SegmentEntry},
 };
 
+/// Of index files.
+pub(crate) const VERSION: u16 = 1;
+
 /// A frame's place, and the greatest timestamp of the log before it.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
@@ -152,7 +155,7 @@ pub(crate) fn write_image<M: Memory>(
     };
     let archive = rkyv::to_bytes::<rancor::Error>(&archived)
         .expect("plain numbers and vectors can be archived");
-    image::wrap(Kind::Index, uid, &archive, memory)
+    image::wrap((Kind::Index, VERSION), uid, &archive, memory)
 }
 
 /// Reads an index file.

@@ -2,6 +2,7 @@
 //! through `poll_op`, completions enter through `on_done`. No clock, no thread, no file here.
 #![forbid(unsafe_code)]
 
+mod append;
 mod cold;
 pub mod config;
 mod flight;
@@ -26,10 +27,11 @@ pub mod time;
 pub mod view;
 pub mod walk;
 
+pub use append::{AppendError, Appended};
 pub use config::LogConfig;
 pub use fold::Fold;
-pub use log::{AppendError, Appended, Event, Log, LogStats, ReadAnswer};
+pub use log::{Event, Log, LogStats, ReadAnswer};
 pub use manifest::LogIdentity;
-pub use opening::{OpenError, Opening, RecoveryReport};
-pub use read::{Batches, Finding, ReadError, ReadId, ReadOutcome};
+pub use opening::{Cut, OpenError, Opening, RecoveryReport};
+pub use read::{Batches, Finding, ReadError, ReadId, ReadOutcome, Stamp};
 pub use time::Now;

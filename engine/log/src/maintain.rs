@@ -194,6 +194,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             log_end: self.durable_end,
             next_file: self.files.next,
             fold_file: last.unwrap_or(self.fold_file),
+            unnamed: self.files.unnamed,
             epochs: self.epochs.clone(),
             damaged,
             segments: kept.map(|s| s.entry).collect(),

@@ -34,10 +34,16 @@ pub struct LogIdentity {
     pub uid: PartitionUid,
 }
 
-/// The manifest as archived, version 1.
+/// A manifest of a log that was never cut: byte 8 holds nothing.
+const VERSION_UNCUT: u16 = 1;
+/// One that was.
+pub(crate) const VERSION_CUT: u16 = 2;
+
+/// The manifest as archived, versions 1 and 2.
 #[derive(Archive, Serialize, Deserialize, Debug)]
-struct ManifestV1 {
+struct ManifestV2 {
     generation: u64,
+    unnamed: u64,
     cluster: u128,
     topic: u128,
     partition: u32,
@@ -88,6 +94,8 @@ pub(crate) struct Manifest {
     /// The index file, of a segment that was dropped, with the fold where the first one begins;
     /// zero when the log has dropped none.
     pub(crate) fold_file: FileNumber,
+    /// A file with a lower number that is not named here is nothing: the log was cut.
+    pub(crate) unnamed: FileNumber,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
     pub(crate) damaged: DamagedRanges,
     pub(crate) segments: Vec<SegmentEntry>,
@@ -102,6 +110,7 @@ impl Manifest {
             log_end: Offset::ZERO,
             next_file: FileNumber::new(1),
             fold_file: FileNumber::new(0),
+            unnamed: FileNumber::new(0),
             epochs: Vec::new(),
             damaged: DamagedRanges::default(),
             segments: Vec::new(),
@@ -117,8 +126,9 @@ impl Manifest {
         identity: &LogIdentity,
         memory: &mut M,
     ) -> Result<M::Share, MemoryExhausted> {
-        let archived = ManifestV1 {
+        let archived = ManifestV2 {
             generation: self.generation,
+            unnamed: self.unnamed.get(),
             cluster: identity.cluster.get(),
             topic: identity.topic.get(),
             partition: identity.partition.get(),
@@ -132,7 +142,9 @@ impl Manifest {
         };
         let archive = rkyv::to_bytes::<rancor::Error>(&archived)
             .expect("plain numbers and vectors can be archived");
-        image::wrap(Kind::Manifest, identity.uid, &archive, memory)
+        let cut = self.unnamed > FileNumber::new(0);
+        let version = if cut { VERSION_CUT } else { VERSION_UNCUT };
+        image::wrap((Kind::Manifest, version), identity.uid, &archive, memory)
     }
 
     /// Reads one copy.
@@ -154,7 +166,7 @@ impl Manifest {
         uid: PartitionUid,
     ) -> Result<(LogIdentity, Self), ImageError> {
         let archive = image::unwrap(Kind::Manifest, uid, bytes)?;
-        let m = rkyv::from_bytes::<ManifestV1, rancor::Error>(&archive)
+        let m = rkyv::from_bytes::<ManifestV2, rancor::Error>(&archive)
             .map_err(|_| ImageError::Damaged)?;
         let owner = LogIdentity {
             cluster: ClusterId::new(m.cluster),
@@ -177,6 +189,7 @@ impl Manifest {
             log_end,
             next_file: FileNumber::new(m.next_file),
             fold_file: FileNumber::new(m.fold_file),
+            unnamed: FileNumber::new(m.unnamed),
             epochs: m.epochs.iter().map(|(e, o)| (Epoch::new(*e), Offset::new(*o))).collect(),
             damaged,
             segments,
@@ -185,7 +198,7 @@ impl Manifest {
     }
 }
 
-impl ManifestV1 {
+impl ManifestV2 {
     /// Whether a log can have come to this: numbers that are possible, segments in order.
     fn is_sound(&self) -> bool {
         let files: BTreeSet<u64> = self.segments.iter().map(|s| s.file).collect();
@@ -200,6 +213,7 @@ impl ManifestV1 {
             && self.log_end <= Offset::MAX.get()
             && self.generation < COUNTED_MAX
             && self.next_file < COUNTED_MAX
+            && self.unnamed <= self.next_file
             && self.segments.len() <= SEGMENTS_MAX
             && files.len() == self.segments.len()
             && files.last().is_none_or(|last| *last < self.next_file)
@@ -316,6 +330,14 @@ impl DamagedRanges {
     /// The end of the range that holds `offset`.
     pub(crate) fn end_of(&self, offset: Offset) -> Option<Offset> {
         self.iter().find(|r| r.contains(&offset)).map(|r| r.end)
+    }
+
+    /// The log ends there.
+    pub(crate) fn cut(&mut self, end: Offset) {
+        self.ranges.retain(|r| r.start < end);
+        if let Some(last) = self.ranges.last_mut() {
+            last.end = last.end.min(end);
+        }
     }
 
     /// The log starts there, or behind: what lies below does not matter.

@@ -13,10 +13,7 @@
 //! Recovery writes no segment data. It seals every segment at its last good batch, so that the next
 //! append goes to a new file; running it again, or being killed within it, changes nothing.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fmt,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use catena_format::{FileNumber, Millis, Offset, planted};
 
@@ -32,9 +29,13 @@ use crate::{
     time::Now,
 };
 
+mod cut;
 mod leftovers;
+mod report;
 
 use leftovers::Leftovers;
+
+pub use self::{cut::Cut, report::RecoveryReport};
 
 /// The largest index file that is believed, in bytes.
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
@@ -61,6 +62,10 @@ pub enum OpenError {
     /// Entries of a log of which none may be missing cannot be read any more.
     #[error("acknowledged entries from offset {0} on are damaged: restore the log from a copy")]
     Damaged(Offset),
+    /// The log cannot be cut there: it starts behind, or what was derived from what lies before
+    /// means nothing to this build.
+    #[error("the log cannot end, or begin anew, at offset {0}")]
+    Cut(Offset),
     /// Reading the directory failed.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -81,65 +86,6 @@ impl OpenError {
     #[must_use]
     pub fn is_of_stored(&self) -> bool {
         !matches!(self, Self::Memory(_) | Self::Io(_))
-    }
-}
-
-/// What recovery found, for the operator.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct RecoveryReport {
-    /// Bytes of segments read.
-    pub scanned_bytes: u64,
-    /// Batches found behind the last checkpoint.
-    pub batches: u64,
-    /// Whole batches that were cut off: never acknowledged, behind a hole.
-    pub batches_cut: u64,
-    /// Their bytes.
-    pub bytes_cut: u64,
-    /// Acknowledged offsets that cannot be read any more, found now.
-    pub offsets_damaged: u64,
-    /// The log ended below its recorded durable end and goes on there.
-    pub resumed_at_mark: bool,
-    /// One copy of the manifest was unreadable and was replaced.
-    pub manifest_repaired: bool,
-    /// Segments that were taken back although the manifest does not name them: it was an older one.
-    /// A trim that was answered since is undone.
-    pub segments_unnamed: u64,
-    /// What was derived from batches that are trimmed by now cannot be read any more: of a
-    /// partition, producers that wrote nothing since are unknown.
-    pub fold_lost: bool,
-}
-
-impl RecoveryReport {
-    /// Something that was acknowledged, or derived from it, is gone, or may be.
-    #[must_use]
-    pub fn lost_something(&self) -> bool {
-        self.offsets_damaged > 0
-            || self.resumed_at_mark
-            || self.fold_lost
-            || self.segments_unnamed > 0
-    }
-}
-
-impl fmt::Display for RecoveryReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { scanned_bytes, batches, batches_cut, bytes_cut, offsets_damaged, .. } = self;
-        let unnamed = self.segments_unnamed;
-        write!(f, "{scanned_bytes} bytes read, {batches} batches found behind the checkpoint")?;
-        if *batches_cut > 0 {
-            write!(f, ", {batches_cut} unacknowledged cut off ({bytes_cut} bytes)")?;
-        }
-        if *offsets_damaged > 0 {
-            write!(f, ", {offsets_damaged} acknowledged offsets cannot be read any more")?;
-        }
-        if unnamed > 0 {
-            write!(f, ", the manifest was an older one that did not name {unnamed} segments")?;
-        }
-        let more = [
-            (self.resumed_at_mark, ", the end is damaged and the log goes on behind it"),
-            (self.manifest_repaired, ", one copy of the manifest was replaced"),
-            (self.fold_lost, ", producers that wrote nothing lately are unknown"),
-        ];
-        more.iter().filter(|(holds, _)| *holds).try_for_each(|(_, words)| f.write_str(words))
     }
 }
 
@@ -175,6 +121,8 @@ enum State {
     ReadingHeader(FileNumber),
     SettlingLeftovers(VecDeque<Settle>),
     ScanningLeftovers,
+    WritingFold,
+    EnteringFold,
     WritingIndexes(FileNumber),
     WritingManifest(Slot),
     Removing(VecDeque<FileName>),
@@ -188,6 +136,7 @@ pub struct Opening<M: Memory, F> {
     config: LogConfig,
     memory: M,
     create: bool,
+    cut: Option<Cut>,
     state: State,
     outbox: VecDeque<(OpId, Op<M::Share>)>,
     next_op: u64,
@@ -220,6 +169,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             config,
             memory,
             create,
+            cut: None,
             state: State::Listing,
             outbox: VecDeque::new(),
             next_op: 0,
@@ -286,6 +236,18 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
                 self.settle_leftovers(rest)
             }
             State::ScanningLeftovers => self.leftover_scanned(done.result),
+            State::WritingFold => match done.result {
+                Ok(_) => {
+                    self.ask(Op::SyncDirectory);
+                    self.state = State::EnteringFold;
+                    Ok(None)
+                }
+                Err(error) => self.not_written(error),
+            },
+            State::EnteringFold => match done.result {
+                Ok(_) => self.write_manifest(self.lead),
+                Err(error) => self.not_written(error),
+            },
             State::WritingIndexes(file) => {
                 // An index is a hint: without it the next recovery scans.
                 if done.result.is_err() {
@@ -420,6 +382,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         // It was created before, whatever its owner knows, and may hold something.
         self.create = false;
         self.report.manifest_repaired |= first != second;
+        self.cut_manifest()?;
         let segments = &self.manifest.segments;
         // Index files are written one after the other: the last one there is may be on its way, or
         // one behind it.
@@ -453,6 +416,9 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             self.ask_settle(step);
             self.state = State::SettlingSegments(rest);
             return Ok(None);
+        }
+        if let Some(anew) = self.begin_anew() {
+            return anew;
         }
         let segments = &self.manifest.segments;
         let unsealed = segments.iter().position(|s| !s.sealed);
@@ -530,9 +496,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             _ => None,
         };
         let segment = self.manifest.segments[at];
-        let image = image.filter(|image| {
-            image.covers(&segment) && image.progress.end <= end_max(&self.manifest.segments, at)
-        });
+        let end_max = end_max(&self.manifest.segments, at).min(self.limit());
+        let image = image.filter(|image| image.covers(&segment) && image.progress.end <= end_max);
         if self.is_doubted(image.is_none()) {
             return self.read_index(at);
         }
@@ -554,7 +519,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
 
     fn begin_scan(&mut self, at: usize, image: Option<IndexImage>) -> Flow<F> {
         let stride = self.config.clamped().index_stride;
-        self.scan = Some(Scan::new(self.identity.uid, stride, &self.manifest, at, image));
+        let (uid, limit) = (self.identity.uid, self.limit());
+        self.scan = Some(Scan::new(uid, stride, &self.manifest, at, image, limit));
         self.scan_on()
     }
 
@@ -608,6 +574,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             |image: &(FileNumber, _)| !self.files.contains_key(&FileName::Index(image.0));
         // A segment without an index gets one, for once it is dropped the fold stands nowhere else.
         let changed = unsealed
+            || self.cut.is_some()
             || self.images.iter().any(lacks_index)
             || scanned.segments != self.manifest.segments
             || scanned.log_end != self.manifest.log_end
@@ -691,9 +658,10 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     }
 
     /// What is there can be read; nothing may be added. But a log whose manifest may vanish does
-    /// not exist yet, and descriptors will be free again.
+    /// not exist yet, one that could not be cut is not what it is taken for, and descriptors will
+    /// be free again.
     fn not_written(&mut self, error: IoError) -> Flow<F> {
-        if self.create || error == IoError::NoDescriptors {
+        if self.create || self.cut.is_some() || error == IoError::NoDescriptors {
             return Err(error.into());
         }
         self.poisoned = Some(error);

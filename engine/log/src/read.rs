@@ -3,7 +3,8 @@
 use std::{fmt, ops::Range};
 
 use catena_format::{
-    FileNumber, FrameSeed, Millis, Offset, PartitionUid, Position, limits::BLOCK_BYTES, planted,
+    FileNumber, FrameHeader, FrameSeed, Millis, Offset, PartitionUid, Position,
+    limits::BLOCK_BYTES, planted,
 };
 
 use crate::{
@@ -16,11 +17,28 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadId(pub u64);
 
+/// What a batch is stored with, beside what it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Stamp {
+    /// The time of its append at the head.
+    pub append_time: Millis,
+    /// The CRC-32 of the batch from its byte 16 on.
+    pub payload_crc: u32,
+}
+
+impl Stamp {
+    pub(crate) fn of(frame: &FrameHeader) -> Self {
+        Self { append_time: frame.append_time, payload_crc: frame.payload_crc }
+    }
+}
+
 /// Batches in order, each a share of the memory that it was read into.
 #[derive(Clone, Debug)]
 pub struct Batches<S> {
     /// Bare record batches.
     pub shares: Vec<S>,
+    /// What each is stored with.
+    pub stamps: Vec<Stamp>,
     /// The offset to go on at.
     pub next: Offset,
     /// Bytes of all batches together.
@@ -31,7 +49,7 @@ impl<S> Batches<S> {
     /// None, to go on at `next`.
     #[must_use]
     pub fn empty(next: Offset) -> Self {
-        Self { shares: Vec::new(), next, bytes: 0 }
+        Self { shares: Vec::new(), stamps: Vec::new(), next, bytes: 0 }
     }
 
     /// Whether there is no batch.
@@ -42,9 +60,10 @@ impl<S> Batches<S> {
 }
 
 impl<S: AsRef<[u8]>> Batches<S> {
-    pub(crate) fn push(&mut self, share: S, next: Offset) {
+    pub(crate) fn push(&mut self, share: S, stamp: Stamp, next: Offset) {
         self.bytes += share.as_ref().len();
         self.shares.push(share);
+        self.stamps.push(stamp);
         self.next = next;
     }
 }
@@ -279,6 +298,10 @@ impl<M: Memory> Cold<M> {
                     if let Some(damage) = self.missing(header.base_offset, position) {
                         return damage;
                     }
+                    // The log was cut before it, within a group.
+                    if header.next_offset() > self.segment_end {
+                        return self.at_end();
+                    }
                     if let Some(before) = self.timestamps {
                         index.note(self.stride, header.base_offset, position, before);
                         self.timestamps = Some(before.max(header.max_timestamp));
@@ -299,7 +322,8 @@ impl<M: Memory> Cold<M> {
                             if !(fits || self.found.is_empty()) {
                                 return self.end();
                             }
-                            self.found.push(M::slice(share, batch), header.next_offset());
+                            let (share, stamp) = (M::slice(share, batch), Stamp::of(&header));
+                            self.found.push(share, stamp, header.next_offset());
                         }
                         _ => {}
                     }

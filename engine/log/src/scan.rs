@@ -59,6 +59,8 @@ pub(crate) struct Scan<M: Memory> {
     patching: Option<Patching<M>>,
     expected: Offset,
     log_start: Offset,
+    /// Nothing behind it is looked for.
+    limit: Offset,
     known_durable: Offset,
     max_timestamp: Millis,
     last_append_time: Millis,
@@ -89,13 +91,14 @@ pub(crate) struct Scanned<M: Memory> {
 
 impl<M: Memory> Scan<M> {
     /// A scan of the segments from number `first` of the manifest on, there behind what `image`
-    /// covers.
+    /// covers, and up to `limit`.
     pub(crate) fn new(
         uid: PartitionUid,
         stride: u64,
         manifest: &Manifest,
         first: usize,
         image: Option<IndexImage>,
+        limit: Offset,
     ) -> Self {
         let segments = manifest.segments.clone();
         let sealed_end = segments.iter().filter(|s| s.sealed).map(|s| s.end).max();
@@ -113,6 +116,7 @@ impl<M: Memory> Scan<M> {
             patching: None,
             expected: base,
             log_start: manifest.log_start,
+            limit,
             known_durable: manifest.log_end.max(sealed_end.unwrap_or(Offset::ZERO)),
             max_timestamp: before.map_or(NO_TIME, |s| s.max_timestamp),
             last_append_time: before.map_or(NO_TIME, |s| s.last_append_time),
@@ -331,7 +335,7 @@ impl<M: Memory> Scan<M> {
         batch: &[u8],
         fold: &mut F,
     ) {
-        if header.next_offset() > end_max(&self.segments, self.current()) {
+        if header.next_offset() > end_max(&self.segments, self.current()).min(self.limit) {
             return;
         }
         if !header.mark {
@@ -348,7 +352,7 @@ impl<M: Memory> Scan<M> {
 
     /// Learns that everything below `durable_end` was durable, and decides what that decides.
     fn know<F: Fold>(&mut self, durable_end: Offset, fold: &mut F) {
-        self.known_durable = self.known_durable.max(durable_end);
+        self.known_durable = self.known_durable.max(durable_end.min(self.limit));
         while let Some((next, _)) = self.undecided.front() {
             let base = next.header.base_offset;
             let proven = base <= self.known_durable && !planted!(TruncateOnBadCrc);

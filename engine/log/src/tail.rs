@@ -58,7 +58,7 @@ impl<M: Memory> Tail<M> {
                 if batch.end > below || !(fits || found.is_empty()) {
                     return found;
                 }
-                found.push(M::slice(&group.share, batch.range()), batch.end);
+                found.push(M::slice(&group.share, batch.range()), batch.stamp, batch.end);
             }
         }
         found

@@ -374,7 +374,7 @@ fn a_manifest_of_a_later_version_is_never_overwritten_by_an_older_copy() {
     let mut world = world(2);
     world.restart();
     let second = world.disk.files.get_mut(&FileName::Manifest(Slot::Second)).unwrap();
-    second[8] = 2;
+    second[8] = 3;
     let length = u64::from_le_bytes(second[16..24].try_into().unwrap()) as usize;
     let crc = checksum::crc32_of(&[&second[..12], &second[16..32 + length]]);
     second[12..16].copy_from_slice(&crc.to_le_bytes());

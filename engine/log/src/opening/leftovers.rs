@@ -69,7 +69,8 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
             FileName::Segment(number) => Some(*number),
             FileName::Index(_) | FileName::Manifest(_) => None,
         });
-        let rest = segments.filter(|number| *number > last).collect();
+        let begun = |number: &FileNumber| *number > last && *number >= self.manifest.unnamed;
+        let rest = segments.filter(begun).collect();
         self.leftovers = Some(Leftovers { scanned, rest, begun: Vec::new(), scan: None });
         self.look_at_next()
     }
@@ -131,7 +132,7 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         let (segments, log_end) = (leftovers.entries(), leftovers.scanned.log_end);
         let unnamed = Manifest { log_start, log_end, segments, ..Manifest::empty() };
         // No index is made of it.
-        leftovers.scan = Some(Scan::new(uid, u64::MAX, &unnamed, 0, None));
+        leftovers.scan = Some(Scan::new(uid, u64::MAX, &unnamed, 0, None, Offset::MAX));
         self.look_on()
     }
 

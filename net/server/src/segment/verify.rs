@@ -11,7 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use catena_format::{FrameSeed, Offset, Position, SegmentHeader, SegmentHeaderError};
+use catena_format::{
+    FrameSeed, Offset, Position, SegmentFooter, SegmentHeader, SegmentHeaderError,
+};
 use catena_log::{
     LogIdentity,
     io::{FileName, Slot},
@@ -223,7 +225,7 @@ impl Look {
         })?;
         self.batches += check.batches;
         self.records += check.records;
-        check.end(file, last, sealed.map(|end| end.offset))?;
+        check.end(file, last)?;
         let Check { pending, proven, .. } = check;
         for (finding, surely) in pending {
             let lost = finding.offsets.as_ref().is_some_and(|offsets| offsets.start < proven);
@@ -244,6 +246,8 @@ impl Look {
 struct Check<'a> {
     path: &'a Path,
     expected: Offset,
+    /// Where the manifest says that the segment ends.
+    end: Option<Offset>,
     /// Behind the last good frame.
     position: Position,
     proven: Offset,
@@ -259,7 +263,8 @@ impl<'a> Check<'a> {
         let base = known.segment.map_or(base, |segment| segment.base);
         let (expected, proven, position) = (base, known.proven, Position::new(4096));
         let (batches, records, pending) = (0, 0, Vec::new());
-        Self { path: &file.path, expected, position, proven, batches, records, pending }
+        let end = known.segment.and_then(|segment| segment.sealed).map(|end| end.offset);
+        Self { path: &file.path, expected, end, position, proven, batches, records, pending }
     }
 
     fn found(
@@ -298,6 +303,10 @@ impl<'a> Check<'a> {
 
     fn frame(&mut self, frame: &super::file::Frame<'_>) {
         let (header, position) = (&frame.header, frame.position);
+        // The log was cut before it.
+        if self.end.is_some_and(|end| header.next_offset() > end) {
+            return;
+        }
         self.gap(header.base_offset, "no frame holds them");
         self.proven = self.proven.max(header.durable_end);
         self.expected = header.next_offset();
@@ -325,13 +334,8 @@ impl<'a> Check<'a> {
     }
 
     /// What is behind the last frame.
-    fn end(
-        &mut self,
-        file: &SegmentFile,
-        last: Position,
-        sealed: Option<Offset>,
-    ) -> anyhow::Result<()> {
-        if let Some(end) = sealed {
+    fn end(&mut self, file: &SegmentFile, last: Position) -> anyhow::Result<()> {
+        if let Some(end) = self.end {
             self.proven = self.proven.max(end);
             self.gap(end, "the segment ends before");
         } else {
@@ -342,7 +346,9 @@ impl<'a> Check<'a> {
             }
         }
         let whole = self.pending.is_empty();
-        if let Some(footer) = file.footer(last)?.filter(|_| whole) {
+        // One that tells of more was written before the log was cut.
+        let cut = |footer: &SegmentFooter| self.end.is_some_and(|end| footer.end_offset > end);
+        if let Some(footer) = file.footer(last)?.filter(|footer| whole && !cut(footer)) {
             let counted = (footer.end_offset, footer.batches, footer.records);
             if counted != (self.expected, self.batches, self.records) {
                 let (end, batches, records) = counted;
