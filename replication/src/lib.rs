@@ -1,9 +1,9 @@
 //! Floor 2: who must have a batch before it is acknowledged.
 //!
-//! A [`Replica`] owns the log of one partition in a role of its chain; today there is one role,
-//! *solo*: head and tail at once. It validates and deduplicates batches, gives them offsets, and
-//! answers a producer when the level that was asked for is reached. [`control`] is the catalog that
-//! says which partitions there are. Nothing here does I/O or reads a clock.
+//! A [`Replica`] owns the log of one partition in a role of its [`chain`]: as its head it validates
+//! and deduplicates batches, gives them offsets, and answers a producer when the level that was
+//! asked for is reached; behind the head it takes what its predecessor sends. [`control`] is the
+//! catalog that says which partitions there are. Nothing here does I/O or reads a clock.
 #![forbid(unsafe_code)]
 
 pub mod chain;
@@ -13,6 +13,6 @@ mod replica;
 pub mod validate;
 
 pub use replica::{
-    Durability, Event, Phase, ProduceError, ProduceRequest, Receipt, Refusal, Replica,
-    ReplicaConfig, Reply, Ticket,
+    Durability, Event, Parcel, Phase, ProduceError, ProduceRequest, Receipt, Refusal, Replica,
+    ReplicaConfig, Reply, Ticket, WINDOW_BYTES,
 };

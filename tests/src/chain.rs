@@ -192,7 +192,10 @@ impl Node {
     fn with<T>(&mut self, what: impl FnOnce(&mut Member, &Extent<'_>) -> T) -> T {
         let epochs = self.epochs();
         let [end, durable] = [self.log.len(), self.durable].map(|at| Offset::new(at as u64));
-        what(&mut self.member, &Extent { start: Offset::ZERO, end, durable, epochs: &epochs })
+        what(
+            &mut self.member,
+            &Extent { start: Offset::ZERO, log_start: Offset::ZERO, end, durable, epochs: &epochs },
+        )
     }
 
     fn is_member(&self) -> bool {

@@ -28,8 +28,33 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         max_bytes: usize,
         below: Offset,
     ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
-        if from < self.log_start || from > self.log_end {
-            return Err(ReadError::OutOfRange { start: self.log_start, end: self.log_end });
+        self.read_above(self.log_start, from, max_bytes, below)
+    }
+
+    /// Batches from `from` on, where one begins, for another log to hold: those below the log start
+    /// that are still there, too, and those that are not durable yet.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read_copy(
+        &mut self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
+        // What is not durable is in memory.
+        let below = if self.tail.holds(from) { self.log_end } else { self.durable_end };
+        self.read_above(self.held_start(), from, max_bytes, below)
+    }
+
+    fn read_above(
+        &mut self,
+        start: Offset,
+        from: Offset,
+        max_bytes: usize,
+        below: Offset,
+    ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
+        if from < start || from > self.log_end {
+            return Err(ReadError::OutOfRange { start, end: self.log_end });
         }
         // What has rotted on the disk may still be there in memory.
         if self.tail.holds(from) && from < below {

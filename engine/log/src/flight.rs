@@ -214,6 +214,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Purpose::ReadKeeper(file) => {
                 self.keeper_read(file, done.result.map(Outcome::into_read));
             }
+            Purpose::ReadFold(start) => self.fold_read(start, done.result.map(Outcome::into_read)),
             Purpose::Scrub => self.scrub_done(done.result.map(Outcome::into_read)),
             Purpose::Read(id) => self.window_done(id, &done.result.map(Outcome::into_read)),
             Purpose::ReadIndex(id) => self.index_done(id, done.result.map(Outcome::into_read)),

@@ -3,13 +3,13 @@
 //! before its segment is given up; another segment keeps where it is not whole, and where none can,
 //! all stay.
 
-use catena_format::{FileNumber, Position};
+use catena_format::{FileNumber, Offset, Position};
 
 use crate::{
     fold::Fold,
     index,
     io::{FileName, IoError, Memory, Op},
-    log::{Log, Purpose, Segment},
+    log::{Event, Log, Purpose, Segment},
 };
 
 /// How far the next keeper is known.
@@ -19,6 +19,14 @@ pub(crate) struct Keeper {
     doubted: Option<FileNumber>,
     /// It could not be read, for want of something; housekeeping tries again.
     waits: bool,
+    /// Bytes of the present keeper's index; 0: there is none.
+    pub(crate) bytes: u64,
+}
+
+impl Keeper {
+    pub(crate) fn of(bytes: Option<&u64>) -> Self {
+        Self { bytes: bytes.copied().unwrap_or(0), ..Self::default() }
+    }
 }
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
@@ -73,6 +81,25 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             segment.index_bytes = 0;
         }
         self.want_manifest();
+    }
+
+    /// Reads what is derived from the batches that are not held any more; [`Event::Fold`] tells.
+    pub fn read_fold(&mut self) {
+        let start = self.held_start();
+        let file = FileName::Index(self.fold_file);
+        let length = usize::try_from(self.keeper.bytes.next_multiple_of(4096)).unwrap_or(0);
+        if length == 0 {
+            return self.events.push_back(Event::Fold(start, Vec::new()));
+        }
+        let position = Position::ZERO;
+        self.ask(Purpose::ReadFold(start), Op::Read { file, position, length });
+    }
+
+    pub(crate) fn fold_read(&mut self, start: Offset, result: Result<M::Share, IoError>) {
+        let bytes = result.ok();
+        let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
+        let fold = image.map_or(Vec::new(), |image| image.fold);
+        self.events.push_back(Event::Fold(start, fold));
     }
 
     /// What was wanting for a read may be there.

@@ -54,6 +54,9 @@ pub enum Event<S> {
     Trimmed(Offset),
     /// Stored bytes are not what was written, or cannot be read.
     Found(Finding),
+    /// What the owner derives from all batches before [`Log::held_start`], as it was then; empty:
+    /// nothing, or it is lost.
+    Fold(Offset, Vec<u8>),
 }
 
 /// Counters, plain numbers, never reset.
@@ -162,6 +165,7 @@ pub(crate) enum Purpose {
     Read(ReadId),
     ReadIndex(ReadId),
     ReadKeeper(FileNumber),
+    ReadFold(Offset),
     Scrub,
 }
 
@@ -217,6 +221,8 @@ pub struct Log<M: Memory, F> {
     pub(crate) active: Option<Active>,
     pub(crate) files: Files,
     pub(crate) fold_file: FileNumber,
+    /// Retention drops nothing that reaches beyond it.
+    pub(crate) committed: Offset,
     pub(crate) max_timestamp: Millis,
     pub(crate) last_append_time: Millis,
 
@@ -288,6 +294,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             active: None,
             files: Files::new(manifest.next_file, manifest.unnamed),
             fold_file: manifest.fold_file,
+            committed: Offset::MAX,
             max_timestamp: last.map_or(NO_TIME, |s| s.max_timestamp),
             last_append_time: last.map_or(NO_TIME, |s| s.last_append_time),
             group: None,
@@ -299,7 +306,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             manifest: ManifestWriter::of(manifest.generation, manifest.log_end),
             manifest_copy: None,
             images: Images::none(),
-            keeper: Keeper::default(),
+            keeper: Keeper::of(bytes.get(&manifest.fold_file)),
             dropped: Vec::new(),
             removals: Vec::new(),
             old_folds: vec![manifest.fold_file],
@@ -468,6 +475,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.log_start
     }
 
+    /// The first offset that is still there, trimmed or not: a segment begins there.
+    pub fn held_start(&self) -> Offset {
+        self.segments.front().map_or(self.log_start, |first| first.entry.base.min(self.log_start))
+    }
+
     /// The next offset to give.
     pub fn log_end(&self) -> Offset {
         self.log_end
@@ -545,6 +557,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Changes the configuration; it applies from the next roll or housekeeping on.
     pub fn set_config(&mut self, config: LogConfig) {
         self.config = config.clamped();
+    }
+
+    /// Retention drops nothing that reaches beyond this: nobody else may have it yet.
+    pub fn set_committed(&mut self, end: Offset) {
+        self.committed = end;
     }
 
     /// Nothing is on its way to the disk and nothing waits for it.

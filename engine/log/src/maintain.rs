@@ -559,7 +559,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         for segment in self.segments.iter().take_while(|s| s.entry.sealed) {
             rest = rest.saturating_sub(segment.entry.end_position.get());
             let by_size = self.config.retention_bytes.is_some_and(|limit| rest >= limit);
-            if !(by_size || self.expired(segment.entry.last_append_time)) {
+            let old = by_size || self.expired(segment.entry.last_append_time);
+            if !old || segment.entry.end > self.committed {
                 break;
             }
             start = start.max(segment.entry.end);
@@ -595,6 +596,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             let segment = self.segments.pop_front().expect("there is a first segment");
             self.stats.segments_dropped += 1;
             self.fold_file = segment.entry.file;
+            self.keeper.bytes = segment.index_bytes;
             self.dropped.push(segment);
         }
     }
@@ -612,6 +614,15 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let generation = self.want_manifest();
         self.trims.push_back((generation, self.wanted_start));
         Ok(())
+    }
+
+    /// Raises the log start to `to`, or as far as the disk has it, because another log begins there.
+    pub fn follow_start(&mut self, to: Offset) {
+        let to = to.min(self.durable_end);
+        if to > self.wanted_start {
+            self.wanted_start = to;
+            self.want_manifest();
+        }
     }
 
     /// Removes the files of dropped segments that nobody reads.

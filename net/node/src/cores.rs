@@ -61,8 +61,14 @@ pub(crate) enum Content {
     Pushed(Pushed),
     /// A client is gone that had asked there.
     Gone(SessionId),
-    /// A topic, and which core owns each of some of its partitions.
-    Hold { topic: Topic, from: PartitionIndex, cores: Vec<u16>, create: bool },
+    /// A topic, which core owns each of some of its partitions, and the life that the node is in.
+    Hold {
+        topic: Topic,
+        from: PartitionIndex,
+        cores: Vec<u16>,
+        create: bool,
+        incarnation: Incarnation,
+    },
     /// It is durable that all partitions of a topic exist.
     Ready(TopicId),
     /// A topic's settings have changed.
@@ -132,7 +138,8 @@ impl<M: Memory + Clone> Node<M> {
             }
             Content::Pushed(pushed) => self.on_pushed(pushed, now),
             Content::Gone(session) => self.forget(session),
-            Content::Hold { topic, from, cores, create } => {
+            Content::Hold { topic, from, cores, create, incarnation } => {
+                self.incarnation = incarnation;
                 self.hold(&topic, from, &cores, create);
             }
             Content::Ready(topic) => drop(self.creating.remove(&topic)),

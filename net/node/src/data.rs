@@ -131,6 +131,8 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Found(finding) => {
                     self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
                 }
+                // A chain of one has no neighbours.
+                _ => {}
             }
         }
         if committed {
@@ -148,6 +150,7 @@ impl<M: Memory + Clone> Node<M> {
             Err(error) => {
                 let code = match error {
                     ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
+                    ProduceError::Moved => ErrorCode::HeadMoved,
                     _ => ErrorCode::StorageIo,
                 };
                 self.refuse(caller, code, &error.to_string());
@@ -525,6 +528,8 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::TooManyProducers => ErrorCode::TooManyProducers,
         Refusal::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
         Refusal::NotOpen => ErrorCode::Starting,
+        Refusal::NotHead => ErrorCode::NotHead,
+        Refusal::NotEnoughReplicas { .. } => ErrorCode::NotEnoughReplicas,
         _ => ErrorCode::Internal,
     }
 }

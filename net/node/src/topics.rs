@@ -16,6 +16,7 @@ use catena_log::{
 };
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
+    chain::{Configuration, MemberId},
     control::{
         Applied, BATCH_BYTES_KEY, CatalogError, Entry, Partition, ProposalId, TOPIC_SETTINGS,
         Topic, TopicConfig, TopicSetting,
@@ -64,6 +65,8 @@ impl<M: Memory + Clone> Node<M> {
     /// The catalog is open: every partition it names is opened, or created if that was interrupted.
     pub(crate) fn started(&mut self) {
         self.status = Status::Serving;
+        let incarnation = self.orderer().catalog().incarnation(self.identity.node);
+        self.incarnation = incarnation;
         let raised: Vec<_> = self.orderer().catalog().raised_producers().collect();
         self.note_raised(&raised);
         self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
@@ -74,18 +77,16 @@ impl<M: Memory + Clone> Node<M> {
                 self.place(&topic, topic.ready..topic.partition_count(), true);
             }
         }
-        let incarnation = self.orderer().catalog().incarnation(self.identity.node);
-        self.incarnation = incarnation;
         self.tell_cores(|| Content::Serve(incarnation));
     }
 
     /// Gives partitions of a topic to cores and tells them.
     fn place(&mut self, topic: &Topic, partitions: Range<u32>, create: bool) {
-        let cores = self.assign(partitions.len());
+        let (cores, incarnation) = (self.assign(partitions.len()), self.incarnation);
         let from = PartitionIndex::new(partitions.start);
         self.tell_cores(|| {
             let (topic, cores) = (topic.clone(), cores.clone());
-            Content::Hold { topic, from, cores, create }
+            Content::Hold { topic, from, cores, create, incarnation }
         });
         self.hold(topic, from, &cores, create);
     }
@@ -103,6 +104,7 @@ impl<M: Memory + Clone> Node<M> {
             self.creating.entry(topic.id).or_insert(creating);
         }
         let config = self.replica_config(topic);
+        let me = MemberId { node: self.identity.node, incarnation: self.incarnation };
         let partitions = topic.partitions.iter().skip(from.get() as usize);
         for (partition, core) in partitions.zip(cores) {
             let place = Place { uid: partition.uid, core: *core };
@@ -116,8 +118,8 @@ impl<M: Memory + Clone> Node<M> {
                 partition: partition.index,
                 uid: partition.uid,
             };
-            let epoch = partition.epoch;
-            let replica = Replica::new(identity, config, epoch, create, self.memory.clone());
+            let alone = Configuration::alone(partition.epoch, me);
+            let replica = Replica::new(identity, config, (me, alone), create, self.memory.clone());
             let held = Held {
                 replica,
                 topic: topic.id,

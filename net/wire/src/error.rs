@@ -126,6 +126,7 @@ errors! {
     142 Fenced Retriable 74 "The request is of an older epoch of the chain.";
     143 NotEnoughReplicas Retriable 19 "The chain has fewer members than it must have.";
     144 Timeout Indeterminate 7 "The deadline passed before the outcome was known.";
+    145 HeadMoved Indeterminate 7 "Another node became the head before the outcome was known.";
     160 AuthenticationFailed Definite 58 "Authentication failed.";
     161 NotAuthorized Definite 29 "Not allowed.";
     255 Internal Indeterminate -1 "An internal error.";

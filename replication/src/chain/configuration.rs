@@ -43,6 +43,12 @@ pub struct Configuration {
 }
 
 impl Configuration {
+    /// Of somebody alone.
+    #[must_use]
+    pub fn alone(epoch: Epoch, member: MemberId) -> Self {
+        Self { epoch, chain: vec![member], joining: None, min_replicas: 1 }
+    }
+
     /// What somebody is to the chain. A node's earlier life is nobody.
     #[must_use]
     pub fn role(&self, member: MemberId) -> Role {

@@ -5,8 +5,10 @@ use catena_format::{Epoch, Offset};
 /// How far a log reaches, and what wrote it.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent<'a> {
-    /// The first offset that is kept.
+    /// The first offset that is still there.
     pub start: Offset,
+    /// The first that may be read.
+    pub log_start: Offset,
     /// The next offset to be given.
     pub end: Offset,
     /// The end of what is on this disk.
@@ -18,7 +20,7 @@ pub struct Extent<'a> {
 /// The same, as another node is told it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct History {
-    /// The first offset that is kept.
+    /// The first offset that is still there.
     pub start: Offset,
     /// The next offset to be given.
     pub end: Offset,
@@ -32,7 +34,7 @@ impl Extent<'_> {
     /// To be told.
     #[must_use]
     pub fn to_history(&self) -> History {
-        let Self { start, end, durable, epochs } = *self;
+        let Self { start, end, durable, epochs, .. } = *self;
         History { start, end, durable, epochs: epochs.to_vec() }
     }
 
@@ -72,7 +74,8 @@ mod tests {
 
     fn common(ours: &History, theirs: &History) -> u64 {
         let History { start, end, durable, ref epochs } = *ours;
-        Extent { start, end, durable, epochs }.common_end(theirs).get()
+        let ours = Extent { start, log_start: start, end, durable, epochs };
+        ours.common_end(theirs).get()
     }
 
     #[test]

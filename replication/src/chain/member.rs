@@ -264,11 +264,7 @@ impl Member {
     /// The tail begins to commit nothing without the joiner, who is close by now. While the control
     /// plane cannot be reached that is not to be done: nothing else ends it.
     pub fn on_joiner_close(&mut self) {
-        self.joint |= self.synced && self.is_tail() && self.welcomed_joiner().is_some();
-    }
-
-    fn welcomed_joiner(&self) -> Option<&Downlink> {
-        self.joiner.as_ref().filter(|joiner| joiner.hello.is_none())
+        self.joint |= self.synced && self.is_tail() && self.welcomed(Side::Joiner).is_some();
     }
 
     /// Takes a message.
@@ -346,7 +342,7 @@ impl Member {
         // What is committed and here must be there, too. Only a joiner that was away for long may
         // have what nobody keeps any more.
         let outdated = role == Role::Joiner && keep < first;
-        if keep < high_watermark.min(log.end) && !outdated {
+        if keep < high_watermark.min(log.end).max(log.log_start) && !outdated {
             return Err(Ignored::Contradiction { at: keep, high_watermark });
         }
         uplink.welcomed = true;
@@ -461,16 +457,16 @@ impl Member {
         let first = keep.max(log.start);
         let durable = if keep == first { theirs.durable.min(keep) } else { Offset::ZERO };
         link.sent = first;
-        link.told_start = log.start;
+        link.told_start = Offset::ZERO;
         link.progress = vec![Progress { received: first, durable }];
-        let (session, log_start) = (link.session, log.start);
-        let message = Message::Welcome { epoch, session, keep, first, high_watermark, log_start };
+        let session = link.session;
+        let message = Message::Welcome { epoch, session, keep, first, high_watermark };
         Some(Output::Send { to: link.peer, message })
     }
 
     /// Tells the predecessor what is durable, once something is news.
     fn report(&mut self, log: &Extent<'_>) -> Option<Output> {
-        let epoch = self.epoch()?;
+        let (epoch, _) = (self.epoch()?, self.uplink.as_ref()?);
         let own = Progress { received: log.end, durable: log.durable };
         let mut progress = vec![own];
         progress.extend(self.successor.iter().flat_map(|link| &link.progress));
@@ -489,7 +485,7 @@ impl Member {
     /// The joiner holds what this epoch has committed, and what any before it has or can.
     fn ready(&mut self) -> Option<Output> {
         let epoch = self.epoch()?;
-        let joiner = self.welcomed_joiner()?.peer;
+        let joiner = self.welcomed(Side::Joiner)?.peer;
         let entered = if planted!(ReadyAtWatermark) { Offset::ZERO } else { self.entered_end };
         let holds = self.joiner_durable() >= self.high_watermark.max(entered);
         let joint = self.joint || planted!(ReadyWithoutJoint);
@@ -509,9 +505,28 @@ impl Member {
     /// the log.
     #[must_use]
     pub fn unsent(&self, side: Side, log: &Extent<'_>) -> Option<std::ops::Range<Offset>> {
-        let link = self.downlink(side).filter(|link| link.hello.is_none())?;
-        let news = self.durable_here(side, log) > link.told_durable || log.start > link.told_start;
-        (self.synced && (link.sent < log.end || news)).then_some(link.sent..log.end)
+        let link = self.welcomed(side)?;
+        let wanted = self.synced && (link.sent < log.end || self.has_news(side, log));
+        wanted.then_some(link.sent..log.end)
+    }
+
+    /// Whether more is durable than who is behind was told, or the log starts later.
+    #[must_use]
+    pub fn has_news(&self, side: Side, log: &Extent<'_>) -> bool {
+        self.welcomed(side).is_some_and(|link| {
+            let durable = self.durable_here(side, log) > link.told_durable;
+            self.synced && (durable || log.log_start > link.told_start)
+        })
+    }
+
+    /// Who is behind, was welcomed, and in which session.
+    #[must_use]
+    pub fn link(&self, side: Side) -> Option<(MemberId, u64)> {
+        self.welcomed(side).map(|link| (link.peer, link.session))
+    }
+
+    fn welcomed(&self, side: Side) -> Option<&Downlink> {
+        self.downlink(side).filter(|link| link.hello.is_none())
     }
 
     /// What is durable here and at all members before; the joiner's word counts for nothing.
@@ -534,8 +549,8 @@ impl Member {
         let link = self.downlink_mut(side).as_mut()?;
         let from = std::mem::replace(&mut link.sent, to);
         link.told_durable = durable_before;
-        link.told_start = log.start;
-        let (session, log_start) = (link.session, log.start);
+        link.told_start = log.log_start;
+        let (session, log_start) = (link.session, log.log_start);
         let message = Message::Append { epoch, session, from, to, durable_before, log_start };
         Some((link.peer, message))
     }

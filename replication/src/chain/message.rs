@@ -39,8 +39,6 @@ pub enum Message {
         first: Offset,
         /// The predecessor's high watermark.
         high_watermark: Offset,
-        /// Where its log starts.
-        log_start: Offset,
     },
     /// Batches of these offsets come along; of none, if only the rest is news.
     Append {
@@ -79,15 +77,6 @@ impl Message {
             | Self::Welcome { epoch, .. }
             | Self::Append { epoch, .. }
             | Self::Commit { epoch, .. } => *epoch,
-        }
-    }
-
-    /// Where the log of a predecessor starts: where ours may, too.
-    #[must_use]
-    pub fn log_start(&self) -> Option<Offset> {
-        match self {
-            Self::Welcome { log_start, .. } | Self::Append { log_start, .. } => Some(*log_start),
-            Self::Hello { .. } | Self::Commit { .. } => None,
         }
     }
 }

@@ -3,12 +3,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use catena_format::{ClusterId, Epoch, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{
+    ClusterId, Epoch, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId,
+};
 use catena_log::{
     Batches, LogConfig, LogIdentity, ReadAnswer, ReadError, ReadId, ReadOutcome, io::Heap,
 };
 use catena_replication::{
     Durability, Event, Phase, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig, Ticket,
+    chain::{Configuration, MemberId},
     validate::BatchLimits,
 };
 
@@ -51,7 +54,9 @@ fn replica(create: bool) -> Replica<Heap> {
         partition: PartitionIndex::new(0),
         uid: PartitionUid::new(3),
     };
-    Replica::new(identity, config(LogConfig::default()), Epoch::new(1), create, Heap)
+    let me = MemberId { node: NodeId::new(1), incarnation: Incarnation::new(1) };
+    let alone = (me, Configuration::alone(Epoch::new(1), me));
+    Replica::new(identity, config(LogConfig::default()), alone, create, Heap)
 }
 
 /// The smallest segments, and a cache that does not hold two.
@@ -259,6 +264,10 @@ impl World {
                     });
                     self.reads.insert(id, batches);
                 }
+                Event::Cut(_)
+                | Event::JoinReady { .. }
+                | Event::Contradicted(_)
+                | Event::Unlink(_) => unreachable!("it is alone"),
                 Event::Failed(error) if !self.faulty => return Err(format!("not open: {error}")),
                 Event::Poisoned(error) if !self.faulty => return Err(format!("poisoned: {error}")),
                 Event::Postponed(error) if !self.faulty => return Err(format!("later: {error}")),

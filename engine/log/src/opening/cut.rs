@@ -26,7 +26,8 @@ pub enum Cut {
     All {
         /// The next offset to give.
         first: Offset,
-        /// What its owner derives from all that was before, as [`Fold::snapshot`] gives it.
+        /// What its owner derives from all that was before, as [`Fold::snapshot`] gives it; empty:
+        /// nothing.
         fold: Vec<u8>,
     },
 }
@@ -87,14 +88,18 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
     pub(super) fn begin_anew(&mut self) -> Option<Flow<F>> {
         let Some(Cut::All { first, fold: snapshot }) = &self.cut else { return None };
         let fold = self.fold.as_mut().expect("the fold is here until the end");
-        if !fold.restore(snapshot) {
+        let nothing = snapshot.is_empty();
+        if nothing {
+            fold.reset();
+        }
+        if !(nothing || fold.restore(snapshot)) {
             return Some(Err(OpenError::Cut(*first)));
         }
         let (uid, file) = (self.identity.uid, self.manifest.fold_file);
-        let (nothing, snapshot) = (nothing_yet(*first, NO_TIME, NO_TIME), snapshot.clone());
+        let (progress, snapshot) = (nothing_yet(*first, NO_TIME, NO_TIME), fold.snapshot());
         let none = Index::default();
         let image =
-            index::write_image(uid, file, *first, &nothing, &none, snapshot, &mut self.memory);
+            index::write_image(uid, file, *first, &progress, &none, snapshot, &mut self.memory);
         let bytes = match image {
             Ok(bytes) => bytes,
             Err(error) => return Some(Err(error.into())),

@@ -1,4 +1,11 @@
-//! One node's copy of one partition, in the role *solo*: head and tail of a chain of one.
+//! One node's copy of one partition: a log, and the member of a chain that speaks for it.
+//!
+//! ```text
+//! on_produce ─► validate · dedup ─► Log::append ──► parked until its level is reached ─► Reply
+//! on_peer ────► inbox ─► Member ──┬─ Log::append_copy      ▲
+//!                                 └─ Cut: close and open   │ commit
+//! poll_parcel ◄─ Member ◄─────────── the log has grown, or more of it is durable
+//! ```
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -7,16 +14,26 @@ use std::{
 
 use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame, planted};
 use catena_log::{
-    AppendError, Appended, Batches, Event as LogEvent, Finding, Log, LogConfig, LogIdentity,
-    LogStats, Now, OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
+    AppendError, Batches, Cut, Event as LogEvent, Finding, Log, LogConfig, LogIdentity, LogStats,
+    Now, OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
     stage::Stage,
 };
 
+use self::{
+    answer::{Kind, Parking},
+    peers::Peers,
+};
 use crate::{
+    chain::{Configuration, Extent, Ignored, Member, MemberId, Role},
     dedup::{Dedup, Verdict},
     validate::{self, BatchLimits, InvalidBatch},
 };
+
+mod answer;
+mod peers;
+
+pub use self::peers::{Parcel, WINDOW_BYTES};
 
 /// When a produce is acknowledged. The high watermark, and with it what is served, does not depend
 /// on it.
@@ -119,6 +136,17 @@ pub enum Refusal {
     /// The log is being opened, or could not be.
     #[error("the partition is not open")]
     NotOpen,
+    /// Another node gives offsets, or none does.
+    #[error("this node is not the head of the partition's chain")]
+    NotHead,
+    /// The chain is shorter than it must be.
+    #[error("the chain has {there} members and must have {needed}")]
+    NotEnoughReplicas {
+        /// How many there are.
+        there: u8,
+        /// How many there must be.
+        needed: u8,
+    },
 }
 
 /// Why a produce that was taken in was not acknowledged.
@@ -131,6 +159,9 @@ pub enum ProduceError {
     /// The batch is in the log, and durable, too long ago to know at which offset.
     #[error("the batch was stored before; its offset is no longer known")]
     DuplicateOffsetUnknown,
+    /// The node is no longer the head: the batch may be in the log or not.
+    #[error("this node is no longer the head; the batch may or may not be stored")]
+    Moved,
 }
 
 /// A late answer.
@@ -163,6 +194,19 @@ pub enum Event<S> {
     Poisoned(IoError),
     /// Stored bytes are not what was written, or cannot be read.
     Found(Finding),
+    /// The log was cut where the chain says that it ends.
+    Cut(Offset),
+    /// The control plane is to be told that the joiner can be the tail.
+    JoinReady {
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Who.
+        joiner: MemberId,
+    },
+    /// A neighbour's word and this log contradict each other: the partition is stopped.
+    Contradicted(Ignored),
+    /// The link to this neighbour is to be begun anew.
+    Unlink(MemberId),
 }
 
 /// What may be set for a replica.
@@ -196,67 +240,50 @@ enum State<M: Memory> {
 /// After which what could not be opened for want of something is tried again.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of
-/// its own.
-const PARKED_REPETITIONS_MAX: usize = 4096;
-
-struct Parked {
-    ticket: Ticket,
-    base: Offset,
-    append_time: Millis,
-    durability: Durability,
-    kind: Kind,
-    since: Duration,
-}
-
-/// What waits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    New,
-    /// A repetition of a batch.
-    Duplicate,
-    /// A repetition of one that is at the log's end at the latest.
-    Unknown,
-}
-
 /// One partition's replica.
 pub struct Replica<M: Memory> {
     identity: LogIdentity,
     config: ReplicaConfig,
-    epoch: Epoch,
     create: bool,
     memory: M,
     state: State<M>,
     /// It is known that opening takes more than one attempt.
     postponed: bool,
-    parked: BTreeMap<(Offset, Ticket), Parked>,
-    /// Repetitions among them.
-    repetitions: usize,
-    high_watermark: Offset,
+    /// What is left out of the log: it ends what is under way, and is opened anew.
+    cut: Option<Cut>,
+    member: Member,
+    /// To be entered once the log is open.
+    next: Option<Configuration>,
+    peers: Peers<M::Share>,
+    parking: Parking,
+    /// What was told of the high watermark.
+    told: Offset,
     events: VecDeque<Event<M::Share>>,
     commits: Stage,
 }
 
 impl<M: Memory + Clone> Replica<M> {
-    /// Begins to open a replica, or to `create` one.
+    /// Begins to open a replica, or to `create` one, of who that is and what is known of its chain.
     pub fn new(
         identity: LogIdentity,
         config: ReplicaConfig,
-        epoch: Epoch,
+        (me, chain): (MemberId, Configuration),
         create: bool,
         memory: M,
     ) -> Self {
         Self {
             identity,
             config,
-            epoch,
             create,
-            state: opening(identity, config, create, memory.clone()),
+            state: State::Opening(opening(identity, config, create, memory.clone())),
             memory,
             postponed: false,
-            parked: BTreeMap::new(),
-            repetitions: 0,
-            high_watermark: Offset::ZERO,
+            cut: None,
+            member: Member::new(me),
+            next: Some(chain),
+            peers: Peers::default(),
+            parking: Parking::default(),
+            told: Offset::ZERO,
             events: VecDeque::new(),
             commits: Stage::default(),
         }
@@ -277,6 +304,8 @@ impl<M: Memory + Clone> Replica<M> {
         now: Now,
     ) -> Result<Option<Receipt>, Refusal> {
         let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
+        takes(&self.member)?;
+        let high_watermark = self.member.high_watermark();
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
         let raised = request.raised.get(&header.producer_id);
         let fenced = raised.filter(|current| header.producer_epoch < **current);
@@ -289,7 +318,7 @@ impl<M: Memory + Clone> Replica<M> {
                 return self.repeated(request, base, next, Kind::Duplicate, now);
             }
             // Nobody knows which of the producer's batches it is: it may be one on its way.
-            (Verdict::DuplicateOffsetUnknown, _) if self.high_watermark < log.log_end() => {
+            (Verdict::DuplicateOffsetUnknown, _) if high_watermark < log.log_end() => {
                 let end = log.log_end();
                 return self.repeated(request, end, end, Kind::Unknown, now);
             }
@@ -297,74 +326,14 @@ impl<M: Memory + Clone> Replica<M> {
             (_, Some(&current)) => return Err(Refusal::Fenced { current }),
         }
         let log_end = log.log_end();
-        let end = if planted!(ConditionAtWatermark) { self.high_watermark } else { log_end };
+        let end = if planted!(ConditionAtWatermark) { high_watermark } else { log_end };
         if request.expect_next_offset.is_some_and(|expected| expected != end) {
             return Err(Refusal::OffsetCondition { log_end });
         }
         let crc = frame::payload_crc(request.batch);
-        let appended = log.append(request.batch, &header, crc, self.epoch, now)?;
+        let epoch = self.member.epoch().expect("a head is in an epoch");
+        let appended = log.append(request.batch, &header, crc, epoch, now)?;
         Ok(self.park(request, appended, Kind::New, now))
-    }
-
-    /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
-    fn repeated(
-        &mut self,
-        request: &ProduceRequest<'_>,
-        base: Offset,
-        next: Offset,
-        kind: Kind,
-        now: Now,
-    ) -> Result<Option<Receipt>, Refusal> {
-        let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
-        if planted!(ConditionOfStored) && request.expect_next_offset.is_some() {
-            return Err(Refusal::OffsetCondition { log_end: log.log_end() });
-        }
-        let under_way = next > self.high_watermark;
-        match log.poisoned().filter(|_| under_way) {
-            Some(error) => Err(Refusal::InDoubt(error)),
-            None if under_way && self.repetitions == PARKED_REPETITIONS_MAX => {
-                Err(Refusal::TooManyRepetitions)
-            }
-            None => {
-                let appended = Appended { base, next, append_time: Millis::new(-1) };
-                Ok(self.park(request, appended, kind, now))
-            }
-        }
-    }
-
-    fn park(
-        &mut self,
-        request: &ProduceRequest<'_>,
-        appended: Appended,
-        kind: Kind,
-        now: Now,
-    ) -> Option<Receipt> {
-        let Appended { base, next, append_time } = appended;
-        let (ticket, durability, since) = (request.ticket, request.durability, now.monotonic);
-        let parked = Parked { ticket, base, append_time, durability, kind, since };
-        // Alone, the tail's memory is the head's: both are reached when the batch is taken in.
-        let memory = kind != Kind::Unknown
-            && matches!(durability, Durability::None | Durability::ChainMemory);
-        if memory || next <= self.high_watermark || planted!(AckBeforeDurable) {
-            return Some(self.receipt(&parked, next));
-        }
-        self.repetitions += usize::from(kind != Kind::New);
-        self.parked.insert((next, request.ticket), parked);
-        None
-    }
-
-    fn receipt(&self, parked: &Parked, next: Offset) -> Receipt {
-        let on_disk = next <= self.high_watermark || planted!(AckBeforeDurable);
-        let level = if on_disk { Durability::ChainDisk } else { parked.durability };
-        Receipt {
-            base: parked.base,
-            next,
-            epoch: self.epoch,
-            append_time: parked.append_time,
-            level,
-            copies: u8::from(on_disk),
-            duplicate: parked.kind == Kind::Duplicate,
-        }
     }
 
     /// Batches from the one that holds `from` on, below the high watermark.
@@ -376,8 +345,11 @@ impl<M: Memory + Clone> Replica<M> {
         from: Offset,
         max_bytes: usize,
     ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
-        let below = self.high_watermark;
+        let below = self.member.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        if from > below && from <= log.log_end() {
+            return Ok(ReadOutcome::Ready(Batches::empty(from)));
+        }
         if from > below {
             return Err(ReadError::OutOfRange { start: log.log_start(), end: below });
         }
@@ -392,7 +364,7 @@ impl<M: Memory + Clone> Replica<M> {
         &mut self,
         time: Millis,
     ) -> Result<ReadOutcome<Option<Offset>>, ReadError> {
-        let below = self.high_watermark;
+        let below = self.member.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
         Ok(log.offset_for_time(time, below))
     }
@@ -402,7 +374,11 @@ impl<M: Memory + Clone> Replica<M> {
     /// # Errors
     /// See [`ReadError`].
     pub fn trim(&mut self, to: Offset) -> Result<(), ReadError> {
+        let below = self.member.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        if to > below {
+            return Err(ReadError::OutOfRange { start: log.log_start(), end: below });
+        }
         log.trim(to)
     }
 
@@ -426,46 +402,121 @@ impl<M: Memory + Clone> Replica<M> {
         match &mut self.state {
             State::Opening(opening) => match opening.on_done(done, now) {
                 Ok(None) => {}
-                Ok(Some(mut log)) => {
-                    // It may have been changed since the opening began.
-                    log.set_config(self.config.log);
-                    self.high_watermark = log.durable_end();
-                    self.events.push_back(Event::Opened(log.recovery().clone()));
-                    self.state = State::Open(log);
-                }
+                Ok(Some(log)) => self.opened(log, now),
                 Err(error) if error.is_want() => {
                     self.state = State::Postponed(now.monotonic + OPEN_AGAIN_AFTER);
                     if !std::mem::replace(&mut self.postponed, true) {
                         self.events.push_back(Event::Postponed(error));
                     }
                 }
-                Err(error) => {
-                    self.events.push_back(Event::Failed(error));
-                    self.state = State::Failed(error);
-                }
+                Err(error) => self.fail(error),
             },
             State::Open(log) => {
                 log.on_done(done, now);
-                self.commit(now);
+                self.go_on(now);
             }
             State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
+    fn opened(&mut self, mut log: Log<M, Dedup>, now: Now) {
+        // It may have been changed since the opening began.
+        log.set_config(self.log_config());
+        self.create = false;
+        if self.cut.take().is_some() {
+            self.events.push_back(Event::Cut(log.log_end()));
+            self.member.on_cut(&extent(&log));
+        } else {
+            self.events.push_back(Event::Opened(log.recovery().clone()));
+        }
+        self.state = State::Open(log);
+        if let Some(next) = self.next.take() {
+            self.enter(next, now);
+        }
+        self.go_on(now);
+    }
+
+    fn fail(&mut self, error: OpenError) {
+        self.events.push_back(Event::Failed(error));
+        self.state = State::Failed(error);
+    }
+
+    /// Opens the log anew once nothing of it is under way.
+    fn reopen(&mut self) {
+        let State::Open(log) = &self.state else { return };
+        if self.cut.is_none() {
+            return;
+        }
+        if let Some(error) = log.poisoned() {
+            return self.fail(error.into());
+        }
+        if log.is_idle() {
+            self.state = State::Opening(self.opening());
+        }
+    }
+
+    fn opening(&self) -> Opening<M, Dedup> {
+        let opening = opening(self.identity, self.config, self.create, self.memory.clone());
+        match &self.cut {
+            Some(cut) => opening.cut(cut.clone()),
+            None => opening,
+        }
+    }
+
+    /// Enters an epoch of the chain, if it is newer than the present one, as soon as the log is open.
+    pub fn enter(&mut self, configuration: Configuration, now: Now) {
+        let newest = self.next.as_ref().map(|next| next.epoch).max(self.member.epoch());
+        if newest >= Some(configuration.epoch) {
+            return;
+        }
+        let Some(log) = ready(&mut self.state, self.cut.as_ref()) else {
+            self.next = Some(configuration);
+            return;
+        };
+        self.member.enter(configuration, &extent(log));
+        let early = self.peers.forget();
+        if !self.is_head() {
+            self.parking.leave(&mut self.events);
+        }
+        self.set_config(self.config);
+        self.go_on(now);
+        for (from, message) in early {
+            // What is newer still is kept once more.
+            let _ = self.on_peer(from, message, &[], &[], now);
+        }
+    }
+
+    fn is_head(&self) -> bool {
+        matches!(self.member.role(), Role::Solo | Role::Head)
+    }
+
+    /// Only the head decides what is dropped.
+    fn log_config(&self) -> LogConfig {
+        let config = self.config.log;
+        if self.is_head() {
+            return config;
+        }
+        LogConfig { retention_bytes: None, retention_age: None, ..config }
+    }
+
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
         match &mut self.state {
-            State::Open(log) => log.on_tick(now),
+            State::Open(log) => {
+                log.on_tick(now);
+                self.member.repeat_ready();
+                self.peers.try_again();
+                self.go_on(now);
+            }
             State::Postponed(at) if *at <= now.monotonic => {
-                let memory = self.memory.clone();
-                self.state = opening(self.identity, self.config, self.create, memory);
+                self.state = State::Opening(self.opening());
             }
             State::Opening(_) | State::Postponed(_) | State::Failed(_) => {}
         }
     }
 
     /// When [`Replica::on_tick`] has something to do, if ever.
-    pub fn next_tick(&self) -> Option<std::time::Duration> {
+    pub fn next_tick(&self) -> Option<Duration> {
         match &self.state {
             State::Open(log) => Some(log.next_tick()),
             State::Postponed(at) => Some(*at),
@@ -473,17 +524,35 @@ impl<M: Memory + Clone> Replica<M> {
         }
     }
 
-    /// The chain of one commits what is durable here.
-    fn commit(&mut self, now: Now) {
+    /// Something was taken, written or heard: commits, passes on, answers.
+    fn go_on(&mut self, now: Now) {
+        self.take_in(now);
+        self.converse();
+        self.drain(now);
+        self.reopen();
+    }
+
+    /// What the log has to tell.
+    fn drain(&mut self, now: Now) {
         let State::Open(log) = &mut self.state else { return };
-        let durable_end =
-            if planted!(WatermarkBeforeDurable) { log.log_end() } else { log.durable_end() };
-        if durable_end > self.high_watermark {
-            self.high_watermark = durable_end;
-            self.events.push_back(Event::Committed(durable_end));
+        let high_watermark = self.member.high_watermark();
+        if high_watermark > self.told {
+            self.told = high_watermark;
+            log.set_committed(high_watermark);
+            self.events.push_back(Event::Committed(high_watermark));
         }
+        log.follow_start(self.peers.start.min(high_watermark));
+        let mut copied = Vec::new();
         while let Some(event) = log.poll_event() {
             self.events.push_back(match event {
+                LogEvent::Read(id, answer) if self.peers.reads(id) => {
+                    copied.push((id, answer));
+                    continue;
+                }
+                LogEvent::Fold(start, fold) => {
+                    self.peers.fold_read(start, fold);
+                    continue;
+                }
                 LogEvent::Read(id, answer) => Event::Read(id, answer),
                 LogEvent::Trimmed(start) => Event::Trimmed(start),
                 LogEvent::Poisoned(error) => Event::Poisoned(error),
@@ -491,26 +560,10 @@ impl<M: Memory + Clone> Replica<M> {
             });
         }
         let poisoned = log.poisoned();
-        self.answer(poisoned, now);
-    }
-
-    fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
-        while let Some(((next, ticket), parked)) = self.parked.pop_first() {
-            let result = if next <= self.high_watermark {
-                self.commits.note(now.monotonic.saturating_sub(parked.since));
-                match parked.kind {
-                    Kind::Unknown => Err(ProduceError::DuplicateOffsetUnknown),
-                    Kind::New | Kind::Duplicate => Ok(self.receipt(&parked, next)),
-                }
-            } else if let Some(error) = poisoned {
-                Err(ProduceError::Indeterminate(error))
-            } else {
-                self.parked.insert((next, ticket), parked);
-                return;
-            };
-            self.repetitions -= usize::from(parked.kind != Kind::New);
-            self.events.push_back(Event::Reply(Reply { ticket: parked.ticket, result }));
+        for (id, answer) in copied {
+            self.copied(id, answer);
         }
+        self.answer(poisoned, now);
     }
 
     /// What happened since the last call.
@@ -522,6 +575,7 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn phase(&self) -> Phase {
         match &self.state {
             State::Opening(_) | State::Postponed(_) => Phase::Opening,
+            State::Open(_) if self.cut.is_some() => Phase::Opening,
             State::Open(_) => Phase::Open,
             State::Failed(error) => Phase::Failed(*error),
         }
@@ -534,12 +588,17 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// The epoch of the chain's configuration.
     pub fn epoch(&self) -> Epoch {
-        self.epoch
+        self.member.epoch().unwrap_or_default()
+    }
+
+    /// Its part in the chain.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// The end of what every member has on its disk.
     pub fn high_watermark(&self) -> Offset {
-        self.high_watermark
+        self.member.high_watermark()
     }
 
     /// The open log, to look at.
@@ -567,8 +626,9 @@ impl<M: Memory + Clone> Replica<M> {
     /// Changes the configuration.
     pub fn set_config(&mut self, config: ReplicaConfig) {
         self.config = config;
+        let config = self.log_config();
         if let State::Open(log) = &mut self.state {
-            log.set_config(config.log);
+            log.set_config(config);
         }
     }
 
@@ -583,6 +643,7 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn is_idle(&self) -> bool {
         match &self.state {
             State::Opening(_) => false,
+            State::Open(_) if self.cut.is_some() => false,
             State::Open(log) => log.is_idle() || log.poisoned().is_some(),
             State::Postponed(_) | State::Failed(_) => true,
         }
@@ -594,8 +655,45 @@ fn opening<M: Memory + Clone>(
     config: ReplicaConfig,
     create: bool,
     memory: M,
-) -> State<M> {
-    State::Opening(Opening::new(identity, config.log, create, memory, Dedup::default()))
+) -> Opening<M, Dedup> {
+    Opening::new(identity, config.log, create, memory, Dedup::default())
+}
+
+/// The log, if it is open and stays so.
+fn ready<'a, M: Memory>(
+    state: &'a mut State<M>,
+    cut: Option<&Cut>,
+) -> Option<&'a mut Log<M, Dedup>> {
+    match state {
+        State::Open(log) if cut.is_none() => Some(log),
+        _ => None,
+    }
+}
+
+/// How far a log reaches.
+fn extent<M: Memory + Clone>(log: &Log<M, Dedup>) -> Extent<'_> {
+    let durable = if planted!(WatermarkBeforeDurable) { log.log_end() } else { log.durable_end() };
+    Extent {
+        start: log.held_start(),
+        log_start: log.log_start(),
+        end: log.log_end(),
+        durable,
+        epochs: log.epochs(),
+    }
+}
+
+/// Whether a member may take a producer's batch.
+fn takes(member: &Member) -> Result<(), Refusal> {
+    if member.takes_appends() {
+        return Ok(());
+    }
+    match member.configuration() {
+        Some(configuration) if matches!(member.role(), Role::Solo | Role::Head) => {
+            let there = u8::try_from(configuration.chain.len()).unwrap_or(u8::MAX);
+            Err(Refusal::NotEnoughReplicas { there, needed: configuration.min_replicas })
+        }
+        _ => Err(Refusal::NotHead),
+    }
 }
 
 fn refusal(verdict: Verdict) -> Refusal {

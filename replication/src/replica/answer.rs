@@ -1,0 +1,182 @@
+//! Who waits for which level, and what he is told.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use catena_format::{Millis, Offset, planted};
+use catena_log::{
+    Appended, Now,
+    io::{IoError, Memory},
+};
+
+use super::{
+    Durability, Event, ProduceError, ProduceRequest, Receipt, Refusal, Replica, Reply, State,
+    Ticket,
+};
+use crate::chain::Side;
+
+/// Repetitions of batches that are on their way to the disk, each of which waits for an answer of
+/// its own.
+const PARKED_REPETITIONS_MAX: usize = 4096;
+
+/// What waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    New,
+    /// A repetition of a batch.
+    Duplicate,
+    /// A repetition of one that is at the log's end at the latest.
+    Unknown,
+}
+
+struct Parked {
+    base: Offset,
+    append_time: Millis,
+    kind: Kind,
+    since: Duration,
+}
+
+/// Produces that wait until a level is reached.
+#[derive(Default)]
+pub(super) struct Parking {
+    waiting: BTreeMap<(Durability, Offset, Ticket), Parked>,
+    /// Repetitions among them.
+    repetitions: usize,
+}
+
+impl Parking {
+    fn take(&mut self, key: (Durability, Offset, Ticket)) -> Option<Parked> {
+        let parked = self.waiting.remove(&key)?;
+        self.repetitions -= usize::from(parked.kind != Kind::New);
+        Some(parked)
+    }
+
+    /// Another node is the head: what became of them it will know, and this one may never.
+    pub(super) fn leave<S>(&mut self, events: &mut VecDeque<Event<S>>) {
+        let waiting = std::mem::take(self).waiting;
+        let moved = |(_, _, ticket)| Reply { ticket, result: Err(ProduceError::Moved) };
+        events.extend(waiting.into_keys().map(moved).map(Event::Reply));
+    }
+}
+
+impl<M: Memory + Clone> Replica<M> {
+    /// A retry is answered as the first attempt was or will be, even if a condition fails by now.
+    pub(super) fn repeated(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        base: Offset,
+        next: Offset,
+        kind: Kind,
+        now: Now,
+    ) -> Result<Option<Receipt>, Refusal> {
+        let State::Open(log) = &self.state else { return Err(Refusal::NotOpen) };
+        if planted!(ConditionOfStored) && request.expect_next_offset.is_some() {
+            return Err(Refusal::OffsetCondition { log_end: log.log_end() });
+        }
+        let under_way = next > self.member.high_watermark();
+        match log.poisoned().filter(|_| under_way) {
+            Some(error) => Err(Refusal::InDoubt(error)),
+            None if under_way && self.parking.repetitions == PARKED_REPETITIONS_MAX => {
+                Err(Refusal::TooManyRepetitions)
+            }
+            None => {
+                let appended = Appended { base, next, append_time: Millis::new(-1) };
+                Ok(self.park(request, appended, kind, now))
+            }
+        }
+    }
+
+    pub(super) fn park(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        appended: Appended,
+        kind: Kind,
+        now: Now,
+    ) -> Option<Receipt> {
+        let Appended { base, next, append_time } = appended;
+        let parked = Parked { base, append_time, kind, since: now.monotonic };
+        // Nobody knows where it stands: of what is stored somewhere only the whole is certain.
+        let level = if kind == Kind::Unknown { Durability::ChainDisk } else { request.durability };
+        if next <= self.reached(level) || planted!(AckBeforeDurable) {
+            return Some(self.receipt(&parked, level, next));
+        }
+        self.parking.repetitions += usize::from(kind != Kind::New);
+        self.parking.waiting.insert((level, next, request.ticket), parked);
+        None
+    }
+
+    /// How far the log has reached a level.
+    fn reached(&self, level: Durability) -> Offset {
+        let committed = self.member.high_watermark();
+        let Some(log) = self.log() else { return committed };
+        let reached = match level {
+            Durability::None => Offset::MAX,
+            Durability::HeadDisk => log.durable_end(),
+            Durability::ChainMemory => self.received(),
+            Durability::ChainDisk => committed,
+        };
+        committed.max(reached)
+    }
+
+    /// How far the tail has come. Alone, its memory is the head's.
+    fn received(&self) -> Offset {
+        let behind = self.member.configuration().map_or(0, |c| c.chain.len().saturating_sub(1));
+        let progress = self.member.progress(Side::Successor);
+        match progress.last() {
+            _ if behind == 0 => Offset::MAX,
+            Some(tail) if progress.len() == behind => tail.received,
+            _ => Offset::ZERO,
+        }
+    }
+
+    fn receipt(&self, parked: &Parked, level: Durability, next: Offset) -> Receipt {
+        let on_all = next <= self.member.high_watermark() || planted!(AckBeforeDurable);
+        let here = self.log().is_some_and(|log| next <= log.durable_end());
+        let behind = self.member.progress(Side::Successor);
+        let copies = behind.iter().filter(|p| next <= p.durable).count() + usize::from(here);
+        let members = self.member.configuration().map_or(1, |c| c.chain.len());
+        let copies = match level {
+            _ if on_all => members,
+            Durability::None | Durability::ChainMemory => 0,
+            Durability::HeadDisk | Durability::ChainDisk => copies,
+        };
+        Receipt {
+            base: parked.base,
+            next,
+            epoch: self.epoch(),
+            append_time: parked.append_time,
+            level: if on_all { Durability::ChainDisk } else { level },
+            copies: u8::try_from(copies).unwrap_or(u8::MAX),
+            duplicate: parked.kind == Kind::Duplicate,
+        }
+    }
+
+    /// Answers whoever waits for no more than was reached; after a failed write everybody else.
+    pub(super) fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
+        for level in [Durability::HeadDisk, Durability::ChainMemory, Durability::ChainDisk] {
+            let reached = self.reached(level);
+            let from = (level, Offset::ZERO, Ticket(0));
+            let to = (level, Offset::MAX, Ticket(u64::MAX));
+            while let Some((&key, _)) = self.parking.waiting.range(from..=to).next() {
+                let (_, next, ticket) = key;
+                let is_reached = next <= reached;
+                if !is_reached && poisoned.is_none() {
+                    break;
+                }
+                let Some(parked) = self.parking.take(key) else { break };
+                let result = match (is_reached, parked.kind, poisoned) {
+                    (true, Kind::Unknown, _) => Err(ProduceError::DuplicateOffsetUnknown),
+                    (true, Kind::New | Kind::Duplicate, _) => {
+                        self.commits.note(now.monotonic.saturating_sub(parked.since));
+                        Ok(self.receipt(&parked, level, next))
+                    }
+                    (false, _, Some(error)) => Err(ProduceError::Indeterminate(error)),
+                    (false, _, None) => unreachable!("it waits on"),
+                };
+                self.events.push_back(Event::Reply(Reply { ticket, result }));
+            }
+        }
+    }
+}
