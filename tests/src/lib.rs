@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod chain;
+pub mod chains;
 pub mod corrupt;
 pub mod crash;
 pub mod elsewhere;

@@ -1,6 +1,6 @@
-//! Whether the simulator finds the bugs that are planted for it, and the model of the chain those
-//! of its protocol: a build that has them all, asleep, and the first seed, or chain, that finds one
-//! once it is awake.
+//! Whether the simulator finds the bugs that are planted for it, the model of the chain those of
+//! its protocol, and the simulated chains those that take a log: a build that has them all, asleep,
+//! and the first seed, or chain, that finds one once it is awake.
 //!
 //! ```text
 //! cargo build --cfg planted ─► sim ─┬─ no bug awake ─► every seed passes
@@ -29,6 +29,7 @@ const STATES: &str = "700000";
 pub struct Planted {
     sim: PathBuf,
     model: PathBuf,
+    chains: PathBuf,
 }
 
 /// What found a bug.
@@ -40,6 +41,8 @@ pub enum Finder {
     Assertion,
     /// The model of the chain.
     Model,
+    /// The books of a simulated chain.
+    Books,
 }
 
 /// A bug that was found.
@@ -66,15 +69,16 @@ impl Planted {
         let target = target.join("planted");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--profile", "test", "-p", "catena-tests"]);
-        cargo.args(["--bin", "sim", "--bin", "model"]);
+        cargo.args(["--bin", "sim", "--bin", "model", "--bin", "chains"]);
         cargo.arg("--target-dir").arg(&target).current_dir(root);
         cargo.env("RUSTFLAGS", "--cfg planted").env_remove("CARGO_ENCODED_RUSTFLAGS");
         let built = cargo.status().map_err(|error| format!("cargo: {error}"))?;
         if !built.success() {
             return Err("the simulator with planted bugs cannot be built".to_owned());
         }
-        let [sim, model] = ["sim", "model"].map(|name| target.join("debug").join(name));
-        Ok(Self { sim, model })
+        let [sim, model, chains] =
+            ["sim", "model", "chains"].map(|name| target.join("debug").join(name));
+        Ok(Self { sim, model, chains })
     }
 
     /// The simulator.
@@ -92,15 +96,15 @@ impl Planted {
     /// # Errors
     /// When the simulator or the model cannot be run.
     pub fn bugs(&self) -> Result<Vec<String>, String> {
-        Ok([listed(&self.sim)?, listed(&self.model)?].concat())
+        Ok([listed(&self.sim)?, self.bugs_of_chain()?].concat())
     }
 
-    /// The names of those that the model is to find.
+    /// The names of those that the model or the simulated chains are to find.
     ///
     /// # Errors
-    /// When it cannot be run.
+    /// When they cannot be run.
     pub fn bugs_of_chain(&self) -> Result<Vec<String>, String> {
-        listed(&self.model)
+        Ok([listed(&self.model)?, listed(&self.chains)?].concat())
     }
 
     /// The first of the model's chains in which it finds a bug.
@@ -134,19 +138,24 @@ impl Planted {
     /// # Errors
     /// When the simulator or the model cannot be run.
     pub fn hunt(&self, bug: &str, seeds: u64) -> Result<Option<Found>, String> {
-        if self.bugs_of_chain()?.iter().any(|known| known == bug) {
+        if listed(&self.model)?.iter().any(|known| known == bug) {
             return self.hunt_in_chains(bug);
         }
+        let of_log = listed(&self.chains)?.iter().any(|known| known == bug);
+        let program = if of_log { &self.chains } else { &self.sim };
         let start = Instant::now();
         let (mut from, mut to) = (0, FIRST_SEEDS.min(seeds));
         while from < to {
-            let output = self.run(Some(bug), &["--seeds", &format!("{from}..{to}")])?;
+            let output = run(program, Some(bug), &["--seeds", &format!("{from}..{to}")])?;
             let told = String::from_utf8_lossy(&output.stdout);
             // What a range of seeds as a whole came short of says nothing of a bug.
             let first = told.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
             if let Some((seed, said)) = first {
                 let seed = seed.parse().map_err(|_| format!("no seed: {seed}"))?;
-                let (finder, said) = self.explain(bug, seed, said)?;
+                let (finder, said) = match of_log {
+                    true => (Finder::Books, said.to_owned()),
+                    false => self.explain(bug, seed, said)?,
+                };
                 return Ok(Some(Found { seed, finder, said, took: start.elapsed() }));
             }
             (from, to) = (to, (2 * to).min(seeds));
@@ -204,6 +213,7 @@ impl Finder {
             Self::Oracle => "oracle",
             Self::Assertion => "assertion",
             Self::Model => "model",
+            Self::Books => "books",
         }
     }
 }

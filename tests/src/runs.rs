@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 13] = [
+pub const METHODS: [Method; 14] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -54,6 +54,13 @@ pub const METHODS: [Method; 13] = [
         what: "bugs that are put into the product on purpose: the unchanged simulation must find \
                each, in seeds that pass without it",
         command: "cargo planted --record",
+    },
+    Method {
+        name: "chains",
+        unit: "seeds",
+        what: "simulated chains of two to five replicas: crashes, power cuts, wiped disks, links \
+               broken one way or both, a control plane that falls silent",
+        command: "cargo chains --seeds 0..20000 --record",
     },
     Method {
         name: "power",

@@ -36,10 +36,16 @@ macro_rules! bugs {
             /// All of them, by name.
             pub const ALL: &[(&str, Self)] = &[$((stringify!($bug), Self::$bug)),*];
 
-            /// Whether it is one of the chain's protocol, which the model is to find.
+            /// Whether it is one of the chain's, which the simulation of nodes cannot find.
             #[must_use]
             pub fn is_of_chain(self) -> bool {
                 self as usize >= Self::OldEpochResumed as usize
+            }
+
+            /// Whether it is one of the chain's that takes a log, which the model cannot find.
+            #[must_use]
+            pub fn takes_log(self) -> bool {
+                self as usize >= Self::StrangeKept as usize
             }
         }
     };
@@ -153,6 +159,11 @@ bugs! {
     ReadyWithoutJoint,
     /// The tail commits without the joiner again when their link is lost.
     JointLeft,
+    // And those that take a log.
+    /// Of a joiner's log is kept what nobody can compare.
+    StrangeKept,
+    /// A joiner that begins anew is not told which producers there were.
+    ProducersNotShipped,
 }
 
 /// Whether this is the bug that the environment names.

@@ -143,10 +143,13 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Sees to it that the open group has room for a frame; nothing changes on an error.
     fn make_room(&mut self, frame: usize, epoch: Epoch) -> Result<(), AppendError> {
+        // Of epochs that began at the end or behind it a crash has left nothing.
+        let end = self.log_end;
+        self.epochs.retain(|(began, start)| *start < end || (*began, *start) == (epoch, end));
         if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {
             // A new epoch begins with a segment, whose manifest carries the epoch table.
             self.seal_active()?;
-            self.epochs.push((epoch, self.log_end));
+            self.epochs.push((epoch, end));
         }
         if self.group.as_ref().is_some_and(|group| group.room() >= frame) {
             return Ok(());

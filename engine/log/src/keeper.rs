@@ -10,6 +10,7 @@ use crate::{
     index,
     io::{FileName, IoError, Memory, Op},
     log::{Event, Log, Purpose, Segment},
+    opening::READ_TRIES,
 };
 
 /// How far the next keeper is known.
@@ -19,6 +20,8 @@ pub(crate) struct Keeper {
     doubted: Option<FileNumber>,
     /// It could not be read, for want of something; housekeeping tries again.
     waits: bool,
+    /// How often it could not be read for another log.
+    failures: u32,
     /// Bytes of the present keeper's index; 0: there is none.
     pub(crate) bytes: u64,
 }
@@ -83,7 +86,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.want_manifest();
     }
 
-    /// Reads what is derived from the batches that are not held any more; [`Event::Fold`] tells.
+    /// Reads what is derived from the batches that are not held any more; [`Event::Fold`] tells,
+    /// unless the read fails: then it is to be asked for again.
     pub fn read_fold(&mut self) {
         let start = self.held_start();
         let file = FileName::Index(self.fold_file);
@@ -96,8 +100,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     pub(crate) fn fold_read(&mut self, start: Offset, result: Result<M::Share, IoError>) {
+        let want = result.as_ref().is_err_and(|error| !error.is_medium());
         let bytes = result.ok();
         let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
+        if image.is_none() && (want || self.keeper.failures < READ_TRIES) {
+            self.keeper.failures += u32::from(!want);
+            return;
+        }
+        self.keeper.failures = 0;
         let fold = image.map_or(Vec::new(), |image| image.fold);
         self.events.push_back(Event::Fold(start, fold));
     }

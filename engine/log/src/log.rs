@@ -268,9 +268,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         opened: Opened<F>,
         now: Now,
     ) -> Self {
-        let manifest = opened.manifest;
-        let (entries, bytes) = (&manifest.segments, &opened.index_file_bytes);
-        let segments = sealed_segments(entries, opened.indexes, bytes, now.monotonic);
+        let (manifest, bytes) = (opened.manifest, &opened.index_file_bytes);
+        let segments = sealed_segments(&manifest.segments, opened.indexes, bytes, now.monotonic);
         let last = segments.back().map(|s| s.entry);
         Self {
             identity,
@@ -490,7 +489,14 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.durable_end
     }
 
-    /// The epochs and the offsets at which they began.
+    /// The epoch of the last batch.
+    pub fn last_epoch(&self) -> Option<Epoch> {
+        let mut began = self.epochs.iter().rev();
+        began.find(|(_, start)| *start < self.log_end).map(|(epoch, _)| *epoch)
+    }
+
+    /// The epochs and the offsets at which they began; of some that began at the end or behind it
+    /// a crash may have left nothing else.
     pub fn epochs(&self) -> &[(Epoch, Offset)] {
         &self.epochs
     }

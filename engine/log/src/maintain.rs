@@ -589,9 +589,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     fn drop_below(&mut self, start: Offset) {
         self.log_start = self.log_start.max(start);
         self.damaged.trim(self.log_start);
-        // Of the epochs that ended below it the last is enough.
-        let ended = self.epochs.partition_point(|(_, began)| *began <= self.log_start);
-        self.epochs.drain(..ended.saturating_sub(1));
         for _ in 0..std::mem::take(&mut self.manifest.dropped) {
             let segment = self.segments.pop_front().expect("there is a first segment");
             self.stats.segments_dropped += 1;
@@ -599,6 +596,10 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             self.keeper.bytes = segment.index_bytes;
             self.dropped.push(segment);
         }
+        // Of the epochs that ended below what is still there the last is enough.
+        let held = self.held_start();
+        let ended = self.epochs.partition_point(|(_, began)| *began <= held);
+        self.epochs.drain(..ended.saturating_sub(1));
     }
 
     /// Raises the log start to `to` (at most the durable end); [`Event::Trimmed`] says when that is
@@ -616,7 +617,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         Ok(())
     }
 
-    /// Raises the log start to `to`, or as far as the disk has it, because another log begins there.
+    /// Raises the log start to `to`, or as far as the disk has it: another log begins there.
     pub fn follow_start(&mut self, to: Offset) {
         let to = to.min(self.durable_end);
         if to > self.wanted_start {

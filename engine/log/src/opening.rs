@@ -41,7 +41,7 @@ pub use self::{cut::Cut, report::RecoveryReport};
 const INDEX_FILE_BYTES_MAX: u64 = 256 << 20;
 
 /// How often a block that the device cannot read is asked for before it counts as damaged.
-const READ_TRIES: u32 = 4;
+pub(crate) const READ_TRIES: u32 = 4;
 
 /// Why a log could not be opened. Its files are as they were.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

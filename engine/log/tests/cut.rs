@@ -6,7 +6,7 @@ use bytes::Bytes;
 use catena_format::{BatchHeader, Epoch, Millis, Offset, PartitionUid, frame};
 use catena_log::{
     Cut, Fold, LogConfig, OpenError, Opening, ReadError, ReadOutcome, Stamp,
-    io::{Done, FileName, Heap, IoError, Op, OpId},
+    io::{Done, FileName, Heap, IoError, Op, OpId, Outcome},
 };
 
 use crate::world::{TestLog, World, batch, identity, open, rolled, small};
@@ -271,4 +271,38 @@ fn a_log_that_was_never_cut_is_written_as_it_always_was() {
     world.restart();
     world.check();
     assert_eq!((identity().uid, world.epoch), (PartitionUid::new(3), Epoch::new(2)));
+}
+
+#[test]
+fn an_epoch_of_which_a_crash_left_nothing_is_none() {
+    let mut world = rolled();
+    world.run();
+    let end = world.log.log_end();
+    world.epoch = Epoch::new(5);
+    world.append(1, 100, 1_000);
+    // The manifest is there that names the segment, and nothing of the segment.
+    while let Some((id, op)) = world.log.poll_op() {
+        let named = matches!(op, Op::Write { file: FileName::Manifest(_), .. });
+        let group = matches!(op, Op::Write { file: FileName::Segment(_), .. });
+        let result = if group { Ok(Outcome::Unit) } else { world.disk.perform(op) };
+        if named {
+            break;
+        }
+        if !group {
+            world.log.on_done(Done { id, result }, world.now());
+        }
+    }
+    world.log = open(&mut world.disk, world.config, false, world.clock).unwrap();
+    assert_eq!((world.log.log_end(), world.log.last_epoch()), (end, Some(Epoch::new(1))));
+    // What stands there is of an older epoch, as another log has it.
+    let mut bytes = batch(1, 100, 2_000);
+    catena_format::batch::patch(&mut bytes, end, Epoch::new(1));
+    let header = BatchHeader::parse(&bytes).unwrap();
+    let stamp = Stamp { append_time: Millis::new(0), payload_crc: frame::payload_crc(&bytes) };
+    world.log.append_copy(&bytes, &header, stamp, world.now()).unwrap();
+    world.run();
+    assert_eq!(world.log.epochs(), [(Epoch::new(1), Offset::ZERO)]);
+    world.log = open(&mut world.disk, world.config, false, world.clock).unwrap();
+    assert_eq!(world.log.log_end(), Offset::new(end.get() + 1));
+    assert_eq!(world.log.epochs(), [(Epoch::new(1), Offset::ZERO)]);
 }

@@ -453,6 +453,10 @@ impl Member {
         let link = self.downlink_mut(side).as_mut()?;
         let theirs = link.hello.take()?;
         let common = log.common_end(&theirs);
+        // What we dropped was committed, so that every member has it. Of a joiner's log nobody
+        // knows what it holds there, unless some of it is here, too.
+        let strange = side == Side::Joiner && common <= log.start;
+        let common = if strange && !planted!(StrangeKept) { Offset::ZERO } else { common };
         let keep = if planted!(NothingCut) { theirs.end.min(log.end) } else { common };
         let first = keep.max(log.start);
         let durable = if keep == first { theirs.durable.min(keep) } else { Offset::ZERO };

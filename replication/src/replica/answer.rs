@@ -75,7 +75,7 @@ impl<M: Memory + Clone> Replica<M> {
         if planted!(ConditionOfStored) && request.expect_next_offset.is_some() {
             return Err(Refusal::OffsetCondition { log_end: log.log_end() });
         }
-        let under_way = next > self.member.high_watermark();
+        let under_way = next > self.high_watermark();
         match log.poisoned().filter(|_| under_way) {
             Some(error) => Err(Refusal::InDoubt(error)),
             None if under_way && self.parking.repetitions == PARKED_REPETITIONS_MAX => {
@@ -109,7 +109,7 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// How far the log has reached a level.
     fn reached(&self, level: Durability) -> Offset {
-        let committed = self.member.high_watermark();
+        let committed = self.high_watermark();
         let Some(log) = self.log() else { return committed };
         let reached = match level {
             Durability::None => Offset::MAX,
@@ -132,7 +132,7 @@ impl<M: Memory + Clone> Replica<M> {
     }
 
     fn receipt(&self, parked: &Parked, level: Durability, next: Offset) -> Receipt {
-        let on_all = next <= self.member.high_watermark() || planted!(AckBeforeDurable);
+        let on_all = next <= self.high_watermark() || planted!(AckBeforeDurable);
         let here = self.log().is_some_and(|log| next <= log.durable_end());
         let behind = self.member.progress(Side::Successor);
         let copies = behind.iter().filter(|p| next <= p.durable).count() + usize::from(here);

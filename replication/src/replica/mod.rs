@@ -303,9 +303,9 @@ impl<M: Memory + Clone> Replica<M> {
         request: &ProduceRequest<'_>,
         now: Now,
     ) -> Result<Option<Receipt>, Refusal> {
+        let high_watermark = self.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(Refusal::NotOpen) };
         takes(&self.member)?;
-        let high_watermark = self.member.high_watermark();
         let header = validate::batch(request.batch, &self.config.batches, now.wall)?;
         let raised = request.raised.get(&header.producer_id);
         let fenced = raised.filter(|current| header.producer_epoch < **current);
@@ -345,7 +345,7 @@ impl<M: Memory + Clone> Replica<M> {
         from: Offset,
         max_bytes: usize,
     ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
-        let below = self.member.high_watermark();
+        let below = self.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
         if from > below && from <= log.log_end() {
             return Ok(ReadOutcome::Ready(Batches::empty(from)));
@@ -364,7 +364,7 @@ impl<M: Memory + Clone> Replica<M> {
         &mut self,
         time: Millis,
     ) -> Result<ReadOutcome<Option<Offset>>, ReadError> {
-        let below = self.member.high_watermark();
+        let below = self.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
         Ok(log.offset_for_time(time, below))
     }
@@ -374,7 +374,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// # Errors
     /// See [`ReadError`].
     pub fn trim(&mut self, to: Offset) -> Result<(), ReadError> {
-        let below = self.member.high_watermark();
+        let below = self.high_watermark();
         let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
         if to > below {
             return Err(ReadError::OutOfRange { start: log.log_start(), end: below });
@@ -463,7 +463,7 @@ impl<M: Memory + Clone> Replica<M> {
         }
     }
 
-    /// Enters an epoch of the chain, if it is newer than the present one, as soon as the log is open.
+    /// Enters an epoch of the chain, if it is newer than the present one, once the log is open.
     pub fn enter(&mut self, configuration: Configuration, now: Now) {
         let newest = self.next.as_ref().map(|next| next.epoch).max(self.member.epoch());
         if newest >= Some(configuration.epoch) {
@@ -505,7 +505,9 @@ impl<M: Memory + Clone> Replica<M> {
             State::Open(log) => {
                 log.on_tick(now);
                 self.member.repeat_ready();
-                self.peers.try_again();
+                if self.peers.try_again() {
+                    log.read_fold();
+                }
                 self.go_on(now);
             }
             State::Postponed(at) if *at <= now.monotonic => {
@@ -534,8 +536,8 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// What the log has to tell.
     fn drain(&mut self, now: Now) {
+        let high_watermark = self.high_watermark();
         let State::Open(log) = &mut self.state else { return };
-        let high_watermark = self.member.high_watermark();
         if high_watermark > self.told {
             self.told = high_watermark;
             log.set_committed(high_watermark);
@@ -596,9 +598,11 @@ impl<M: Memory + Clone> Replica<M> {
         &self.member
     }
 
-    /// The end of what every member has on its disk.
+    /// The end of what every member has on its disk, as far as this one has it, too: it may have
+    /// been told of more than it has taken yet.
     pub fn high_watermark(&self) -> Offset {
-        self.member.high_watermark()
+        let here = self.log().map_or(self.told, |log| extent(log).durable);
+        self.member.high_watermark().min(here)
     }
 
     /// The open log, to look at.

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use catena_format::{BatchHeader, Epoch, Offset, frame};
+use catena_format::{BatchHeader, Epoch, Offset, frame, planted};
 use catena_log::{
     Batches, Cut, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, Stamp, io::Memory,
 };
@@ -115,9 +115,10 @@ impl<S> Peers<S> {
         early
     }
 
-    /// What could not be read may be there now.
-    pub(super) fn try_again(&mut self) {
+    /// What could not be read may be there now. Whether something waits for what is derived.
+    pub(super) fn try_again(&mut self) -> bool {
         self.forwards.iter_mut().for_each(|forward| forward.stuck = false);
+        self.welcome.is_some() && self.fold.is_none()
     }
 
     fn forget_upstream(&mut self) {
@@ -131,6 +132,7 @@ impl<S> Peers<S> {
     }
 
     pub(super) fn fold_read(&mut self, start: Offset, fold: Vec<u8>) {
+        let fold = if planted!(ProducersNotShipped) { Vec::new() } else { fold };
         self.fold = Some((start, fold));
     }
 }
@@ -239,6 +241,8 @@ impl<M: Memory + Clone> Replica<M> {
                 return self.take_batches(now);
             }
             Ok(Some(Effect::Cut { keep, first })) => self.cut(keep, first),
+            // Nothing of this session can be taken any more.
+            Err(Ignored::Gap { .. }) => self.peers.forget_upstream(),
             Ok(None) | Err(_) => drop(self.peers.inbox.pop_front()),
         }
         true
@@ -256,7 +260,7 @@ impl<M: Memory + Clone> Replica<M> {
         while at < delivery.payload.len() {
             let rest = &delivery.payload[at..];
             let stamp = delivery.stamps.get(number).copied();
-            let before = log.epochs().last().map_or(Epoch::default(), |(epoch, _)| *epoch);
+            let before = log.last_epoch().unwrap_or_default();
             let Some((header, stamp)) = copy(rest, stamp, log.log_end(), before..=epoch) else {
                 return self.unlink();
             };
@@ -411,12 +415,10 @@ impl<M: Memory + Clone> Replica<M> {
 
     fn unread(&mut self, side: Side, error: ReadError) {
         let forward = &mut self.peers.forwards[side as usize];
-        match (error, forward.link) {
-            // It was dropped: who is behind begins anew.
-            (ReadError::OutOfRange { .. }, Some((peer, _))) => {
-                self.events.push_back(Event::Unlink(peer));
-            }
-            _ => forward.stuck = true,
+        forward.stuck = true;
+        // It was dropped: who is behind begins anew.
+        if let (ReadError::OutOfRange { .. }, Some((peer, _))) = (error, forward.link) {
+            self.events.push_back(Event::Unlink(peer));
         }
     }
 

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 #[cfg(planted)]
 fn bugs() {
     use catena_format::planted::Bug;
-    let of_chain = Bug::ALL.iter().filter(|(_, bug)| bug.is_of_chain());
+    let of_chain = Bug::ALL.iter().filter(|(_, bug)| bug.is_of_chain() && !bug.takes_log());
     of_chain.for_each(|(name, _)| println!("{name}"));
 }
 
