@@ -164,6 +164,8 @@ bugs! {
     StrangeKept,
     /// A joiner that begins anew is not told which producers there were.
     ProducersNotShipped,
+    /// What is to be cut is shown as committed.
+    UncutShown,
 }
 
 /// Whether this is the bug that the environment names.

@@ -100,7 +100,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     pub(crate) fn fold_read(&mut self, start: Offset, result: Result<M::Share, IoError>) {
-        let want = result.as_ref().is_err_and(|error| !error.is_medium());
+        let want = matches!(result, Err(IoError::NoDescriptors | IoError::NoSpace));
         let bytes = result.ok();
         let image = bytes.and_then(|b| index::read_image(self.identity.uid, b.as_ref()).ok());
         if image.is_none() && (want || self.keeper.failures < READ_TRIES) {

@@ -570,6 +570,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.committed = end;
     }
 
+    /// Somebody waits for a read.
+    pub fn has_reads(&self) -> bool {
+        !self.reads.is_empty() || !self.events.is_empty()
+    }
+
     /// Nothing is on its way to the disk and nothing waits for it.
     pub fn is_idle(&self) -> bool {
         self.group.is_none()

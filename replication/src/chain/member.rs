@@ -88,8 +88,17 @@ struct Uplink {
     session: u64,
     greeted: bool,
     welcomed: bool,
+    /// The high watermark that it told with its welcome; ours once the log is cut.
+    promised: Offset,
     /// What it was told last.
     told: Option<(Offset, Vec<Progress>)>,
+}
+
+impl Uplink {
+    fn to(peer: MemberId) -> Self {
+        let (greeted, welcomed, promised) = (false, false, Offset::ZERO);
+        Self { peer, session: 0, greeted, welcomed, promised, told: None }
+    }
 }
 
 /// The link to the successor, or to the joiner.
@@ -166,10 +175,8 @@ impl Member {
         self.durable_before = if first { Offset::MAX } else { Offset::ZERO };
         self.entered_end = log.end;
         let node = self.me.node;
-        let uplink =
-            |peer| Uplink { peer, session: 0, greeted: false, welcomed: false, told: None };
         let before = configuration.predecessor(node).filter(|_| self.role != Role::Outside);
-        self.uplink = before.map(uplink);
+        self.uplink = before.map(Uplink::to);
         self.configuration = Some(configuration);
         true
     }
@@ -249,8 +256,7 @@ impl Member {
         self.session += 1;
         let session = self.session;
         if let Some(uplink) = &mut self.uplink {
-            *uplink =
-                Uplink { session, greeted: false, welcomed: false, told: None, peer: uplink.peer };
+            *uplink = Uplink { session, ..Uplink::to(uplink.peer) };
         }
     }
 
@@ -342,11 +348,16 @@ impl Member {
         // What is committed and here must be there, too. Only a joiner that was away for long may
         // have what nobody keeps any more.
         let outdated = role == Role::Joiner && keep < first;
-        if keep < high_watermark.min(log.end).max(log.log_start) && !outdated {
+        let least = first.max(high_watermark.min(log.end)).max(log.log_start);
+        if keep < least && !outdated {
             return Err(Ignored::Contradiction { at: keep, high_watermark });
         }
         uplink.welcomed = true;
-        self.high_watermark = high_watermark.max(theirs);
+        // What is to be cut must not be shown.
+        uplink.promised = theirs;
+        if planted!(UncutShown) {
+            self.high_watermark = high_watermark.max(theirs);
+        }
         let keep = if planted!(CutAtWatermark) { high_watermark } else { keep };
         Ok(Some(Effect::Cut { keep, first }))
     }
@@ -357,6 +368,8 @@ impl Member {
             self.entered_end = log.end;
         }
         self.synced = true;
+        let promised = self.uplink.as_ref().map_or(Offset::ZERO, |uplink| uplink.promised);
+        self.high_watermark = self.high_watermark.max(promised);
     }
 
     fn on_append(

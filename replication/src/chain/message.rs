@@ -69,6 +69,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// Of which session of the link.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        match self {
+            Self::Hello { session, .. }
+            | Self::Welcome { session, .. }
+            | Self::Append { session, .. }
+            | Self::Commit { session, .. } => *session,
+        }
+    }
+
     /// The epoch that its sender is in.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

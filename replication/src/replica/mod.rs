@@ -194,8 +194,8 @@ pub enum Event<S> {
     Poisoned(IoError),
     /// Stored bytes are not what was written, or cannot be read.
     Found(Finding),
-    /// The log was cut where the chain says that it ends.
-    Cut(Offset),
+    /// The log was cut where the chain says that it ends, and opened anew: what that found.
+    Cut(Offset, RecoveryReport),
     /// The control plane is to be told that the joiner can be the tail.
     JoinReady {
         /// Of this epoch.
@@ -346,7 +346,7 @@ impl<M: Memory + Clone> Replica<M> {
         max_bytes: usize,
     ) -> Result<ReadOutcome<Batches<M::Share>>, ReadError> {
         let below = self.high_watermark();
-        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        let log = ready(&mut self.state, self.cut.as_ref()).ok_or(ReadError::Closed)?;
         if from > below && from <= log.log_end() {
             return Ok(ReadOutcome::Ready(Batches::empty(from)));
         }
@@ -365,7 +365,7 @@ impl<M: Memory + Clone> Replica<M> {
         time: Millis,
     ) -> Result<ReadOutcome<Option<Offset>>, ReadError> {
         let below = self.high_watermark();
-        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        let log = ready(&mut self.state, self.cut.as_ref()).ok_or(ReadError::Closed)?;
         Ok(log.offset_for_time(time, below))
     }
 
@@ -375,7 +375,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// See [`ReadError`].
     pub fn trim(&mut self, to: Offset) -> Result<(), ReadError> {
         let below = self.high_watermark();
-        let State::Open(log) = &mut self.state else { return Err(ReadError::Closed) };
+        let log = ready(&mut self.state, self.cut.as_ref()).ok_or(ReadError::Closed)?;
         if to > below {
             return Err(ReadError::OutOfRange { start: log.log_start(), end: below });
         }
@@ -384,7 +384,7 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Asks for the next read of the scrub; see [`Log::scrub`]. `None` also while it is not open.
     pub fn scrub(&mut self, spin: u64) -> Option<usize> {
-        let State::Open(log) = &mut self.state else { return None };
+        let log = ready(&mut self.state, self.cut.as_ref())?;
         log.scrub(spin)
     }
 
@@ -422,9 +422,10 @@ impl<M: Memory + Clone> Replica<M> {
     fn opened(&mut self, mut log: Log<M, Dedup>, now: Now) {
         // It may have been changed since the opening began.
         log.set_config(self.log_config());
+        log.set_committed(self.member.high_watermark());
         self.create = false;
         if self.cut.take().is_some() {
-            self.events.push_back(Event::Cut(log.log_end()));
+            self.events.push_back(Event::Cut(log.log_end(), log.recovery().clone()));
             self.member.on_cut(&extent(&log));
         } else {
             self.events.push_back(Event::Opened(log.recovery().clone()));
@@ -447,7 +448,7 @@ impl<M: Memory + Clone> Replica<M> {
         if self.cut.is_none() {
             return;
         }
-        if let Some(error) = log.poisoned() {
+        if let Some(error) = log.poisoned().filter(|_| !log.has_reads()) {
             return self.fail(error.into());
         }
         if log.is_idle() {
@@ -540,9 +541,9 @@ impl<M: Memory + Clone> Replica<M> {
         let State::Open(log) = &mut self.state else { return };
         if high_watermark > self.told {
             self.told = high_watermark;
-            log.set_committed(high_watermark);
             self.events.push_back(Event::Committed(high_watermark));
         }
+        log.set_committed(high_watermark);
         log.follow_start(self.peers.start.min(high_watermark));
         let mut copied = Vec::new();
         while let Some(event) = log.poll_event() {

@@ -156,9 +156,7 @@ impl<M: Memory + Clone> Replica<M> {
             (message.epoch() > epoch).then_some(Ignored::Newer(message.epoch()))
         });
         if let Some(newer) = newer {
-            if self.peers.early.len() < EARLY_MAX || self.peers.early.contains_key(&from) {
-                self.peers.early.insert(from, message);
-            }
+            self.keep_early(from, message);
             return Err(newer);
         }
         match message {
@@ -180,6 +178,21 @@ impl<M: Memory + Clone> Replica<M> {
         }
         self.go_on(now);
         Ok(())
+    }
+
+    /// Keeps what is of an epoch that is not known here yet: of each sender the newest, whatever an
+    /// old connection still brings.
+    fn keep_early(&mut self, from: MemberId, message: Message) {
+        let age = |message: &Message| (message.epoch(), message.session());
+        let early = &mut self.peers.early;
+        match early.get(&from) {
+            Some(known) if age(known) >= age(&message) => {}
+            None if early.len() >= EARLY_MAX => self.events.push_back(Event::Unlink(from)),
+            _ => {
+                early.retain(|other, _| other.node != from.node || *other == from);
+                early.insert(from, message);
+            }
+        }
     }
 
     /// The link to a neighbour broke: what was on its way may not have come.

@@ -15,7 +15,7 @@ use catena_log::{
     Batches, LogConfig, LogIdentity, Now, OpenError, ReadAnswer, ReadId, ReadOutcome, io::Heap,
 };
 use catena_replication::{
-    Durability, Event, Phase, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig, Ticket,
+    Durability, Event, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig, Ticket,
     chain::{MemberId, Message, Role},
     validate::BatchLimits,
 };
@@ -330,7 +330,10 @@ impl World {
                     return Err(format!("node {at} lost something: {report}"));
                 }
             }
-            Event::Cut(end) => {
+            Event::Cut(end, report) => {
+                if report.lost_something() {
+                    return Err(format!("node {at} lost something when it was cut: {report}"));
+                }
                 let anew = node.replica.as_ref().and_then(Replica::log);
                 let anew = anew.is_some_and(|log| log.log_start() == end && end > Offset::ZERO);
                 self.deeds.did(if anew { Deed::BegunAnew } else { Deed::LogCut });
@@ -389,10 +392,15 @@ impl World {
 
     /// What control plane and nodes tell each other.
     fn govern(&mut self) -> Result<(), String> {
-        for node in &mut self.nodes {
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let Some(replica) = &node.replica else { continue };
             // Also one that was opened so.
-            let log = node.replica.as_ref().and_then(Replica::log);
-            node.sick |= log.is_some_and(|log| log.poisoned().is_some());
+            node.sick |= replica.log().is_some_and(|log| log.poisoned().is_some());
+            let shows = replica.high_watermark();
+            if shows < node.shown {
+                return Err(format!("node {at} showed {}, and now {shows}", node.shown));
+            }
+            node.shown = shows;
         }
         if self.now_ns >= self.decide_ns {
             self.decide_ns = self.now_ns + 500_000;
@@ -560,7 +568,7 @@ impl World {
         let Some(replica) = &mut self.nodes[at].replica else { return Ok(()) };
         let Some(log) = replica.log() else { return Ok(()) };
         let (start, end) = (log.log_start(), replica.high_watermark().min(log.log_end()));
-        if start >= end || replica.phase() != Phase::Open || !replica.member().is_synced() {
+        if start >= end {
             return Ok(());
         }
         let from = Offset::new(start.get() + self.random.below(end.since(start)));

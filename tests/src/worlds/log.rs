@@ -264,7 +264,7 @@ impl World {
                     });
                     self.reads.insert(id, batches);
                 }
-                Event::Cut(_)
+                Event::Cut(..)
                 | Event::JoinReady { .. }
                 | Event::Contradicted(_)
                 | Event::Unlink(_) => unreachable!("it is alone"),
