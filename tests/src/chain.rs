@@ -268,7 +268,7 @@ impl World {
     }
 
     fn post(&mut self, at: usize, to: MemberId, message: Message, entries: Vec<Entry>) {
-        let link = (self.nodes[at].member.id(), to, message.epoch(), session_of(&message));
+        let link = (self.nodes[at].member.id(), to, message.epoch(), message.session());
         let queue = self.links.entry(link).or_default();
         // A later report says all that one says which was not sent yet.
         let report = |message: &Message| matches!(message, Message::Commit { .. });
@@ -362,15 +362,6 @@ impl World {
             self.control = next;
         }
         self.prune();
-    }
-}
-
-fn session_of(message: &Message) -> u64 {
-    match message {
-        Message::Hello { session, .. }
-        | Message::Welcome { session, .. }
-        | Message::Append { session, .. }
-        | Message::Commit { session, .. } => *session,
     }
 }
 

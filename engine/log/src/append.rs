@@ -143,9 +143,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 
     /// Sees to it that the open group has room for a frame; nothing changes on an error.
     fn make_room(&mut self, frame: usize, epoch: Epoch) -> Result<(), AppendError> {
-        // Of epochs that began at the end or behind it a crash has left nothing.
         let end = self.log_end;
-        self.epochs.retain(|(began, start)| *start < end || (*began, *start) == (epoch, end));
+        // Of epochs that began at the end or behind it a crash has left nothing.
+        if self.epochs.last().is_some_and(|(_, start)| *start >= end) {
+            self.epochs.retain(|(began, start)| *start < end || (*began, *start) == (epoch, end));
+        }
         if self.epochs.last().is_none_or(|(last, _)| *last < epoch) {
             // A new epoch begins with a segment, whose manifest carries the epoch table.
             self.seal_active()?;

@@ -37,7 +37,8 @@ pub enum Ignored {
         /// Where the log ends.
         end: Offset,
     },
-    /// What is committed would have to go: somebody's disk or word is broken. The partition stops.
+    /// What is committed would have to go: somebody's disk or word is broken. Nothing is
+    /// cut.
     #[error("offset {at} would be cut, and everything below {high_watermark} is committed")]
     Contradiction {
         /// From there on.
@@ -160,8 +161,9 @@ impl Member {
         }
     }
 
-    /// Enters a newer epoch, which is durable here by now: no message of an older one is sent or
-    /// taken any more. Tells whether it is newer.
+    /// Enters a newer epoch: no message of an older one is sent or taken any more. Tells whether it
+    /// is newer. Nothing need be durable first: another life of this node is another member, which
+    /// is in none of the epochs of this one.
     pub fn enter(&mut self, configuration: Configuration, log: &Extent<'_>) -> bool {
         if self.epoch() >= Some(configuration.epoch) {
             return false;
@@ -401,15 +403,17 @@ impl Member {
         log: &Extent<'_>,
     ) -> Result<(), Ignored> {
         let side = self.side(from).ok_or(Ignored::Stranger)?;
+        let durable_before = self.durable_before;
         let link = self.downlink_mut(side).as_mut().ok_or(Ignored::Session)?;
         if link.session != session || link.hello.is_some() {
             return Err(Ignored::Session);
         }
+        let successor = side == Side::Successor;
+        if successor && high_watermark > log.durable && durable_before != Offset::MAX {
+            return Err(Ignored::Contradiction { at: log.durable, high_watermark });
+        }
         link.progress = progress.to_vec();
-        if side == Side::Successor {
-            if high_watermark > log.durable && self.durable_before != Offset::MAX {
-                return Err(Ignored::Contradiction { at: log.durable, high_watermark });
-            }
+        if successor {
             self.high_watermark = self.high_watermark.max(high_watermark);
         }
         Ok(())

@@ -203,7 +203,8 @@ pub enum Event<S> {
         /// Who.
         joiner: MemberId,
     },
-    /// A neighbour's word and this log contradict each other: the partition is stopped.
+    /// A neighbour's word and this log contradict each other: it is not heeded, and the chain does
+    /// not go on until another epoch.
     Contradicted(Ignored),
     /// The link to this neighbour is to be begun anew.
     Unlink(MemberId),
@@ -548,23 +549,25 @@ impl<M: Memory + Clone> Replica<M> {
         let mut copied = Vec::new();
         while let Some(event) = log.poll_event() {
             self.events.push_back(match event {
-                LogEvent::Read(id, answer) if self.peers.reads(id) => {
-                    copied.push((id, answer));
-                    continue;
-                }
                 LogEvent::Fold(start, fold) => {
                     self.peers.fold_read(start, fold);
                     continue;
                 }
-                LogEvent::Read(id, answer) => Event::Read(id, answer),
+                LogEvent::Read(id, answer) => match self.peers.side_reading(id) {
+                    None => Event::Read(id, answer),
+                    Some(side) => {
+                        copied.push((side, answer));
+                        continue;
+                    }
+                },
                 LogEvent::Trimmed(start) => Event::Trimmed(start),
                 LogEvent::Poisoned(error) => Event::Poisoned(error),
                 LogEvent::Found(finding) => Event::Found(finding),
             });
         }
         let poisoned = log.poisoned();
-        for (id, answer) in copied {
-            self.copied(id, answer);
+        for (side, answer) in copied {
+            self.copied(side, answer);
         }
         self.answer(poisoned, now);
     }

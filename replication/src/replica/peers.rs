@@ -126,9 +126,9 @@ impl<S> Peers<S> {
         self.taking = None;
     }
 
-    /// Whether a read is for somebody behind.
-    pub(super) fn reads(&self, id: ReadId) -> bool {
-        self.forwards.iter().any(|forward| forward.reading == Some(id))
+    /// For whom behind a read is, if it is for one.
+    pub(super) fn side_reading(&self, id: ReadId) -> Option<Side> {
+        SIDES.into_iter().find(|side| self.forwards[*side as usize].reading == Some(id))
     }
 
     pub(super) fn fold_read(&mut self, start: Offset, fold: Vec<u8>) {
@@ -151,13 +151,10 @@ impl<M: Memory + Clone> Replica<M> {
         payload: &[u8],
         now: Now,
     ) -> Result<(), Ignored> {
-        let epoch = self.member.epoch().ok_or(Ignored::Newer(message.epoch()));
-        let newer = epoch.map_or_else(Some, |epoch| {
-            (message.epoch() > epoch).then_some(Ignored::Newer(message.epoch()))
-        });
-        if let Some(newer) = newer {
+        let theirs = message.epoch();
+        if self.member.epoch().is_none_or(|epoch| theirs > epoch) {
             self.keep_early(from, message);
-            return Err(newer);
+            return Err(Ignored::Newer(theirs));
         }
         match message {
             Message::Welcome { .. } | Message::Append { .. } => {
@@ -408,12 +405,7 @@ impl<M: Memory + Clone> Replica<M> {
     }
 
     /// Takes what was read for who is behind.
-    pub(super) fn copied(&mut self, id: ReadId, answer: Result<ReadAnswer<M::Share>, ReadError>) {
-        let Some(side) =
-            SIDES.into_iter().find(|side| self.peers.forwards[*side as usize].reading == Some(id))
-        else {
-            return;
-        };
+    pub(super) fn copied(&mut self, side: Side, answer: Result<ReadAnswer<M::Share>, ReadError>) {
         let forward = &mut self.peers.forwards[side as usize];
         forward.reading = None;
         if forward.link != self.member.link(side) {

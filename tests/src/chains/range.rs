@@ -1,18 +1,9 @@
 //! A range of seeds, on every processor.
 
-use std::{
-    any::Any,
-    collections::BTreeMap,
-    ops::Range,
-    panic,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-};
+use std::{any::Any, collections::BTreeMap, ops::Range, panic};
 
 use super::{Report, deeds::Deed};
+use crate::sim::range::each;
 
 /// Batches that a seed acknowledges, at least.
 const ACKED_FLOOR: u64 = 300;
@@ -35,25 +26,10 @@ pub struct Summary {
 /// Runs a range of seeds.
 #[must_use]
 pub fn run(seeds: Range<u64>, nodes: Option<usize>) -> Summary {
-    let next = AtomicU64::new(seeds.start);
-    let results = Mutex::new(BTreeMap::new());
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
-                    let result = panic::catch_unwind(|| super::run(seed, nodes, false));
-                    let result = result.unwrap_or_else(|told| Err(message(told.as_ref())));
-                    results.lock().expect("no worker panics with it").insert(seed, result);
-                }
-            });
-        }
-    });
-    sum_up(results.into_inner().expect("no worker panics with it"))
+    sum_up(each(seeds, |seed| {
+        let result = panic::catch_unwind(|| super::run(seed, nodes, false));
+        result.unwrap_or_else(|told| Err(message(told.as_ref())))
+    }))
 }
 
 fn message(told: &(dyn Any + Send)) -> String {

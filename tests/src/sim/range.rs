@@ -45,6 +45,16 @@ pub fn run(seeds: Range<u64>) -> Summary {
 /// Runs what is left of a range of seeds.
 #[must_use]
 pub fn run_within(seeds: Range<u64>, bounds: &Bounds) -> Summary {
+    let results = each(seeds, |seed| shrink::run(seed, bounds));
+    let failed = results.iter().find_map(|(seed, result)| Some((*seed, result.as_ref().err()?)));
+    let shrunk = failed.filter(|_| *bounds == Bounds::default()).map(shrunk);
+    let mut summary = sum_up(results);
+    summary.shrunk = shrunk;
+    summary
+}
+
+/// What every seed of a range comes to, run on all processors.
+pub fn each<R: Send>(seeds: Range<u64>, run: impl Fn(u64) -> R + Sync) -> BTreeMap<u64, R> {
     let next = AtomicU64::new(seeds.start);
     let results = Mutex::new(BTreeMap::new());
     let workers = thread::available_parallelism().map_or(1, usize::from);
@@ -56,18 +66,13 @@ pub fn run_within(seeds: Range<u64>, bounds: &Bounds) -> Summary {
                     if seed >= seeds.end {
                         return;
                     }
-                    let result = shrink::run(seed, bounds);
+                    let result = run(seed);
                     results.lock().expect("no worker panics with it").insert(seed, result);
                 }
             });
         }
     });
-    let results = results.into_inner().expect("no worker panics with it");
-    let failed = results.iter().find_map(|(seed, result)| Some((*seed, result.as_ref().err()?)));
-    let shrunk = failed.filter(|_| *bounds == Bounds::default()).map(shrunk);
-    let mut summary = sum_up(results);
-    summary.shrunk = shrunk;
-    summary
+    results.into_inner().expect("no worker panics with it")
 }
 
 /// What the first seed that failed needs for it.
