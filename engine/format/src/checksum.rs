@@ -9,11 +9,26 @@ pub fn crc32(bytes: &[u8]) -> u32 {
 /// CRC-32 of several slices as if they stood back to back.
 #[must_use]
 pub fn crc32_of(parts: &[&[u8]]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    for part in parts {
-        hasher.update(part);
+    let mut crc = Crc32::default();
+    parts.iter().for_each(|part| crc.update(part));
+    crc.finish()
+}
+
+/// A CRC-32 that is taken piece by piece.
+#[derive(Clone, Debug, Default)]
+pub struct Crc32(crc32fast::Hasher);
+
+impl Crc32 {
+    /// Goes on with `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
-    hasher.finalize()
+
+    /// Of all that it was given.
+    #[must_use]
+    pub fn finish(self) -> u32 {
+        self.0.finalize()
+    }
 }
 
 /// CRC-32C (Castagnoli) of `bytes`, as in a record batch.
