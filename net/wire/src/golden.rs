@@ -24,10 +24,18 @@ const PAYLOAD: &[u8] = b"payload";
 const CORRELATION: u32 = 0x0102_0304;
 const TOPIC: TopicId = TopicId::new(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
 
-struct Golden {
-    name: &'static str,
-    bytes: Vec<u8>,
-    text: String,
+/// Bytes, and what they say.
+pub(crate) struct Golden {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) text: String,
+}
+
+/// The vectors of a document of the book, and their folder.
+pub(crate) struct Goldens {
+    pub(crate) folder: &'static str,
+    pub(crate) document: &'static str,
+    pub(crate) all: Vec<Golden>,
 }
 
 fn golden<M>(name: &'static str, api: Api, message: M, payload: &[u8]) -> Golden
@@ -57,7 +65,7 @@ where
     Golden { name, bytes, text }
 }
 
-fn goldens() -> Vec<Golden> {
+fn goldens() -> Goldens {
     let mut all = vec![preface(), refusal()];
     all.extend(handshake());
     all.extend(data());
@@ -67,7 +75,7 @@ fn goldens() -> Vec<Golden> {
     all.extend(metadata());
     all.push(description());
     all.extend(others());
-    all
+    Goldens { folder: "net/wire/golden", document: "docs/wire-protocol.md", all }
 }
 
 fn preface() -> Golden {
@@ -354,8 +362,8 @@ fn others() -> [Golden; 5] {
     ]
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+fn at_root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// Sixteen bytes a line, as in the tables of the documentation.
@@ -367,51 +375,68 @@ fn hex(bytes: &[u8]) -> String {
     bytes.chunks(16).map(line).collect()
 }
 
-fn pinned(name: &str, expected: &str) {
-    let path = folder().join(name);
+fn pinned(path: &Path, expected: &str) {
     if env::var_os("CATENA_GOLDEN").is_some_and(|value| value == "write") {
-        fs::write(&path, expected).unwrap();
+        fs::write(path, expected).unwrap();
     }
-    let stored = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(stored, expected, "{name} differs: a layout is changed only with its version");
+    let stored = fs::read_to_string(path).unwrap_or_default();
+    let path = path.display();
+    assert_eq!(stored, expected, "{path} differs: a layout is changed only with its version");
+}
+
+impl Goldens {
+    fn file(&self, golden: &Golden, extension: &str) -> PathBuf {
+        at_root(self.folder).join(format!("{}.{extension}", golden.name))
+    }
+
+    pub(crate) fn stand_as_they_are_pinned(&self) {
+        for golden in &self.all {
+            pinned(&self.file(golden, "hex"), &hex(&golden.bytes));
+            pinned(&self.file(golden, "txt"), &golden.text);
+        }
+    }
+
+    pub(crate) fn are_all_files_of_their_folder(&self) {
+        let known: Vec<&str> = self.all.iter().map(|golden| golden.name).collect();
+        let entries =
+            fs::read_dir(at_root(self.folder)).unwrap().map(|entry| entry.unwrap().path());
+        for path in entries.filter(|path| path.is_file()) {
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            assert!(known.contains(&name), "{} is no vector", path.display());
+        }
+    }
+
+    pub(crate) fn are_read_by_a_second_decoder(&self) {
+        let (script, document) = (at_root("tests/python/wire_decoder.py"), at_root(self.document));
+        let files = self.all.iter().map(|golden| self.file(golden, "hex"));
+        let output = match Command::new("python3").arg(script).arg(document).args(files).output() {
+            Ok(output) => output,
+            Err(error) => return skipped(&format!("python3 cannot be run: {error}")),
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let read = String::from_utf8(output.stdout).unwrap();
+        let mut read = read.split_terminator("# ").skip(1);
+        for golden in &self.all {
+            let expected = format!("{}\n{}", golden.name, golden.text);
+            assert_eq!(read.next(), Some(expected.as_str()));
+        }
+        assert_eq!(read.next(), None);
+    }
 }
 
 #[test]
 fn every_message_stands_as_its_golden_vector_says() {
-    for golden in goldens() {
-        pinned(&format!("{}.hex", golden.name), &hex(&golden.bytes));
-        pinned(&format!("{}.txt", golden.name), &golden.text);
-    }
+    goldens().stand_as_they_are_pinned();
 }
 
 #[test]
 fn every_file_of_the_golden_folder_is_a_vector() {
-    let known: Vec<&str> = goldens().iter().map(|golden| golden.name).collect();
-    for entry in fs::read_dir(folder()).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        assert!(known.contains(&name), "{} is no vector", path.display());
-    }
+    goldens().are_all_files_of_their_folder();
 }
 
 #[test]
 fn a_second_decoder_reads_every_golden_vector() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/python/wire_decoder.py");
-    let goldens = goldens();
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire-protocol.md");
-    let files = goldens.iter().map(|golden| folder().join(format!("{}.hex", golden.name)));
-    let output = match Command::new("python3").arg(script).arg(document).args(files).output() {
-        Ok(output) => output,
-        Err(error) => return skipped(&format!("python3 cannot be run: {error}")),
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let read = String::from_utf8(output.stdout).unwrap();
-    let mut read = read.split_terminator("# ").skip(1);
-    for golden in &goldens {
-        let expected = format!("{}\n{}", golden.name, golden.text);
-        assert_eq!(read.next(), Some(expected.as_str()));
-    }
-    assert_eq!(read.next(), None);
+    goldens().are_read_by_a_second_decoder();
 }
 
 /// Reports that the running test does nothing, as the tests of the other rooms do.
