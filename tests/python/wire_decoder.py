@@ -2,6 +2,7 @@
 """Reads golden vectors of the wire protocol by the tables of its documentation.
 
     wire_decoder.py docs/wire-protocol.md net/wire/golden/*.hex
+    wire_decoder.py docs/peer-protocol.md net/wire/golden/peer/*.hex
 
 It shares no code with the Rust decoder and knows no message by itself: what both read alike, the
 tables say.
@@ -10,6 +11,7 @@ import json
 import pathlib
 import re
 import sys
+import zlib
 
 
 def tables(text):
@@ -77,8 +79,8 @@ class Reader:
 
 
 def preface(reader):
-    assert reader.take(8) == b"CATENA\r\n"
-    fields = [("version", reader.number("u16")), ("core", reader.number("u16"))]
+    wanted = {b"CATENA\r\n": "core", b"CTPEER\r\n": "to"}[reader.take(8)]
+    fields = [("version", reader.number("u16")), (wanted, reader.number("u16"))]
     assert reader.number("u32") == 0
     return fields
 
@@ -94,12 +96,44 @@ def frame(name, reader):
     return fields + [("payload", payload.decode())]
 
 
+def peer_frame(name, reader):
+    """A frame between nodes, whose CRC is checked, too."""
+    header = reader.take(20)
+    crc = reader.number("u32")
+    header = Reader(header)
+    assert header.take(2) == b"\x9e\xca"
+    fields = [("kind", header.number("u8")), ("version", header.number("u8"))]
+    head_bytes, payload_bytes = header.number("u32"), header.number("u32")
+    fields += [("partition", header.number("u64")), ("crc", crc)]
+    head, payload = Reader(reader.take(head_bytes)), reader.take(payload_bytes)
+    rows = next(STRUCTS[known] for known in STRUCTS if name.startswith(known))
+    message = head.struct(rows) + head.tail(rows)
+    covered, batches = header.data + bytes(4) + head.data, Reader(payload)
+    if "payload_crc" in dict(message):
+        assert zlib.crc32(payload) == dict(message)["payload_crc"]
+    else:
+        for stamp in dict(message).get("stamps", []):
+            batch = batches.take(stamp["length"])
+            assert int.from_bytes(batch[8:12], "big") + 12 == len(batch)
+            assert zlib.crc32(batch[16:]) == stamp["payload_crc"]
+            covered += batch[:16]
+        assert batches.at == len(payload), "bytes without a stamp"
+    assert zlib.crc32(covered) == crc
+    return fields + message + [("payload", payload.hex())]
+
+
+def decoded(name, reader):
+    if name.startswith("preface"):
+        return preface(reader)
+    return (peer_frame if reader.data[:1] == b"\x9e" else frame)(name, reader)
+
+
 STRUCTS = tables(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
 sys.stdout.reconfigure(encoding="utf-8")
 for path in map(pathlib.Path, sys.argv[2:]):
     vector = Reader(bytes.fromhex(path.read_text()))
-    decoded = preface(vector) if path.stem == "preface" else frame(path.stem, vector)
+    read = decoded(path.stem, vector)
     assert vector.at == len(vector.data), "bytes are left over"
     print("#", path.stem)
-    for field, value in decoded:
+    for field, value in read:
         print(field, "=", json.dumps(value, ensure_ascii=False))

@@ -129,6 +129,10 @@ errors! {
     145 HeadMoved Indeterminate 7 "Another node became the head before the outcome was known.";
     160 AuthenticationFailed Definite 58 "Authentication failed.";
     161 NotAuthorized Definite 29 "Not allowed.";
+    180 WrongCluster Definite 104 "The peer is of another cluster.";
+    181 WrongNode Definite 42 "Another node, or another life of it, was dialled than answers.";
+    182 UnknownNode Retriable 102 "The peer's node is not known here.";
+    183 OlderIncarnation Definite 77 "A later life of the peer's node is known here.";
     255 Internal Indeterminate -1 "An internal error.";
 }
 

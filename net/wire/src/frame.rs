@@ -15,6 +15,7 @@ use crate::{
         FRAME_HEADER_BYTES, HANDSHAKE_HEAD_BYTES_MAX, PREFACE_BYTES, REQUEST_HEAD_BYTES_MAX,
         REQUEST_PAYLOAD_BYTES_MAX, RESPONSE_HEAD_BYTES_MAX, RESPONSE_PAYLOAD_BYTES_MAX,
     },
+    peer,
 };
 
 /// The version of every request and response today.
@@ -22,7 +23,7 @@ pub const VERSION: u8 = 1;
 /// The version of a [`crate::Refusal`], which stands for any response and never changes.
 pub const VERSION_REFUSAL: u8 = 0;
 
-const PREFACE_MAGIC: [u8; 8] = *b"CATENA\r\n";
+pub(crate) const PREFACE_MAGIC: [u8; 8] = *b"CATENA\r\n";
 const PREFACE_VERSION: u16 = 1;
 const FRAME_MAGIC: u16 = 0xCA7E;
 
@@ -40,6 +41,9 @@ pub enum FrameError {
     /// Other first bytes: another protocol.
     #[error("this is not Catena's protocol")]
     Magic,
+    /// The preface of a node that dials another one.
+    #[error("this is the protocol of nodes among each other, which have a listener of their own")]
+    Peer,
     /// A version of the protocol that this build does not speak.
     #[error("protocol version {0} is not spoken here")]
     Version(u16),
@@ -72,6 +76,9 @@ impl Preface {
     /// # Errors
     /// See [`FrameError`].
     pub fn parse(bytes: &[u8; PREFACE_BYTES]) -> Result<Self, FrameError> {
+        if bytes[..8] == peer::PREFACE_MAGIC {
+            return Err(FrameError::Peer);
+        }
         if bytes[..8] != PREFACE_MAGIC {
             return Err(FrameError::Magic);
         }

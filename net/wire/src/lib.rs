@@ -6,7 +6,8 @@
 //! ```
 //!
 //! All numbers are little-endian. Heads end with a tagged tail for additions, which an older reader
-//! skips. Every response begins with its error. `docs/wire-protocol.md` draws every byte.
+//! skips. Every response begins with its error. `docs/wire-protocol.md` draws every byte. What
+//! nodes say to each other is in [`peer`].
 #![forbid(unsafe_code)]
 
 mod admin;
@@ -17,6 +18,7 @@ mod fetch;
 mod frame;
 mod handshake;
 pub mod limits;
+pub mod peer;
 mod produce;
 mod subscribe;
 

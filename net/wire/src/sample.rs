@@ -7,7 +7,7 @@ use catena_format::{
     ProducerEpoch, ProducerId, TopicId,
 };
 
-use crate::{ConfigOrigin, Durability, ErrorCode, OffsetQuery, ReceiptFlags};
+use crate::{ConfigOrigin, Durability, ErrorCode, OffsetQuery, ReceiptFlags, peer::PeerThread};
 
 const LETTERS: [&str; 8] = ["a", "b", "7", ".", "\"", "ß", "鎖", "\n"];
 
@@ -75,6 +75,7 @@ samples! {
     ErrorCode: |s| Self::from(u16::sample(s) % 300), |v| v.number();
     Durability: |s| Self::ALL[usize::from(s.byte()) % 4], |v| *v as u8;
     ConfigOrigin: |s| Self::ALL[usize::from(s.byte()) % 3], |v| *v as u8;
+    PeerThread: |s| Self::from_number(u16::sample(s)), |v| v.number();
     ReceiptFlags: |s| Self { duplicate: bool::sample(s), tentative: bool::sample(s) },
         |v| v.bits();
     OffsetQuery: |s| match s.byte() % 5 {
