@@ -7,6 +7,7 @@
 
 mod disk;
 mod log;
+mod peer;
 mod seal;
 mod stored;
 mod wire;
@@ -23,13 +24,14 @@ pub struct Target {
 }
 
 /// Every target, by name.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "batch", run: stored::batch, seeds: stored::batch_seeds },
     Target { name: "catalog", run: stored::catalog, seeds: stored::catalog_seeds },
     Target { name: "dedup", run: stored::dedup, seeds: stored::dedup_seeds },
     Target { name: "frame", run: stored::frame, seeds: stored::frame_seeds },
     Target { name: "index", run: log::index, seeds: log::index_seeds },
     Target { name: "manifest", run: log::manifest, seeds: log::manifest_seeds },
+    Target { name: "peer", run: peer::frame, seeds: peer::seeds },
     Target { name: "recovery", run: log::recovery, seeds: log::recovery_seeds },
     Target { name: "wire", run: wire::frame, seeds: wire::seeds },
 ];

@@ -1,4 +1,5 @@
-//! Makes the checksums of arbitrary bytes right, by the tables of `docs/disk-format.md`.
+//! Makes the checksums of arbitrary bytes right, by the tables of `docs/disk-format.md` and
+//! `docs/peer-protocol.md`.
 
 use catena_format::{
     FRAME_HEADER_BYTES, FrameSeed, PartitionUid,
@@ -52,6 +53,32 @@ pub(super) fn batch(bytes: &mut [u8]) {
     if let Some((head, checked)) = bytes.split_at_mut_checked(21) {
         head[17..].copy_from_slice(&crc32c(checked).to_be_bytes());
     }
+}
+
+/// Of a frame between nodes, which is made as long as `bytes`, and its batches as their stamps say.
+pub(super) fn peer(bytes: &mut [u8]) {
+    let Some((header, body)) = bytes.split_first_chunk_mut::<24>() else { return };
+    let head_bytes = (word(header, 4) as usize).min(body.len());
+    let (head, payload) = body.split_at_mut(head_bytes);
+    header[4..8].copy_from_slice(&(head.len() as u32).to_le_bytes());
+    header[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    header[20..].fill(0);
+    if header[2] == 7 && head.len() >= 40 {
+        head[36..40].copy_from_slice(&crc32(payload).to_le_bytes());
+    }
+    let mut covered = [&header[..], head].concat();
+    if header[2] == 8 && head.len() >= 48 {
+        let stamps = head[48..].chunks_exact(16).take(word(head, 44) as usize);
+        let mut rest = payload;
+        for length in stamps.map(|stamp| word(stamp, 12) as usize) {
+            let Some((batch, behind)) = rest.split_at_mut_checked(length) else { break };
+            let Some(prefix) = batch.first_chunk_mut::<16>() else { break };
+            prefix[8..12].copy_from_slice(&(length as u32 - 12).to_be_bytes());
+            covered.extend_from_slice(prefix);
+            rest = behind;
+        }
+    }
+    header[20..].copy_from_slice(&crc32(&covered).to_le_bytes());
 }
 
 /// An archive in the envelope that manifests and indexes have.

@@ -79,7 +79,12 @@ fn reads_back<M: Message<'static, Owned = M>>(head: &[u8]) {
 
 /// The golden vectors of the wire.
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../net/wire/golden");
+    vectors("../net/wire/golden")
+}
+
+/// The golden vectors in a folder.
+pub(super) fn vectors(folder: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let entries = fs::read_dir(folder).expect("the golden vectors of the wire are there");
     let files = entries.map(|entry| entry.expect("a folder can be read").path());
     let mut files: Vec<_> =
