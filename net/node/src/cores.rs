@@ -13,20 +13,25 @@ use catena_format::{
 use catena_log::{Now, io::Memory};
 use catena_replication::{
     Phase, Ticket,
-    control::{RAISED_PRODUCERS_MAX, Topic},
+    control::{Entry, NodeProfile, RAISED_PRODUCERS_MAX, Topic},
 };
 use catena_wire::{Api, DescribeTopicResponse, ErrorCode, PartitionDetail};
 
 use crate::{
-    node::{Caller, Directory, Node, Reader, Send, SessionId, Status, about_topics},
+    follow::{Beside, Part},
+    held::Reader,
+    node::{Caller, Directory, Node, Send, SessionId, Status, about_topics},
     window::Pushed,
 };
 
 /// The core that orders the catalog.
 pub(crate) const FIRST: u16 = 0;
 
+/// In place of a core: other nodes have it.
+pub(crate) const NOWHERE: u16 = u16::MAX;
+
 /// What a core is there for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Post {
     /// The first core orders the catalog and assigns partitions to all of them.
     First {
@@ -34,6 +39,15 @@ pub enum Post {
         create: bool,
         /// How many cores there are.
         cores: u16,
+    },
+    /// The first core of a node of a cluster follows the catalog that consensus orders.
+    Member {
+        /// How many cores there are.
+        cores: u16,
+        /// Names this life of the process, by chance.
+        life: u64,
+        /// What the others are told of it.
+        profile: NodeProfile,
     },
     /// A further core does as the first one tells it.
     Further {
@@ -83,6 +97,12 @@ pub(crate) enum Content {
     Fenced(Ticket),
     /// How the opening of a partition ended.
     Opened { uid: PartitionUid, topic: TopicId, phase: Phase },
+    /// A partition of a cluster's topic, as its chain is from now on.
+    Part(Box<Part>),
+    /// The nodes of the cluster.
+    Nodes(Vec<Beside>),
+    /// The catalog is to have this entry, which is about that partition's chain.
+    Propose(PartitionUid, Entry),
     /// How do the partitions of a topic stand?
     Describe { ticket: Ticket, topic: TopicId },
     /// They stand so.
@@ -165,6 +185,9 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             Content::Fenced(ticket) => self.fenced(ticket),
+            Content::Part(part) => self.take_part(*part, now),
+            Content::Nodes(nodes) => self.take_nodes(nodes),
+            Content::Propose(uid, entry) => self.propose_chain(uid, &entry, now),
             Content::Describe { ticket, topic } => {
                 let details = self.details_here(topic);
                 self.send_parcel(from, Content::Details { ticket, details });
@@ -314,13 +337,13 @@ impl<M: Memory + Clone> Node<M> {
         let Some(Gather { caller, topic, details, .. }) = self.gathers.remove(&ticket) else {
             return;
         };
-        let Some(topic) = self.orderer().catalog().topic(topic) else {
+        let Some(topic) = self.catalog().topic(topic) else {
             return self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
         };
         let response = DescribeTopicResponse {
             error: ErrorCode::None,
             id: topic.id,
-            config_version: self.orderer().catalog().version(),
+            config_version: self.catalog().version(),
             config: self.settings_of(topic),
             partitions: details.into_values().collect(),
             message: "".into(),

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{BatchError, Epoch, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
     AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome,
     io::{IoError, Memory},
 };
 use catena_replication::{
     Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket,
+    chain::{MemberId, Role},
+    control::{ChainChange, Entry},
     validate::InvalidBatch,
 };
 use catena_wire::{
@@ -18,7 +20,9 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    node::{Awaited, Caller, Directory, Node, Notice, Reader, SessionId, Status, Waiter},
+    cores::{Content, FIRST, NOWHERE},
+    held::{Awaited, Held, Reader, Waiter},
+    node::{Caller, Directory, Node, Notice, SessionId, Status},
     window::FETCH_BYTES_MIN,
 };
 
@@ -85,11 +89,20 @@ impl<M: Memory + Clone> Node<M> {
                 return None;
             }
         };
-        if place.core != self.core {
+        if place.core != self.core && place.core != NOWHERE {
             self.forward(place.core, caller, asked.head, asked.payload);
             return None;
         }
-        let (code, text) = match self.held[&place.uid].replica.phase() {
+        let member = |held: &&Held<M>| held.replica.member().role() != Role::Outside;
+        let held = self.held.get(&place.uid);
+        // Before it has entered an epoch it says why itself.
+        let Some(held) = held.filter(|held| held.replica.phase() != Phase::Open || member(held))
+        else {
+            let text = "other nodes are in the partition's chain";
+            self.refuse(caller, ErrorCode::NotHead, text);
+            return None;
+        };
+        let (code, text) = match held.replica.phase() {
             Phase::Failed(error) => (ErrorCode::PartitionFailed, error.to_string()),
             // Before it is durable that the partition exists, a crash would create it once more,
             // empty.
@@ -131,12 +144,32 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Found(finding) => {
                     self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
                 }
-                // A chain of one has no neighbours.
-                _ => {}
+                Event::Cut(end, report) => {
+                    self.notices.push_back(Notice::Cut(*held.replica.identity(), end, report));
+                }
+                Event::Contradicted(why) => {
+                    self.notices.push_back(Notice::Contradicted(*held.replica.identity(), why));
+                }
+                Event::JoinReady { epoch, joiner } => self.join_ready(uid, epoch, joiner, now),
+                Event::Unlink(peer) => self.unlink(uid, peer),
             }
         }
         if committed {
             self.wake_waiters(uid, now);
+        }
+    }
+
+    /// The joiner of a chain can be its tail.
+    fn join_ready(&mut self, uid: PartitionUid, epoch: Epoch, joiner: MemberId, now: Now) {
+        let Some(held) = self.held.get(&uid) else { return };
+        let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
+        let partition = held.replica.identity().partition.get();
+        let (topic, epoch) = (held.topic.get(), epoch.get());
+        let entry = Entry::ChangeChain { topic, partition, epoch, change };
+        if self.core == FIRST {
+            self.propose_chain(uid, &entry, now);
+        } else {
+            self.send_parcel(FIRST, Content::Propose(uid, entry));
         }
     }
 

@@ -5,7 +5,10 @@ use catena_log::{Now, io::Memory};
 use catena_replication::control::Orderer;
 use catena_wire::ErrorCode;
 
-use crate::node::{Awaited, Directory, Node, Status};
+use crate::{
+    held::Awaited,
+    node::{Directory, Node, Status},
+};
 
 impl<M: Memory + Clone> Node<M> {
     /// Refuses new work and lets what is under way end; what waits for new work is answered.

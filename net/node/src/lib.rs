@@ -6,7 +6,10 @@ mod answer;
 mod cores;
 mod data;
 mod drain;
+mod follow;
+mod held;
 mod limits;
+mod links;
 mod node;
 mod push;
 mod scrub;
@@ -15,7 +18,9 @@ mod totals;
 mod window;
 
 pub use cores::{Parcel, Post};
+pub use follow::Ordered;
 pub use limits::Limits;
+pub use links::{Dial, LinkId, LinkSend};
 pub use node::{
     Directory, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status, TopicDefaults,
 };

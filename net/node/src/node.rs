@@ -11,22 +11,26 @@ use catena_format::{
     ProducerId, TopicId, planted,
 };
 use catena_log::{
-    Finding, LogIdentity, Now, OpenError, ReadId, RecoveryReport,
+    Finding, LogIdentity, Now, OpenError, RecoveryReport,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
     Phase, Replica, Ticket,
-    control::{Orderer, OrdererEvent, ProposalId},
+    chain::Ignored,
+    control::{Catalog, Orderer, OrdererEvent, ProposalId},
 };
-use catena_wire::{Api, ErrorCode, FetchRequest, FrameHeader};
+use catena_wire::{Api, ErrorCode, FrameHeader};
 
 use crate::{
     cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
+    follow::Follower,
+    held::{Awaited, Creating, Held, Pending},
     limits::Limits,
-    push::{Name, Subscription},
+    links::Links,
+    push::Name,
     scrub::Scrub,
     totals::Totals,
-    window::{Charge, Fetching, Pushed, Pushing},
+    window::{Fetching, Pushed, Pushing},
 };
 
 /// A client's connection, named by the shell.
@@ -144,78 +148,6 @@ pub(crate) struct Session {
     pub(crate) subscriptions: BTreeMap<u32, (u16, u32)>,
 }
 
-/// A request that waits for something, no longer than to its deadline.
-pub(crate) struct Pending {
-    pub(crate) caller: Caller,
-    pub(crate) deadline: Duration,
-    pub(crate) awaited: Awaited,
-}
-
-/// What a request waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Awaited {
-    /// That a batch is where its producer wants it.
-    Batch(PartitionUid),
-    /// That a log start is durable.
-    Trim(PartitionUid),
-    /// That a change of the catalog is durable and carried out.
-    Change,
-}
-
-impl Awaited {
-    /// What is told when the deadline has passed: the outcome is not known, and may still come.
-    pub(crate) fn in_doubt(self) -> &'static str {
-        match self {
-            Self::Batch(_) => "the batch may or may not be stored",
-            Self::Trim(_) => "the log start may or may not be raised",
-            Self::Change => "the change may or may not be made",
-        }
-    }
-}
-
-/// A fetch that waits until there is enough for it.
-pub(crate) struct Waiter {
-    pub(crate) caller: Caller,
-    pub(crate) request: FetchRequest,
-    pub(crate) deadline: Duration,
-    /// Before so many bytes have been appended there cannot be enough for it.
-    pub(crate) appended: u64,
-}
-
-/// A read that waits for the disk.
-pub(crate) enum Reader {
-    Fetch(Waiter, Charge),
-    List(Caller),
-    /// For the first readable offset at this one or behind.
-    Seek(Caller, Offset),
-    Push(Name),
-    /// Whoever it was for is gone; it counts until it ends.
-    Ended(Charge),
-}
-
-/// A partition that the node holds.
-pub(crate) struct Held<M: Memory> {
-    pub(crate) replica: Replica<M>,
-    pub(crate) topic: TopicId,
-    pub(crate) chain: Vec<NodeId>,
-    pub(crate) tick: Option<Duration>,
-    pub(crate) waiters: Vec<Waiter>,
-    pub(crate) readers: BTreeMap<ReadId, Reader>,
-    pub(crate) trims: VecDeque<Ticket>,
-    pub(crate) subscriptions: BTreeMap<Name, Subscription>,
-}
-
-/// Partitions of a topic that are being created: it is not durable yet that they exist.
-#[derive(Clone, Copy)]
-pub(crate) struct Creating {
-    /// Who waits for it.
-    pub(crate) waiting: Option<Ticket>,
-    /// The first of them; all behind it are, too.
-    pub(crate) from: PartitionIndex,
-    /// The catalog was told that they exist.
-    pub(crate) told: bool,
-}
-
 /// What happened to a log, for the operator.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
@@ -233,6 +165,10 @@ pub enum Notice {
     CatalogPoisoned(IoError),
     /// Stored bytes are not what was written, or cannot be read.
     Found(LogIdentity, Finding),
+    /// It was cut where its chain says that it ends, and opened anew.
+    Cut(LogIdentity, Offset, RecoveryReport),
+    /// A neighbour's word and this log contradict each other: somebody's disk or word is broken.
+    Contradicted(LogIdentity, Ignored),
 }
 
 /// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
@@ -248,6 +184,9 @@ pub struct Node<M: Memory> {
     pub(crate) memory: M,
     pub(crate) status: Status,
     pub(crate) orderer: Option<Orderer<M>>,
+    /// Of a node of a cluster.
+    pub(crate) follower: Option<Follower>,
+    pub(crate) links: Links<M::Share>,
     pub(crate) held: BTreeMap<PartitionUid, Held<M>>,
     pub(crate) places: BTreeMap<(TopicId, PartitionIndex), Place>,
     /// How partitions on other cores stand.
@@ -295,20 +234,7 @@ pub struct Node<M: Memory> {
 impl<M: Memory + Clone> Node<M> {
     /// One core of a node.
     pub fn new(identity: NodeIdentity, limits: Limits, post: Post, memory: M) -> Self {
-        let catalog = LogIdentity {
-            cluster: identity.cluster,
-            topic: TopicId::new(0),
-            partition: PartitionIndex::new(0),
-            uid: PartitionUid::new(0),
-        };
-        let (core, cores, orderer) = match post {
-            Post::First { create, cores } => {
-                let (segment, memory) = (limits.catalog_segment_bytes, memory.clone());
-                let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
-                (FIRST, cores, Some(orderer))
-            }
-            Post::Further { core, cores } => (core, cores, None),
-        };
+        let (core, cores, orderer, follower) = order(identity, &limits, post, &memory);
         Self {
             core,
             cores,
@@ -321,6 +247,8 @@ impl<M: Memory + Clone> Node<M> {
             status: Status::Starting,
             dirty: orderer.iter().map(|_| Directory::Catalog).collect(),
             orderer,
+            follower,
+            links: Links::default(),
             held: BTreeMap::new(),
             places: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -495,6 +423,10 @@ impl<M: Memory + Clone> Node<M> {
             if let Some((id, op)) = op {
                 return Some((directory, id, op));
             }
+            // What it says to its neighbours may ask the disk for more.
+            if self.speak(directory) {
+                continue;
+            }
             self.dirty.remove(&directory);
             self.plan_tick(directory);
         }
@@ -563,6 +495,8 @@ impl<M: Memory + Clone> Node<M> {
             self.relieve(0);
         }
         self.scrub(now);
+        self.tend_links(now);
+        self.announce(now);
         while let Some((at, directory)) = self.ticks.first().copied() {
             if at > now.monotonic {
                 break;
@@ -637,7 +571,8 @@ impl<M: Memory + Clone> Node<M> {
         let deadlines = self.deadlines.first().map(|(at, _)| *at);
         let waits = self.waits.first().map(|(at, _)| *at);
         let retries = self.retries.first().map(|(at, _)| *at);
-        [ticks, deadlines, waits, retries, self.next_scrub()].into_iter().flatten().min()
+        let others = [self.next_scrub(), self.next_link_tick(), self.next_announcement()];
+        [ticks, deadlines, waits, retries].into_iter().chain(others).flatten().min()
     }
 
     /// Lets a request wait, `longest` at most and no longer than any may; claimed by its ticket.
@@ -688,7 +623,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// The partition ids below this were given at some time.
     pub fn next_uid(&self) -> PartitionUid {
-        self.orderer().catalog().next_uid()
+        self.catalog().next_uid()
     }
 
     /// The next thing that an operator should hear.
@@ -716,9 +651,12 @@ impl<M: Memory + Clone> Node<M> {
         self.held.values().map(|held| &held.replica)
     }
 
-    /// The orderer of the catalog: everything about topics is forwarded to the first core.
-    pub(crate) fn orderer(&self) -> &Orderer<M> {
-        self.orderer.as_ref().expect("the first core decides about topics")
+    /// The catalog: everything about topics is forwarded to the first core.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        match (&self.follower, &self.orderer) {
+            (Some(follower), _) => follower.catalog(),
+            (None, orderer) => orderer.as_ref().expect("the first core decides").catalog(),
+        }
     }
 
     pub(crate) fn number(&mut self) -> u64 {
@@ -746,6 +684,32 @@ impl<M: Memory + Clone> Node<M> {
     /// The high watermark of a partition, for tests and tools.
     pub fn high_watermark(&self, uid: PartitionUid) -> Option<Offset> {
         self.held.get(&uid).map(|held| held.replica.high_watermark())
+    }
+}
+
+/// Which core it is, of how many, and who orders the catalog for it, if it asks.
+fn order<M: Memory + Clone>(
+    identity: NodeIdentity,
+    limits: &Limits,
+    post: Post,
+    memory: &M,
+) -> (u16, u16, Option<Orderer<M>>, Option<Follower>) {
+    match post {
+        Post::First { create, cores } => {
+            let catalog = LogIdentity {
+                cluster: identity.cluster,
+                topic: TopicId::new(0),
+                partition: PartitionIndex::new(0),
+                uid: PartitionUid::new(0),
+            };
+            let (segment, memory) = (limits.catalog_segment_bytes, memory.clone());
+            let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
+            (FIRST, cores, Some(orderer), None)
+        }
+        Post::Member { cores, life, profile } => {
+            (FIRST, cores, None, Some(Follower::new(life, profile)))
+        }
+        Post::Further { core, cores } => (core, cores, None, None),
     }
 }
 

@@ -15,7 +15,8 @@ use catena_wire::{
 use crate::{
     cores::Content,
     data::{Asked, read_code},
-    node::{Caller, Directory, Node, Reader, Send, SessionId},
+    held::Reader,
+    node::{Caller, Directory, Node, Send, SessionId},
     window::Charge,
 };
 

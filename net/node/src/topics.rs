@@ -1,14 +1,10 @@
 //! Topics: what the catalog says, and the replicas that follow from it.
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Range,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeSet, ops::Range, time::Duration};
 
 use catena_format::{
-    Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId, planted,
+    Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    limits::PARTITIONS_PER_TOPIC_MAX, planted,
 };
 use catena_log::{
     LogConfig, LogIdentity, Now,
@@ -16,10 +12,10 @@ use catena_log::{
 };
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
-    chain::{Configuration, MemberId},
+    chain::MemberId,
     control::{
         Applied, BATCH_BYTES_KEY, CatalogError, Entry, Partition, ProposalId, TOPIC_SETTINGS,
-        Topic, TopicConfig, TopicSetting,
+        Topic, TopicConfig, TopicSetting, place,
     },
     validate::BatchLimits,
 };
@@ -33,13 +29,19 @@ use catena_wire::{
 use crate::{
     cores::{Content, FIRST, Place},
     data::append_code,
-    node::{Awaited, Caller, Creating, Directory, Held, Node, Notice, Pending, Status},
+    follow::core_of,
+    held::{Awaited, Creating, Held, Pending},
+    node::{Caller, Directory, Node, Notice, Status},
 };
 
 type Handled = Result<(), WireError>;
 
 /// Producer ids taken from the catalog at once.
 const PRODUCER_ID_BLOCK: u32 = 1000;
+
+/// Copies of a new topic whose creator says nothing, where there are as many nodes. So many need
+/// two to take something, fewer need one.
+const REPLICAS_DEFAULT: u8 = 3;
 
 /// When the catalog is told again what its log did not take.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -59,18 +61,21 @@ pub(crate) enum Proposal {
     /// A block of producer ids.
     ProducerIds,
     RaiseProducer(Ticket),
+    /// Of a chain.
+    Chain(PartitionUid),
+    NodeDown,
 }
 
 impl<M: Memory + Clone> Node<M> {
     /// The catalog is open: every partition it names is opened, or created if that was interrupted.
     pub(crate) fn started(&mut self) {
         self.status = Status::Serving;
-        let incarnation = self.orderer().catalog().incarnation(self.identity.node);
+        let incarnation = self.catalog().incarnation(self.identity.node);
         self.incarnation = incarnation;
-        let raised: Vec<_> = self.orderer().catalog().raised_producers().collect();
+        let raised: Vec<_> = self.catalog().raised_producers().collect();
         self.note_raised(&raised);
         self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
-        let topics: Vec<Topic> = self.orderer().catalog().topics().cloned().collect();
+        let topics: Vec<Topic> = self.catalog().topics().cloned().collect();
         for topic in topics {
             self.place(&topic, 0..topic.ready, false);
             if topic.ready < topic.partition_count() {
@@ -118,24 +123,16 @@ impl<M: Memory + Clone> Node<M> {
                 partition: partition.index,
                 uid: partition.uid,
             };
-            let alone = Configuration::alone(partition.epoch, me);
-            let replica = Replica::new(identity, config, (me, alone), create, self.memory.clone());
-            let held = Held {
-                replica,
-                topic: topic.id,
-                chain: partition.chain.clone(),
-                tick: None,
-                waiters: Vec::new(),
-                readers: BTreeMap::new(),
-                trims: VecDeque::new(),
-                subscriptions: BTreeMap::new(),
-            };
+            let chain = (me, partition.configuration.clone());
+            let replica = Replica::new(identity, config, chain, create, self.memory.clone());
+            let mut held = Held::new(replica, topic.id);
+            held.chain = partition.configuration.chain.iter().map(|m| m.node).collect();
             self.held.insert(partition.uid, held);
             self.dirty.insert(Directory::Partition(partition.uid));
         }
     }
 
-    fn replica_config(&self, topic: &Topic) -> ReplicaConfig {
+    pub(crate) fn replica_config(&self, topic: &Topic) -> ReplicaConfig {
         let config = TopicConfig::parse(&topic.config).expect("the catalog took the settings");
         ReplicaConfig {
             log: LogConfig {
@@ -175,6 +172,9 @@ impl<M: Memory + Clone> Node<M> {
         entry: &Entry,
         now: Now,
     ) -> Result<(), catena_log::AppendError> {
+        if self.follower.is_some() {
+            return self.submit_to_cluster(proposal, entry);
+        }
         let id = ProposalId(self.number());
         let orderer = self.orderer.as_mut().expect("the first core decides about topics");
         orderer.propose(id, entry, now)?;
@@ -185,27 +185,47 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn create_topic(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = CreateTopicRequest::decode(head)?;
-        if request.replicas > 1 {
-            let text = format!("{} copies need as many nodes; there is one", request.replicas);
-            self.refuse(caller, ErrorCode::NotEnoughReplicas, &text);
-            return Ok(());
-        }
         let made = pairs(request.config);
         let id = self.fresh_topic_id(now);
-        let entry = Entry::CreateTopic {
-            id: id.get(),
-            name: request.name.into_owned(),
-            partitions: match request.partitions {
-                0 => self.topic_defaults.partitions,
-                wished => wished,
-            },
-            config: self.with_defaults(&made),
-            node: self.identity.node.get(),
+        let partitions = match request.partitions {
+            0 => self.topic_defaults.partitions,
+            wished => wished,
+        };
+        let (name, config) = (request.name.into_owned(), self.with_defaults(&made));
+        let Some(entry) = self.creation(id, name, partitions, config, request.replicas) else {
+            let text = format!("{} copies need as many nodes that run", request.replicas);
+            self.refuse(caller, ErrorCode::NotEnoughReplicas, &text);
+            return Ok(());
         };
         if self.checked(caller, &made, &entry, request.validate_only) {
             self.propose(caller, |ticket| Proposal::Create(ticket, id), &entry, now);
         }
         Ok(())
+    }
+
+    /// The entry that creates a topic. `None`: there are fewer nodes than copies wished for.
+    fn creation(
+        &self,
+        id: TopicId,
+        name: String,
+        partitions: u32,
+        config: Vec<(String, String)>,
+        replicas: u8,
+    ) -> Option<Entry> {
+        let (id, node) = (id.get(), self.identity.node.get());
+        if self.follower.is_none() {
+            let alone = Entry::CreateTopic { id, name, partitions, config, node };
+            return (replicas <= 1).then_some(alone);
+        }
+        // What cannot be is refused for what it is, not for want of nodes.
+        let counted = partitions.min(PARTITIONS_PER_TOPIC_MAX);
+        let most = (1..=REPLICAS_DEFAULT).rev().find(|n| place(self.catalog(), 1, *n).is_some());
+        let replicas = if replicas == 0 { most? } else { replicas };
+        let nodes = place(self.catalog(), counted, replicas)?;
+        let min_replicas = if replicas >= REPLICAS_DEFAULT { 2 } else { 1 };
+        let entry =
+            Entry::PlaceTopic { id, name, config, nodes, partitions, replicas, min_replicas };
+        Some(entry)
     }
 
     /// Whether a change can be proposed; if not, or if it is not wanted, the caller is told.
@@ -216,7 +236,7 @@ impl<M: Memory + Clone> Node<M> {
         entry: &Entry,
         validate_only: bool,
     ) -> bool {
-        if let Err(error) = self.orderer().catalog().check(entry) {
+        if let Err(error) = self.catalog().check(entry) {
             self.refuse(caller, catalog_code(&error), &error.to_string());
             return false;
         }
@@ -244,8 +264,9 @@ impl<M: Memory + Clone> Node<M> {
 
     /// An id that this cluster has never given: the catalog's version is never repeated.
     fn fresh_topic_id(&self, now: Now) -> TopicId {
-        let version = self.orderer().catalog().version();
-        let words = [self.identity.cluster.get(), u128::from(version)];
+        let version = self.catalog().version();
+        let node = u128::from(self.identity.node.get());
+        let words = [self.identity.cluster.get(), node, u128::from(version)];
         let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let high = u128::from(catena_format::checksum::crc32(&seed));
         let time = u128::from(now.wall.get().cast_unsigned() & 0xffff_ffff_ffff);
@@ -265,7 +286,7 @@ impl<M: Memory + Clone> Node<M> {
             name: request.new_name.into_owned(),
         };
         if self.checked(caller, &set, &entry, request.validate_only) {
-            let topic = self.orderer().catalog().topic(id);
+            let topic = self.catalog().topic(id);
             let grows = topic.is_some_and(|topic| request.partitions > topic.partition_count());
             let was = renames.then(|| request.name.into_owned());
             let alter = |ticket| Proposal::Alter { ticket, topic: id, grows, was };
@@ -284,7 +305,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
-        let id = self.orderer().catalog().topic_named(name).map(|topic| topic.id);
+        let id = self.catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
             self.refuse(caller, self.missing_code(name), &format!("there is no topic `{name}`"));
         }
@@ -337,8 +358,23 @@ impl<M: Memory + Clone> Node<M> {
         self.park(ticket, caller, Awaited::Change, self.limits.wait_max, now);
     }
 
+    /// No block of producer ids is to be had now.
+    pub(crate) fn no_producer_ids(&mut self, code: ErrorCode, why: &str) {
+        self.ids_asked -= PRODUCER_ID_BLOCK as usize;
+        for ticket in std::mem::take(&mut self.id_waiters) {
+            self.unchanged(ticket, code, why);
+        }
+    }
+
+    /// A producer goes on under another epoch.
+    pub(crate) fn raised(&mut self, ticket: Ticket, id: i64, epoch: i16) {
+        if let Some(caller) = self.claim(ticket) {
+            self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
+        }
+    }
+
     /// A block of producer ids is this node's.
-    fn take_producer_ids(&mut self, first: i64) {
+    pub(crate) fn take_producer_ids(&mut self, first: i64) {
         self.ids_asked -= PRODUCER_ID_BLOCK as usize;
         self.producer_ids = first..first + i64::from(PRODUCER_ID_BLOCK);
         while !self.producer_ids.is_empty()
@@ -368,7 +404,7 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             (Proposal::Alter { ticket, topic: id, grows, .. }, Ok(_)) => {
-                if let Some(topic) = self.orderer().catalog().topic(id).cloned() {
+                if let Some(topic) = self.catalog().topic(id).cloned() {
                     self.tell_cores(|| Content::Altered(topic.clone()));
                     self.configure(&topic);
                 }
@@ -389,9 +425,7 @@ impl<M: Memory + Clone> Node<M> {
                 self.take_producer_ids(first);
             }
             (Proposal::RaiseProducer(ticket), Ok(Applied::Producer(id, epoch))) => {
-                if let Some(caller) = self.claim(ticket) {
-                    self.raise(caller, (ProducerId::new(id), ProducerEpoch::new(epoch)));
-                }
+                self.raised(ticket, id, epoch);
             }
             (
                 Proposal::Create(ticket, ..)
@@ -402,8 +436,14 @@ impl<M: Memory + Clone> Node<M> {
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
             // Deleted while it was being created.
             (Proposal::Ready(topic), Err(_)) => drop(self.creating.remove(&topic)),
-            // What such entries never bring.
-            (Proposal::ProducerIds | Proposal::RaiseProducer(_), _) => {}
+            // What such entries never bring, and what a node alone never proposes.
+            (
+                Proposal::ProducerIds
+                | Proposal::RaiseProducer(_)
+                | Proposal::Chain(_)
+                | Proposal::NodeDown,
+                _,
+            ) => {}
         }
     }
 
@@ -425,13 +465,13 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Answers that a change is made.
-    fn changed(&mut self, ticket: Ticket) {
+    pub(crate) fn changed(&mut self, ticket: Ticket) {
         if let Some(caller) = self.claim(ticket) {
             self.answer_status(caller, ErrorCode::None, "");
         }
     }
 
-    fn unchanged(&mut self, ticket: Ticket, error: ErrorCode, message: &str) {
+    pub(crate) fn unchanged(&mut self, ticket: Ticket, error: ErrorCode, message: &str) {
         if let Some(caller) = self.claim(ticket) {
             self.refuse(caller, error, message);
         }
@@ -439,7 +479,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Creates the partitions of a topic that do not exist yet; the caller hears when they do.
     fn begin_creation(&mut self, ticket: Ticket, id: TopicId) {
-        let Some(topic) = self.orderer().catalog().topic(id).cloned() else {
+        let Some(topic) = self.catalog().topic(id).cloned() else {
             return self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
         };
         let from = PartitionIndex::new(topic.ready);
@@ -511,8 +551,10 @@ impl<M: Memory + Clone> Node<M> {
         let Some(Creating { waiting, from, told: false }) = self.creating.get(&id).copied() else {
             return;
         };
-        let Some(topic) = self.orderer().catalog().topic(id) else { return };
+        let Some(topic) = self.catalog().topic(id) else { return };
         let created = topic.partitions.iter().skip(from.get() as usize);
+        let here = |partition: &&Partition| self.is_here(topic.id, partition.index);
+        let created = created.filter(here);
         let phases: Vec<_> = created.map(|partition| self.phase_of(partition.uid)).collect();
         let exists = |phase: &Phase| match phase {
             Phase::Open => true,
@@ -526,13 +568,33 @@ impl<M: Memory + Clone> Node<M> {
             self.creating.insert(id, Creating { waiting: None, from, told: false });
             self.unchanged(ticket, ErrorCode::PartitionFailed, &error.to_string());
         } else if all_exist {
-            let ready = Entry::TopicReady { id: id.get() };
+            let ready = match &self.follower {
+                None => Entry::TopicReady { id: id.get() },
+                Some(_) => Entry::TopicCreated { id: id.get(), node: self.identity.node.get() },
+            };
             let told = self.submit(Proposal::Ready(id), &ready, now).is_ok();
             self.creating.insert(id, Creating { waiting, from, told });
             if !told {
-                self.retries.insert((now.monotonic + RETRY_AFTER, id));
+                self.tell_ready_later(id, now);
             }
         }
+    }
+
+    /// The catalog is told again that partitions of a topic exist.
+    pub(crate) fn tell_ready_later(&mut self, topic: TopicId, now: Now) {
+        if let Some(creating) = self.creating.get_mut(&topic) {
+            creating.told = false;
+            self.retries.insert((now.monotonic + RETRY_AFTER, topic));
+        }
+    }
+
+    /// Whether this node is in a partition's chain now. Of the first core.
+    fn is_here(&self, topic: TopicId, partition: PartitionIndex) -> bool {
+        let topic = self.catalog().topic(topic);
+        let partition = topic.and_then(|topic| topic.partitions.get(partition.get() as usize));
+        partition.is_some_and(|partition| {
+            partition.configuration.chain.iter().any(|m| m.node == self.identity.node)
+        })
     }
 
     pub(crate) fn metadata(&mut self, caller: Caller, head: &[u8]) -> Handled {
@@ -543,7 +605,7 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::InvalidRequest, &text);
             return Ok(());
         }
-        let catalog = self.orderer().catalog();
+        let catalog = self.catalog();
         let topics: Vec<TopicMetadata<'_>> = if request.names.is_empty() {
             let mut all: Vec<_> = catalog.topics().map(|t| self.topic_metadata(t)).collect();
             all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -554,16 +616,27 @@ impl<M: Memory + Clone> Node<M> {
             once.map(|name| self.named_metadata(name)).collect()
         };
         let version = catalog.version();
-        let nodes =
-            vec![NodeAddress { node: self.identity.node, address: self.advertised.clone().into() }];
+        let nodes = self.addresses();
         let (error, message) = (ErrorCode::None, "".into());
         let response = MetadataResponse { error, version, nodes, topics, message };
         self.answer(caller, &response);
         Ok(())
     }
 
+    /// Where clients reach the nodes of the cluster.
+    fn addresses(&self) -> Vec<NodeAddress<'static>> {
+        let own = self.advertised.clone();
+        let others = self.catalog().nodes().filter(|(id, _)| *id != self.identity.node);
+        let others = others.filter(|(_, node)| node.up && !node.profile.witness);
+        let others = others.map(|(id, node)| (id, node.profile.client.clone()));
+        std::iter::once((self.identity.node, own))
+            .chain(others)
+            .map(|(node, address)| NodeAddress { node, address: address.into() })
+            .collect()
+    }
+
     fn named_metadata<'n>(&self, name: &'n str) -> TopicMetadata<'n> {
-        match self.orderer().catalog().topic_named(name) {
+        match self.catalog().topic_named(name) {
             Some(topic) => self.topic_metadata(topic),
             None => TopicMetadata {
                 error: self.missing_code(name),
@@ -583,7 +656,7 @@ impl<M: Memory + Clone> Node<M> {
             error: if ready { ErrorCode::None } else { ErrorCode::Starting },
             name: topic.name.clone().into(),
             id: topic.id,
-            config_version: self.orderer().catalog().version(),
+            config_version: self.catalog().version(),
             batch_bytes_max: u32::try_from(self.limits.batch_bytes_max_of(&config))
                 .unwrap_or(u32::MAX),
             partitions: topic.partitions.iter().map(|p| self.place_of(topic, p)).collect(),
@@ -591,18 +664,27 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     fn place_of(&self, topic: &Topic, partition: &Partition) -> PartitionMetadata {
+        let chain = &partition.configuration.chain;
+        let head = chain.first().map_or(self.identity.node, |head| head.node);
         let place = self.places.get(&(topic.id, partition.index));
         let created = self.is_created(topic.id, partition.index);
+        let exists = !created && partition.index.get() < topic.ready;
         let phase = match self.phase_of(partition.uid) {
-            Phase::Open if created || partition.index.get() >= topic.ready => Phase::Opening,
+            // Of others nobody knows more here.
+            _ if head != self.identity.node && exists => Phase::Open,
+            Phase::Open if !exists => Phase::Opening,
             phase => phase,
+        };
+        let core = match self.catalog().node(head) {
+            Some(node) if self.follower.is_some() => core_of(partition.uid, node.profile.cores),
+            _ => place.map_or(FIRST, |place| place.core),
         };
         PartitionMetadata {
             index: partition.index,
             uid: partition.uid,
-            epoch: partition.epoch,
-            core: place.map_or(FIRST, |place| place.core),
-            chain: partition.chain.clone(),
+            epoch: partition.configuration.epoch,
+            core,
+            chain: chain.iter().map(|member| member.node).collect(),
             error: phase_code(phase),
         }
     }
@@ -668,7 +750,7 @@ fn pairs(settings: Vec<Setting<'_>>) -> Vec<(String, String)> {
     settings.into_iter().map(|s| (s.key.into_owned(), s.value.into_owned())).collect()
 }
 
-fn catalog_code(error: &CatalogError) -> ErrorCode {
+pub(crate) fn catalog_code(error: &CatalogError) -> ErrorCode {
     match error {
         CatalogError::TopicExists(_) => ErrorCode::TopicExists,
         CatalogError::TopicName(_) => ErrorCode::TopicName,
@@ -681,6 +763,8 @@ fn catalog_code(error: &CatalogError) -> ErrorCode {
         CatalogError::ProducerFenced(_) => ErrorCode::ProducerFenced,
         CatalogError::Full => ErrorCode::PartitionsLimit,
         CatalogError::Config(_) => ErrorCode::BadConfig,
+        // The nodes have changed since it was thought of.
+        CatalogError::UnknownNode(_) | CatalogError::NotRunning(_) => ErrorCode::NotEnoughReplicas,
         _ => ErrorCode::Internal,
     }
 }

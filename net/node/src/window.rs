@@ -10,7 +10,8 @@ use catena_log::{Now, io::Memory};
 
 use crate::{
     cores::Content,
-    node::{Node, SessionId, Waiter},
+    held::Waiter,
+    node::{Node, SessionId},
 };
 
 /// A session with so much unread gets no more pushes.

@@ -537,6 +537,12 @@ fn tell(notice: &Notice) {
         Notice::CatalogPoisoned(error) => {
             tracing::error!("topics cannot be changed until the next start: {error}");
         }
+        Notice::Cut(log, end, _) => {
+            tracing::info!("{} ends at {end} from now on, as its chain says", name_of(log));
+        }
+        Notice::Contradicted(log, why) => {
+            tracing::error!("{} does not follow its chain: {why}", name_of(log));
+        }
         Notice::Found(log, finding) => {
             let (name, directory) = (name_of(log), directory_name(log.uid.get()));
             match finding {

@@ -127,6 +127,7 @@ errors! {
     143 NotEnoughReplicas Retriable 19 "The chain has fewer members than it must have.";
     144 Timeout Indeterminate 7 "The deadline passed before the outcome was known.";
     145 HeadMoved Indeterminate 7 "Another node became the head before the outcome was known.";
+    146 NoQuorum Retriable 5 "The nodes that decide about topics and chains cannot be reached.";
     160 AuthenticationFailed Definite 58 "Authentication failed.";
     161 NotAuthorized Definite 29 "Not allowed.";
     180 WrongCluster Definite 104 "The peer is of another cluster.";

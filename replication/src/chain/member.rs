@@ -165,11 +165,21 @@ impl Member {
     /// is newer. Nothing need be durable first: another life of this node is another member, which
     /// is in none of the epochs of this one.
     pub fn enter(&mut self, configuration: Configuration, log: &Extent<'_>) -> bool {
+        self.enter_as(self.me, configuration, log)
+    }
+
+    /// The same, as another incarnation of its node.
+    pub fn enter_as(
+        &mut self,
+        me: MemberId,
+        configuration: Configuration,
+        log: &Extent<'_>,
+    ) -> bool {
         if self.epoch() >= Some(configuration.epoch) {
             return false;
         }
         let high_watermark = self.high_watermark;
-        *self = Self::new(self.me);
+        *self = Self::new(me);
         self.high_watermark = high_watermark;
         self.role = configuration.role(self.me);
         let first = matches!(self.role, Role::Solo | Role::Head);
@@ -580,6 +590,12 @@ impl Member {
     #[must_use]
     pub fn id(&self) -> MemberId {
         self.me
+    }
+
+    /// Whether the predecessor's answer is not there yet.
+    #[must_use]
+    pub fn awaits_welcome(&self) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| !uplink.welcomed)
     }
 
     /// Whether its log was made one with its predecessor's in this epoch.

@@ -9,13 +9,20 @@ use catena_format::{
     planted,
     records::Records,
 };
-use catena_log::Fold;
-use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 
 use super::config::{ConfigError, TopicConfig};
+use crate::chain::{Configuration, MemberId};
 
+mod cluster;
+mod entry;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+
+pub use self::{
+    cluster::{ClusterNode, NODES_MAX, REPLICAS_MAX},
+    entry::{ChainChange, Entry, NodeProfile, Touched, decode, encode},
+};
 
 /// The most partitions of all topics together.
 pub const PARTITIONS_MAX: usize = 100_000;
@@ -30,82 +37,8 @@ pub const RAISED_PRODUCERS_MAX: usize = 100_000;
 const PRODUCER_IDS_PER_MS: i64 = 1024;
 /// Where a clock that is far ahead stops to count.
 const PRODUCER_IDS_BEGIN_MAX: i64 = 1 << 60;
-
-/// Of entries. Variants are added without a new one: an older build refuses those.
-const ENTRY_VERSION: u8 = 1;
-const SNAPSHOT_VERSION: u8 = 2;
-const PREFIX_BYTES: usize = 16;
-
-/// A change of the catalog.
-#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
-pub enum Entry {
-    /// A node's process has started: its incarnation rises by one, or to the epoch of the entry's
-    /// frame if that is more, the epochs of its partitions rise by as much, and its producer ids
-    /// begin at 1024 times the time of the entry, in ms, if that is more.
-    NodeStarted {
-        /// The node.
-        node: u64,
-    },
-    /// A topic is begun; it is served once it is ready.
-    CreateTopic {
-        /// Its id, chosen by the proposer so that no other topic of the cluster ever has it.
-        id: u128,
-        /// Its name.
-        name: String,
-        /// How many partitions.
-        partitions: u32,
-        /// The settings made.
-        config: Vec<(String, String)>,
-        /// The node that holds it.
-        node: u64,
-    },
-    /// All partitions that a topic has by now exist on the disk of their nodes.
-    TopicReady {
-        /// The topic.
-        id: u128,
-    },
-    /// Settings are made and taken back.
-    AlterTopic {
-        /// The topic.
-        id: u128,
-        /// Settings to make.
-        set: Vec<(String, String)>,
-        /// Settings to take back.
-        remove: Vec<String>,
-    },
-    /// A topic is gone; its files are removed in the background.
-    DeleteTopic {
-        /// The topic.
-        id: u128,
-    },
-    /// Producer ids are reserved.
-    ProducerIds {
-        /// How many.
-        count: u32,
-    },
-    /// Settings are made and taken back, partitions added, the name changed: all or nothing.
-    ChangeTopic {
-        /// The topic.
-        id: u128,
-        /// Settings to make.
-        set: Vec<(String, String)>,
-        /// Settings to take back.
-        remove: Vec<String>,
-        /// How many partitions from now on; zero: as many. Those added exist once the topic is
-        /// ready again.
-        partitions: u32,
-        /// The name from now on; empty: the same.
-        name: String,
-    },
-    /// A producer goes on under the next epoch: nobody writes under an older one any more. After
-    /// the last epoch it goes on under an id of its own.
-    RaiseProducer {
-        /// The producer.
-        id: i64,
-        /// Its epoch so far.
-        epoch: i16,
-    },
-}
+/// Epochs, which the starts of a node count, too, are not counted further.
+const EPOCH_MAX: Epoch = Epoch::new(Epoch::MAX.get() / 2);
 
 /// A partition of a topic.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -114,10 +47,10 @@ pub struct Partition {
     pub index: PartitionIndex,
     /// Its name on disk.
     pub uid: PartitionUid,
-    /// The epoch of its chain's configuration.
-    pub epoch: Epoch,
-    /// Its chain, head first.
-    pub chain: Vec<NodeId>,
+    /// Its chain.
+    pub configuration: Configuration,
+    /// The nodes that keep a copy: those of the chain, who joins, and who is to come back.
+    pub homes: Vec<NodeId>,
 }
 
 /// A topic.
@@ -134,6 +67,8 @@ pub struct Topic {
     pub config: BTreeMap<String, String>,
     /// Its partitions, in order.
     pub partitions: Vec<Partition>,
+    /// The nodes on whose disk all exist that they have a part in.
+    pub created: BTreeSet<NodeId>,
 }
 
 /// Why an entry changes nothing.
@@ -175,6 +110,24 @@ pub enum CatalogError {
     /// A setting is refused.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No such node.
+    #[error("the cluster has no node {0}")]
+    UnknownNode(u64),
+    /// The cluster has as many nodes as it may.
+    #[error("the cluster has as many nodes as it may: {NODES_MAX}")]
+    TooManyNodes,
+    /// The node's process is not the one that is meant, or does not run.
+    #[error("node {0} does not run, or has started anew")]
+    NotRunning(u64),
+    /// The node is the only one that holds what it holds, or holds something at all.
+    #[error("node {0} is needed by a partition")]
+    NodeNeeded(u64),
+    /// A chain cannot be like that.
+    #[error("{0}")]
+    Chain(&'static str),
+    /// The chain has changed meanwhile.
+    #[error("the chain is in epoch {0} by now")]
+    ChainMoved(Epoch),
 }
 
 /// What an entry brought.
@@ -186,13 +139,18 @@ pub enum Applied {
     ProducerIds(i64),
     /// The producer's id and epoch from now on.
     Producer(i64, i16),
+    /// The number of the node that was admitted.
+    Node(NodeId),
+    /// The incarnation of the node that has started.
+    Started(Incarnation),
 }
 
 /// The catalog.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Catalog {
     version: u64,
-    incarnations: BTreeMap<u64, u64>,
+    nodes: BTreeMap<NodeId, ClusterNode>,
+    next_node: u64,
     topics: BTreeMap<u128, Topic>,
     names: BTreeMap<String, u128>,
     next_uid: u64,
@@ -205,76 +163,13 @@ pub struct Catalog {
     unreadable: Option<Offset>,
 }
 
-#[derive(Archive, Serialize, Deserialize)]
-struct SnapshotV2 {
-    version: u64,
-    incarnations: Vec<(u64, u64)>,
-    next_uid: u64,
-    next_producer_id: i64,
-    topics: Vec<TopicV2>,
-    producers: Vec<(i64, i16)>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct TopicV2 {
-    id: u128,
-    name: String,
-    ready: u32,
-    config: Vec<(String, String)>,
-    partitions: Vec<PartitionV2>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct PartitionV2 {
-    uid: u64,
-    epoch: u32,
-    chain: Vec<u64>,
-}
-
-/// Counters of a snapshot that are as large have not been counted to.
-const COUNTED_MAX: u64 = 1 << 62;
-const _: () = assert!(PRODUCER_IDS_BEGIN_MAX.cast_unsigned() * 2 < COUNTED_MAX);
-/// Nor have epochs, which the starts of a node count: none is greater.
-const EPOCH_MAX: Epoch = Epoch::new(Epoch::MAX.get() / 2);
-
-impl SnapshotV2 {
-    /// Whether a catalog can have come to this.
-    fn is_sound(&self) -> bool {
-        let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
-        let partitions = || self.topics.iter().flat_map(|t| &t.partitions);
-        let uids: BTreeSet<u64> = partitions().map(|p| p.uid).collect();
-        let counted = [self.version, self.next_uid, self.next_producer_id.cast_unsigned()];
-        let mut counted = counted.into_iter().chain(self.incarnations.iter().map(|(_, i)| *i));
-        self.topics.is_sorted_by(|a, b| a.id < b.id)
-            && self.incarnations.is_sorted_by(|a, b| a.0 < b.0)
-            && names.len() == self.topics.len()
-            && names.iter().all(|name| name_is_good(name))
-            && self.topics.len() <= TOPICS_MAX
-            && uids.len() == partitions().count()
-            && uids.len() <= PARTITIONS_MAX
-            && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
-            && self.topics.iter().all(TopicV2::is_configured)
-            && uids.last().is_none_or(|last| *last < self.next_uid)
-            && partitions().all(|p| p.epoch <= EPOCH_MAX.get())
-            && self.producers.is_sorted_by(|a, b| a.0 < b.0)
-            && self.producers.len() <= RAISED_PRODUCERS_MAX
-            && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
-            && counted.all(|counter| counter < COUNTED_MAX)
-    }
-}
-
-impl TopicV2 {
-    fn is_configured(&self) -> bool {
-        let config: BTreeMap<_, _> = self.config.iter().cloned().collect();
-        config.len() == self.config.len() && TopicConfig::parse(&config).is_ok()
-    }
-}
-
 impl Default for Catalog {
     fn default() -> Self {
         Self {
             version: 0,
-            incarnations: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            // The first founds the cluster, and is not admitted.
+            next_node: 2,
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
             // Zero is the catalog's own log.
@@ -299,8 +194,17 @@ impl Catalog {
         match entry {
             Entry::NodeStarted { node } => self.node_started(*node, 1),
             Entry::CreateTopic { id, name, partitions, config, node } => {
-                self.create(*id, name, *partitions, config, *node);
+                let member = self.member(NodeId::new(*node));
+                let chains = vec![vec![member]; *partitions as usize];
+                self.create(*id, name, config, &chains, 1);
             }
+            Entry::PlaceTopic { .. }
+            | Entry::TopicCreated { .. }
+            | Entry::AdmitNode { .. }
+            | Entry::StartNode { .. }
+            | Entry::NodeDown { .. }
+            | Entry::RemoveNode { .. }
+            | Entry::ChangeChain { .. } => return self.apply_to_cluster(entry),
             Entry::TopicReady { id } => {
                 let topic = self.topic_mut(*id)?;
                 topic.ready = topic.partition_count();
@@ -337,17 +241,15 @@ impl Catalog {
         match entry {
             Entry::NodeStarted { .. } | Entry::ProducerIds { .. } => Ok(()),
             Entry::CreateTopic { id, name, partitions, config, .. } => {
-                self.check_name(name)?;
-                if self.topics.contains_key(id) {
-                    return Err(CatalogError::TopicExists(name.clone()));
-                }
-                self.check_partitions(*partitions, *partitions)?;
-                if self.topics.len() >= TOPICS_MAX {
-                    return Err(CatalogError::Full);
-                }
-                TopicConfig::parse(&config.iter().cloned().collect())?;
-                Ok(())
+                self.check_new(*id, name, *partitions, config)
             }
+            Entry::PlaceTopic { .. }
+            | Entry::TopicCreated { .. }
+            | Entry::AdmitNode { .. }
+            | Entry::StartNode { .. }
+            | Entry::NodeDown { .. }
+            | Entry::RemoveNode { .. }
+            | Entry::ChangeChain { .. } => self.check_of_cluster(entry),
             Entry::RaiseProducer { id, epoch } => {
                 if !(0..self.next_producer_id).contains(id) {
                     return Err(CatalogError::UnknownProducer(*id));
@@ -370,6 +272,25 @@ impl Catalog {
                 self.check_growth(topic, *partitions)
             }
         }
+    }
+
+    fn check_new(
+        &self,
+        id: u128,
+        name: &str,
+        partitions: u32,
+        config: &[(String, String)],
+    ) -> Result<(), CatalogError> {
+        self.check_name(name)?;
+        if self.topics.contains_key(&id) {
+            return Err(CatalogError::TopicExists(name.to_owned()));
+        }
+        self.check_partitions(partitions, partitions)?;
+        if self.topics.len() >= TOPICS_MAX {
+            return Err(CatalogError::Full);
+        }
+        TopicConfig::parse(&config.iter().cloned().collect())?;
+        Ok(())
     }
 
     fn check_name(&self, name: &str) -> Result<(), CatalogError> {
@@ -422,12 +343,17 @@ impl Catalog {
 
     /// So many starts of a node.
     fn node_started(&mut self, node: u64, starts: u32) {
-        *self.incarnations.entry(node).or_insert(0) += u64::from(starts);
         let id = NodeId::new(node);
+        let entry = self.nodes.entry(id).or_default();
+        entry.incarnation = Incarnation::new(entry.incarnation.get() + u64::from(starts));
+        entry.up = true;
+        let member = self.member(id);
         for partition in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            if partition.chain.contains(&id) && !planted!(EpochNotRaised) {
-                partition.epoch = partition.epoch.plus(starts).min(EPOCH_MAX);
-            }
+            let Some(next) = partition.configuration.restarted(member) else { continue };
+            let epoch = partition.configuration.epoch;
+            let raised = if planted!(EpochNotRaised) { 0 } else { starts };
+            let epoch = epoch.plus(raised).min(EPOCH_MAX);
+            partition.configuration = Configuration { epoch, ..next };
         }
     }
 
@@ -453,32 +379,46 @@ impl Catalog {
         &mut self,
         id: u128,
         name: &str,
-        partitions: u32,
         config: &[(String, String)],
-        node: u64,
+        chains: &[Vec<MemberId>],
+        min_replicas: u8,
     ) {
+        let homes = chains.iter().map(|chain| chain.iter().map(|m| m.node).collect());
+        let homes: Vec<Vec<NodeId>> = homes.collect();
         let topic = Topic {
             id: TopicId::new(id),
             name: name.to_owned(),
             ready: 0,
             config: config.iter().cloned().collect(),
-            partitions: self.fresh_partitions(0, partitions, &[NodeId::new(node)]),
+            partitions: self.fresh_partitions(0, chains, &homes, min_replicas),
+            created: BTreeSet::new(),
         };
         self.names.insert(name.to_owned(), id);
         self.topics.insert(id, topic);
     }
 
-    fn fresh_partitions(&mut self, from: u32, count: u32, chain: &[NodeId]) -> Vec<Partition> {
+    fn fresh_partitions(
+        &mut self,
+        from: u32,
+        chains: &[Vec<MemberId>],
+        homes: &[Vec<NodeId>],
+        min_replicas: u8,
+    ) -> Vec<Partition> {
         let first = self.next_uid;
-        self.next_uid += u64::from(count);
-        self.partitions += count as usize;
-        let partition = |at: u32| Partition {
+        self.next_uid += chains.len() as u64;
+        self.partitions += chains.len();
+        let partition = |(at, (chain, homes)): (u32, (&Vec<MemberId>, &Vec<NodeId>))| Partition {
             index: PartitionIndex::new(from + at),
             uid: PartitionUid::new(first + u64::from(at)),
-            epoch: Epoch::new(1),
-            chain: chain.to_vec(),
+            configuration: Configuration {
+                epoch: Epoch::new(1),
+                chain: chain.clone(),
+                joining: None,
+                min_replicas,
+            },
+            homes: homes.clone(),
         };
-        (0..count).map(partition).collect()
+        (0..).zip(chains.iter().zip(homes)).map(partition).collect()
     }
 
     fn raise_producer(&mut self, id: i64, epoch: i16) -> Applied {
@@ -507,12 +447,16 @@ impl Catalog {
         Ok(())
     }
 
-    /// Partitions that are added have the chain of the first.
+    /// Partitions that are added are kept where those before them are, in their order.
     fn grow(&mut self, id: u128, wished: u32) -> Result<(), CatalogError> {
         let topic = self.topic_mut(id)?;
         let there = topic.partition_count();
-        let chain = topic.partitions.first().map(|first| first.chain.clone()).unwrap_or_default();
-        let added = self.fresh_partitions(there, wished.saturating_sub(there), &chain);
+        let like = topic.partitions.iter().cycle().take(wished.saturating_sub(there) as usize);
+        let homes: Vec<Vec<NodeId>> = like.map(|partition| partition.homes.clone()).collect();
+        let least = topic.partitions.iter().map(|p| p.configuration.min_replicas).max();
+        topic.created.clear();
+        let chains: Vec<_> = homes.iter().map(|homes| self.members_of(homes)).collect();
+        let added = self.fresh_partitions(there, &chains, &homes, least.unwrap_or(1));
         self.topic_mut(id)?.partitions.extend(added);
         Ok(())
     }
@@ -559,7 +503,7 @@ impl Catalog {
     /// How often a node has started.
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Incarnation {
-        Incarnation::new(self.incarnations.get(&node.get()).copied().unwrap_or(0))
+        self.nodes.get(&node).map_or(Incarnation::default(), |node| node.incarnation)
     }
 
     /// Where an entry stands that this build cannot read, so that the catalog cannot be used.
@@ -572,8 +516,7 @@ impl Catalog {
         let header = BatchHeader::parse(batch).ok()?;
         let records = batch.get(BATCH_HEADER_BYTES..)?;
         for record in Records::new(records, header.count, header.base_timestamp) {
-            let archive = record.ok()?.value.and_then(|value| archive(ENTRY_VERSION, value))?;
-            let entry = rkyv::from_bytes::<Entry, rancor::Error>(&archive).ok()?;
+            let entry = decode(record.ok()?.value?)?;
             self.last = Some(self.apply(&entry));
             if let Entry::NodeStarted { node } = entry {
                 self.make_up_starts(node, frame.epoch);
@@ -597,80 +540,6 @@ fn name_is_good(name: &str) -> bool {
         && name != ".."
 }
 
-/// An entry as the value of a record.
-pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
-    let archive = rkyv::to_bytes::<rancor::Error>(entry).expect("an entry can be archived");
-    prefixed(ENTRY_VERSION, &archive)
-}
-
-fn prefixed(version: u8, archive: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; PREFIX_BYTES];
-    bytes[0] = version;
-    bytes.extend_from_slice(archive);
-    bytes
-}
-
-fn archive(version: u8, bytes: &[u8]) -> Option<AlignedVec<16>> {
-    let (prefix, archive) = bytes.split_at_checked(PREFIX_BYTES)?;
-    if prefix[0] != version || prefix[1..].iter().any(|byte| *byte != 0) {
-        return None;
-    }
-    let mut aligned = AlignedVec::with_capacity(archive.len());
-    aligned.extend_from_slice(archive);
-    Some(aligned)
-}
-
-impl Fold for Catalog {
-    /// Topics would be missing, and with them the reason to keep their files.
-    const INDISPENSABLE: bool = true;
-
-    fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
-        if self.unreadable.is_none() && self.apply_batch(frame, batch).is_none() {
-            self.unreadable = Some(frame.base_offset);
-        }
-    }
-
-    fn snapshot(&self) -> Vec<u8> {
-        // A catalog that lacks entries must not be taken for one: nothing restores from this.
-        if self.unreadable.is_some() {
-            return Vec::new();
-        }
-        let archived = SnapshotV2 {
-            version: self.version,
-            incarnations: self.incarnations.iter().map(|(n, i)| (*n, *i)).collect(),
-            next_uid: self.next_uid,
-            next_producer_id: self.next_producer_id,
-            topics: self.topics.values().map(Topic::archived).collect(),
-            producers: self.producers.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
-        };
-        let archive =
-            rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived");
-        prefixed(SNAPSHOT_VERSION, &archive)
-    }
-
-    fn restore(&mut self, snapshot: &[u8]) -> bool {
-        self.reset();
-        let read = archive(SNAPSHOT_VERSION, snapshot);
-        let read = read.and_then(|a| rkyv::from_bytes::<SnapshotV2, rancor::Error>(&a).ok());
-        let Some(read) = read.filter(SnapshotV2::is_sound) else { return false };
-        self.version = read.version;
-        self.incarnations = read.incarnations.into_iter().collect();
-        self.next_uid = read.next_uid;
-        self.next_producer_id = if planted!(ProducerIdsReused) { 0 } else { read.next_producer_id };
-        self.producers = read.producers.into_iter().collect();
-        for topic in read.topics {
-            self.partitions += topic.partitions.len();
-            self.names.insert(topic.name.clone(), topic.id);
-            self.topics.insert(topic.id, Topic::from_archived(topic));
-        }
-        true
-    }
-
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
-
 impl Topic {
     /// How many partitions it has, those that are being created included.
     #[must_use]
@@ -681,36 +550,5 @@ impl Topic {
     fn set(&mut self, set: &[(String, String)], remove: &[String]) {
         self.config.extend(set.iter().cloned());
         self.config.retain(|key, _| !remove.contains(key));
-    }
-
-    fn archived(&self) -> TopicV2 {
-        let partition = |p: &Partition| PartitionV2 {
-            uid: p.uid.get(),
-            epoch: p.epoch.get(),
-            chain: p.chain.iter().map(|node| node.get()).collect(),
-        };
-        TopicV2 {
-            id: self.id.get(),
-            name: self.name.clone(),
-            ready: self.ready,
-            config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            partitions: self.partitions.iter().map(partition).collect(),
-        }
-    }
-
-    fn from_archived(topic: TopicV2) -> Self {
-        let partition = |(index, p): (usize, PartitionV2)| Partition {
-            index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
-            uid: PartitionUid::new(p.uid),
-            epoch: Epoch::new(p.epoch),
-            chain: p.chain.into_iter().map(NodeId::new).collect(),
-        };
-        Self {
-            id: TopicId::new(topic.id),
-            name: topic.name,
-            ready: topic.ready,
-            config: topic.config.into_iter().collect(),
-            partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
-        }
     }
 }

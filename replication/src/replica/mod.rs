@@ -241,6 +241,10 @@ enum State<M: Memory> {
 /// After which what could not be opened for want of something is tried again.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a predecessor has to answer a greeting before it is greeted anew: at first, at most.
+const GREET_AFTER: Duration = Duration::from_millis(50);
+const GREET_AFTER_MAX: Duration = Duration::from_secs(2);
+
 /// One partition's replica.
 pub struct Replica<M: Memory> {
     identity: LogIdentity,
@@ -254,7 +258,9 @@ pub struct Replica<M: Memory> {
     cut: Option<Cut>,
     member: Member,
     /// To be entered once the log is open.
-    next: Option<Configuration>,
+    next: Option<(MemberId, Configuration)>,
+    /// When the predecessor is greeted anew that has not answered, and how long it had.
+    greet: Option<(Duration, Duration)>,
     peers: Peers<M::Share>,
     parking: Parking,
     /// What was told of the high watermark.
@@ -281,7 +287,8 @@ impl<M: Memory + Clone> Replica<M> {
             postponed: false,
             cut: None,
             member: Member::new(me),
-            next: Some(chain),
+            next: Some((me, chain)),
+            greet: None,
             peers: Peers::default(),
             parking: Parking::default(),
             told: Offset::ZERO,
@@ -432,8 +439,8 @@ impl<M: Memory + Clone> Replica<M> {
             self.events.push_back(Event::Opened(log.recovery().clone()));
         }
         self.state = State::Open(log);
-        if let Some(next) = self.next.take() {
-            self.enter(next, now);
+        if let Some((me, next)) = self.next.take() {
+            self.enter_as(me, next, now);
         }
         self.go_on(now);
     }
@@ -467,15 +474,22 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Enters an epoch of the chain, if it is newer than the present one, once the log is open.
     pub fn enter(&mut self, configuration: Configuration, now: Now) {
-        let newest = self.next.as_ref().map(|next| next.epoch).max(self.member.epoch());
+        self.enter_as(self.member.id(), configuration, now);
+    }
+
+    /// The same, as another incarnation of its node: this process goes on, but as if it had
+    /// started anew.
+    pub fn enter_as(&mut self, me: MemberId, configuration: Configuration, now: Now) {
+        let newest = self.next.as_ref().map(|(_, next)| next.epoch).max(self.member.epoch());
         if newest >= Some(configuration.epoch) {
             return;
         }
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else {
-            self.next = Some(configuration);
+            self.next = Some((me, configuration));
             return;
         };
-        self.member.enter(configuration, &extent(log));
+        self.member.enter_as(me, configuration, &extent(log));
+        self.greet = None;
         let early = self.peers.forget();
         if !self.is_head() {
             self.parking.leave(&mut self.events);
@@ -503,6 +517,7 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Does what time brings.
     pub fn on_tick(&mut self, now: Now) {
+        self.greet_again(now);
         match &mut self.state {
             State::Open(log) => {
                 log.on_tick(now);
@@ -522,14 +537,33 @@ impl<M: Memory + Clone> Replica<M> {
     /// When [`Replica::on_tick`] has something to do, if ever.
     pub fn next_tick(&self) -> Option<Duration> {
         match &self.state {
-            State::Open(log) => Some(log.next_tick()),
+            State::Open(log) => {
+                let greet = self.greet.map_or(Duration::MAX, |(at, _)| at);
+                Some(log.next_tick().min(greet))
+            }
             State::Postponed(at) => Some(*at),
             State::Opening(_) | State::Failed(_) => None,
         }
     }
 
+    /// A greeting that is not answered for long is said anew: it may have come before who is
+    /// greeted had a part in the chain.
+    fn greet_again(&mut self, now: Now) {
+        if let Some((_, waited)) = self.greet.take_if(|(at, _)| *at <= now.monotonic)
+            && self.member.awaits_welcome()
+        {
+            self.peers.forget_upstream();
+            self.member.on_link_lost();
+            let wait = GREET_AFTER_MAX.min(waited * 2);
+            self.greet = Some((now.monotonic + wait, wait));
+        }
+    }
+
     /// Something was taken, written or heard: commits, passes on, answers.
     fn go_on(&mut self, now: Now) {
+        if self.greet.is_none() && self.member.awaits_welcome() {
+            self.greet = Some((now.monotonic + GREET_AFTER, GREET_AFTER));
+        }
         self.take_in(now);
         self.converse();
         self.drain(now);

@@ -121,7 +121,7 @@ impl<S> Peers<S> {
         self.welcome.is_some() && self.fold.is_none()
     }
 
-    fn forget_upstream(&mut self) {
+    pub(super) fn forget_upstream(&mut self) {
         self.inbox.clear();
         self.taking = None;
     }

@@ -4,8 +4,11 @@ use catena_format::{
     Millis,
     records::{BatchBuilder, Producer},
 };
+use catena_log::Fold;
 
-use super::*;
+use super::{entry::ENTRY_VERSION, *};
+
+mod cluster;
 
 fn create(id: u128, name: &str, partitions: u32) -> Entry {
     Entry::CreateTopic { id, name: name.to_owned(), partitions, config: Vec::new(), node: 1 }
@@ -28,7 +31,7 @@ fn a_start_raises_incarnation_and_epochs() {
     catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
     catalog.apply(&Entry::NodeStarted { node: 9 }).unwrap();
     let topic = catalog.topic(TopicId::new(1)).unwrap();
-    assert!(topic.partitions.iter().all(|p| p.epoch == Epoch::new(2)));
+    assert!(topic.partitions.iter().all(|p| p.configuration.epoch == Epoch::new(2)));
     assert_eq!(catalog.incarnation(NodeId::new(1)), Incarnation::new(1));
 }
 
@@ -68,7 +71,7 @@ fn partitions_are_added_once_those_before_exist_and_never_taken_away() {
     let uids: Vec<u64> = topic.partitions.iter().map(|p| p.uid.get()).collect();
     let indexes: Vec<u32> = topic.partitions.iter().map(|p| p.index.get()).collect();
     assert_eq!((topic.ready, uids, indexes), (2, vec![1, 2, 4, 5], vec![0, 1, 2, 3]));
-    assert!(topic.partitions.iter().all(|p| p.chain == [NodeId::new(1)]));
+    assert!(topic.partitions.iter().all(|p| p.homes == [NodeId::new(1)]));
     assert_eq!(catalog.apply(&change(1, 5, "")), Err(CatalogError::Creating));
     let fewer = CatalogError::FewerPartitions { wished: 3, there: 4 };
     assert_eq!(catalog.apply(&change(1, 3, "")), Err(fewer));
@@ -157,7 +160,7 @@ fn a_snapshot_that_no_catalog_makes_is_refused() {
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "b".to_owned()));
     assert!(refused(|c| c.topics.get_mut(&1).unwrap().name = "a b".to_owned()));
     assert!(refused(|c| {
-        c.topics.get_mut(&1).unwrap().partitions[0].epoch = EPOCH_MAX.plus(1);
+        c.topics.get_mut(&1).unwrap().partitions[0].configuration.epoch = EPOCH_MAX.plus(1);
     }));
     assert!(refused(|c| {
         c.topics.get_mut(&1).unwrap().partitions[0].uid = PartitionUid::new(4);
@@ -229,7 +232,7 @@ fn life_of(catalog: &mut Catalog, epoch: u32) -> (u64, u32) {
     let started = batch(&encode(&Entry::NodeStarted { node: 1 }));
     let frame = FrameHeader { epoch: Epoch::new(epoch), ..frame(catalog.version(), 0) };
     Fold::apply(catalog, &frame, &started);
-    let epoch = catalog.topic(TopicId::new(1)).unwrap().partitions[0].epoch;
+    let epoch = catalog.topic(TopicId::new(1)).unwrap().partitions[0].configuration.epoch;
     (catalog.incarnation(NodeId::new(1)).get(), epoch.get())
 }
 
@@ -260,4 +263,43 @@ fn an_entry_of_an_unknown_version_stops_the_catalog() {
     Fold::apply(&mut catalog, &frame(2), &batch(&encode(&Entry::NodeStarted { node: 1 })));
     assert_eq!((catalog.version(), catalog.unreadable()), (1, Some(Offset::new(1))));
     assert!(!Catalog::default().restore(&catalog.snapshot()));
+}
+
+/// As a build wrote it that knew no clusters: a node that has started, two topics' worth of ids.
+const SNAPSHOT_ALONE: &str = concat!(
+    "0200000000000000000000000000000001000000000000000100000000000000",
+    "0100000000000000010000000000000001000000000000000100000000000000",
+    "02000000dcffffff0100000000000000020000000000000002000000ccffffff",
+    "0100000000000000030000000000000001000000bcffffff0100000000000000",
+    "0100000000000000000000000000000062ffffffffffffff0200000084ffffff",
+    "0000000094ffffff030000000000000007000000000000000300000000000000",
+    "060000000000000048ffffff0100000004000000000000006400000000000000",
+    "a0ffffff01000000c8ffffff01000000",
+);
+
+fn unhex(hex: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(digit).collect()
+}
+
+#[test]
+fn a_snapshot_of_a_node_alone_from_before_clusters_is_read() {
+    let mut made = Catalog::default();
+    made.apply(&create(1, "a", 2)).unwrap();
+    made.apply(&Entry::TopicReady { id: 1 }).unwrap();
+    made.apply(&Entry::NodeStarted { node: 1 }).unwrap();
+    made.apply(&change(1, 3, "b")).unwrap();
+    made.apply(&Entry::ProducerIds { count: 100 }).unwrap();
+    made.apply(&Entry::RaiseProducer { id: 7, epoch: 2 }).unwrap();
+    let mut read = Catalog::default();
+    assert!(read.restore(&unhex(SNAPSHOT_ALONE)));
+    assert_eq!(read, made);
+}
+
+#[test]
+fn an_entry_from_before_clusters_is_read() {
+    let hex = "01000000000000000000000000000000060000000000000000000000000000000700000000000000\
+               0000000000000000e0ffffff00000000d8ffffff00000000030000006e616d65ffffffff00000000";
+    assert_eq!(decode(&unhex(hex)), Some(change(7, 3, "name")));
+    assert_eq!(encode(&change(7, 3, "name")), unhex(hex));
 }

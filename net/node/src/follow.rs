@@ -1,0 +1,484 @@
+//! A node of a cluster follows the catalog that consensus orders: what is said there of its own
+//! partitions it does, and what it wants changed it proposes.
+//!
+//! ```text
+//! consensus ─► on_ordered ─► Catalog ─► Part ─► the core that owns the partition ─► Replica
+//!      ▲                                                                              │
+//!      └── poll_proposal ◄── what clients ask for, what is created, who is ready ◄────┘
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use catena_format::{Epoch, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_log::{AppendError, Fold, LogIdentity, Now, OpenError, io::Memory};
+use catena_replication::{
+    Replica, ReplicaConfig, Ticket,
+    chain::{MemberId, Role},
+    control::{
+        Applied, Catalog, CatalogError, Entry, NodeProfile, Partition, ProposalId, Topic, Touched,
+        decode, due, encode,
+    },
+};
+use catena_wire::ErrorCode;
+
+use crate::{
+    cores::{Content, NOWHERE, Place},
+    held::{Creating, Held},
+    node::{Directory, Node, Status},
+    topics::{Proposal, catalog_code},
+};
+
+/// Proposals that nothing is known of yet, at most.
+const PROPOSALS_MAX: usize = 4096;
+/// How long the announcement of a start may take before it is made once more.
+const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What consensus tells the first core, in its order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Ordered {
+    /// The catalog as of now: at the start, and where entries were missed.
+    Restored(Vec<u8>),
+    /// The next entry, and the number that this node has proposed it under.
+    Entry(Vec<u8>, Option<u64>),
+    /// A proposal of this number is not ordered, and never will be.
+    Refused(u64, String),
+    /// Nobody knows what becomes of the proposal of this number.
+    InDoubt(u64),
+    /// Whether this node leads: what is due it proposes.
+    Leads(bool),
+}
+
+/// The catalog as far as it was ordered, and what this node says of itself.
+pub(crate) struct Follower {
+    catalog: Catalog,
+    life: u64,
+    profile: NodeProfile,
+    pub(crate) leads: bool,
+    proposals: VecDeque<(ProposalId, Vec<u8>)>,
+    /// What the cores were told of each partition: its epoch, and which core has it.
+    told: BTreeMap<PartitionUid, (Epoch, u16)>,
+    /// Who waits until a topic is ready.
+    waiting: BTreeMap<TopicId, Vec<Ticket>>,
+    /// Chains of which a change is proposed.
+    changing: BTreeSet<PartitionUid>,
+    /// When the start of this life is announced, again if need be.
+    announce: Option<Duration>,
+}
+
+impl Follower {
+    pub(crate) fn new(life: u64, profile: NodeProfile) -> Self {
+        Self {
+            catalog: Catalog::default(),
+            life,
+            profile,
+            leads: false,
+            proposals: VecDeque::new(),
+            told: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            changing: BTreeSet::new(),
+            announce: None,
+        }
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// A partition, as its chain is from now on.
+#[derive(Debug)]
+pub(crate) struct Part {
+    topic: TopicId,
+    partition: Partition,
+    config: ReplicaConfig,
+    /// Partitions of the topic before this one exist.
+    ready: u32,
+    core: u16,
+    incarnation: Incarnation,
+}
+
+/// A node of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Beside {
+    pub(crate) member: MemberId,
+    pub(crate) up: bool,
+    pub(crate) profile: NodeProfile,
+}
+
+/// Which core of a node has a partition.
+pub(crate) fn core_of(uid: PartitionUid, cores: u16) -> u16 {
+    let core = uid.get().wrapping_sub(1) % u64::from(cores.max(1));
+    u16::try_from(core).expect("it is less than their number")
+}
+
+impl<M: Memory + Clone> Node<M> {
+    /// The next entry for consensus, and the number to name it by. Of the first core.
+    pub fn poll_proposal(&mut self) -> Option<(u64, Vec<u8>)> {
+        let (id, entry) = self.follower.as_mut()?.proposals.pop_front()?;
+        Some((id.0, entry))
+    }
+
+    /// Takes what consensus tells.
+    pub fn on_ordered(&mut self, ordered: Ordered, now: Now) {
+        match ordered {
+            Ordered::Restored(snapshot) => self.restored(&snapshot, now),
+            Ordered::Entry(bytes, proposal) => self.ordered(&bytes, proposal, now),
+            Ordered::Refused(proposal, why) => {
+                self.not_ordered(proposal, ErrorCode::NoQuorum, &why, now);
+            }
+            Ordered::InDoubt(proposal) => {
+                let text = crate::held::Awaited::Change.in_doubt();
+                self.not_ordered(proposal, ErrorCode::Timeout, text, now);
+            }
+            Ordered::Leads(leads) => {
+                if let Some(follower) = &mut self.follower {
+                    follower.leads = leads;
+                }
+                self.links.forgive(now);
+                self.propose_due(now);
+            }
+        }
+    }
+
+    fn restored(&mut self, snapshot: &[u8], now: Now) {
+        let Some(follower) = &mut self.follower else { return };
+        let mut catalog = Catalog::default();
+        if !catalog.restore(snapshot) {
+            self.status = Status::Failed(OpenError::Batch(Offset::ZERO));
+            return;
+        }
+        let before = std::mem::replace(&mut follower.catalog, catalog);
+        if self.status == Status::Starting {
+            follower.announce = Some(now.monotonic);
+            return self.announce(now);
+        }
+        // Topics that are gone without their deletion having been heard of.
+        let gone = |topic: &&Topic| self.catalog().topic(topic.id).is_none();
+        let gone: Vec<_> = before.topics().filter(gone).map(|topic| topic.id).collect();
+        gone.into_iter().for_each(|topic| self.follow_topic(topic, now));
+        self.follow(Touched::Everything, now);
+    }
+
+    fn ordered(&mut self, bytes: &[u8], proposal: Option<u64>, now: Now) {
+        let me = self.identity.node;
+        let Some(follower) = &mut self.follower else { return };
+        let Some(entry) = decode(bytes) else {
+            self.status = Status::Failed(OpenError::Batch(Offset::new(follower.catalog.version())));
+            return;
+        };
+        let result = follower.catalog.apply(&entry);
+        match (&entry, &result) {
+            (Entry::StartNode { node, life, .. }, Ok(Applied::Started(incarnation)))
+                if NodeId::new(*node) == me && *life == follower.life =>
+            {
+                follower.announce = None;
+                self.begin_life(*incarnation, now);
+            }
+            // The others believed that this process is gone: it goes on as another.
+            (Entry::NodeDown { node, incarnation }, Ok(_))
+                if NodeId::new(*node) == me && *incarnation == self.incarnation.get() =>
+            {
+                follower.life = follower.life.wrapping_add(1);
+                follower.announce = Some(now.monotonic);
+            }
+            (Entry::RaiseProducer { .. }, Ok(Applied::Producer(id, epoch))) => {
+                let raised = [(
+                    catena_format::ProducerId::new(*id),
+                    catena_format::ProducerEpoch::new(*epoch),
+                )];
+                self.note_raised(&raised);
+                let producers = raised.to_vec();
+                self.tell_cores(|| Content::Raised { ticket: None, producers: producers.clone() });
+            }
+            _ => {}
+        }
+        if self.status != Status::Starting && result.is_ok() {
+            self.follow(entry.touches(), now);
+        }
+        if let Some(proposal) = proposal {
+            self.settled(ProposalId(proposal), result, now);
+        }
+        self.announce(now);
+        self.propose_due(now);
+    }
+
+    /// The start of this life is known everywhere: this is its number.
+    fn begin_life(&mut self, incarnation: Incarnation, now: Now) {
+        self.incarnation = incarnation;
+        if self.status != Status::Starting {
+            return;
+        }
+        self.status = Status::Serving;
+        let raised: Vec<_> = self.catalog().raised_producers().collect();
+        self.note_raised(&raised);
+        self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
+        self.tell_cores(|| Content::Serve(incarnation));
+        self.follow(Touched::Everything, now);
+    }
+
+    /// Says that this process has begun, until that is ordered.
+    pub(crate) fn announce(&mut self, now: Now) {
+        let node = self.identity.node.get();
+        let id = ProposalId(self.number());
+        let Some(follower) = &mut self.follower else { return };
+        if follower.announce.is_some_and(|at| at <= now.monotonic) {
+            follower.announce = Some(now.monotonic + ANNOUNCE_AGAIN_AFTER);
+            let (life, profile) = (follower.life, follower.profile.clone());
+            let entry = Entry::StartNode { node, life, profile };
+            follower.proposals.push_back((id, encode(&entry)));
+        }
+    }
+
+    pub(crate) fn next_announcement(&self) -> Option<Duration> {
+        self.follower.as_ref().and_then(|follower| follower.announce)
+    }
+
+    /// Leaves an entry to consensus.
+    pub(crate) fn submit_to_cluster(
+        &mut self,
+        proposal: Proposal,
+        entry: &Entry,
+    ) -> Result<(), AppendError> {
+        let id = ProposalId(self.number());
+        if self.proposals.len() >= PROPOSALS_MAX {
+            return Err(AppendError::Backlog(self.proposals.len()));
+        }
+        if let Some(follower) = &mut self.follower {
+            follower.proposals.push_back((id, encode(entry)));
+            self.proposals.insert(id, proposal);
+        }
+        Ok(())
+    }
+
+    /// Proposes a change of a chain, unless one is under way.
+    pub(crate) fn propose_chain(&mut self, uid: PartitionUid, entry: &Entry, _now: Now) {
+        let Some(follower) = &mut self.follower else { return };
+        if follower.changing.insert(uid)
+            && self.submit_to_cluster(Proposal::Chain(uid), entry).is_err()
+            && let Some(follower) = &mut self.follower
+        {
+            follower.changing.remove(&uid);
+        }
+    }
+
+    /// A proposal of this node was carried out, or changed nothing.
+    fn settled(&mut self, id: ProposalId, result: Result<Applied, CatalogError>, now: Now) {
+        let Some(proposal) = self.proposals.remove(&id) else { return };
+        match (proposal, result) {
+            (Proposal::Create(ticket, topic), Ok(_))
+            | (Proposal::Alter { ticket, topic, grows: true, .. }, Ok(_)) => {
+                if let Some(follower) = &mut self.follower {
+                    follower.waiting.entry(topic).or_default().push(ticket);
+                }
+                self.follow_topic(topic, now);
+            }
+            (Proposal::Alter { ticket, .. } | Proposal::Delete(ticket, ..), Ok(_)) => {
+                self.changed(ticket);
+            }
+            (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
+                self.take_producer_ids(first);
+            }
+            (Proposal::RaiseProducer(ticket), Ok(Applied::Producer(id, epoch))) => {
+                self.raised(ticket, id, epoch);
+            }
+            (
+                Proposal::Create(ticket, ..)
+                | Proposal::Alter { ticket, .. }
+                | Proposal::Delete(ticket, ..)
+                | Proposal::RaiseProducer(ticket),
+                Err(error),
+            ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
+            (Proposal::Chain(uid), _) => self.chain_settled(uid),
+            (
+                Proposal::Ready(_)
+                | Proposal::NodeDown
+                | Proposal::ProducerIds
+                | Proposal::RaiseProducer(_),
+                _,
+            ) => {}
+        }
+    }
+
+    fn chain_settled(&mut self, uid: PartitionUid) {
+        if let Some(follower) = &mut self.follower {
+            follower.changing.remove(&uid);
+        }
+    }
+
+    /// A proposal was not ordered, or nobody knows.
+    fn not_ordered(&mut self, id: u64, code: ErrorCode, why: &str, now: Now) {
+        let Some(proposal) = self.proposals.remove(&ProposalId(id)) else { return };
+        match proposal {
+            Proposal::Create(ticket, ..)
+            | Proposal::Alter { ticket, .. }
+            | Proposal::Delete(ticket, ..)
+            | Proposal::RaiseProducer(ticket) => self.unchanged(ticket, code, why),
+            Proposal::ProducerIds => self.no_producer_ids(code, why),
+            Proposal::Chain(uid) => self.chain_settled(uid),
+            Proposal::Ready(topic) => self.tell_ready_later(topic, now),
+            Proposal::NodeDown => self.links.forgive(now),
+        }
+    }
+
+    /// Does what follows from a change of the catalog.
+    fn follow(&mut self, touched: Touched, now: Now) {
+        match touched {
+            Touched::Nothing => {}
+            Touched::Chain(topic, index) => {
+                self.follow_chain(topic, index, now);
+                self.follow_ready(topic);
+            }
+            Touched::Topic(topic) => self.follow_topic(topic, now),
+            Touched::Everything => {
+                self.follow_nodes();
+                let Some(follower) = &self.follower else { return };
+                let told = |p: &Partition| follower.told.get(&p.uid).map(|(epoch, _)| *epoch);
+                let news = |p: &&Partition| told(p) != Some(p.configuration.epoch);
+                let chains = follower.catalog.topics().flat_map(|topic| {
+                    let changed = topic.partitions.iter().filter(news);
+                    changed.map(|partition| (topic.id, partition.index))
+                });
+                let chains: Vec<_> = chains.collect();
+                let topics: Vec<_> = follower.catalog.topics().map(|topic| topic.id).collect();
+                for (topic, index) in chains {
+                    self.follow_chain(topic, index, now);
+                }
+                topics.into_iter().for_each(|topic| self.follow_ready(topic));
+            }
+        }
+    }
+
+    fn follow_nodes(&mut self) {
+        let nodes = self.catalog().nodes().map(|(id, node)| Beside {
+            member: MemberId { node: id, incarnation: node.incarnation },
+            up: node.up,
+            profile: node.profile.clone(),
+        });
+        let nodes: Vec<_> = nodes.collect();
+        self.tell_cores(|| Content::Nodes(nodes.clone()));
+        self.take_nodes(nodes);
+    }
+
+    fn follow_topic(&mut self, id: TopicId, now: Now) {
+        let Some(topic) = self.catalog().topic(id).cloned() else {
+            let of_topic = self.places.range((id, PartitionIndex::new(0))..);
+            let of_topic = of_topic.take_while(|((topic, _), _)| *topic == id);
+            let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
+            if let Some(follower) = &mut self.follower {
+                follower.told.retain(|uid, _| !uids.contains(uid));
+            }
+            self.tell_cores(|| Content::Deleted(id));
+            self.release(id, now);
+            return self.answer_waiting(id, ErrorCode::UnknownTopic, "the topic was deleted");
+        };
+        for partition in &topic.partitions {
+            self.follow_chain(id, partition.index, now);
+        }
+        self.tell_cores(|| Content::Altered(topic.clone()));
+        self.configure(&topic);
+        self.follow_ready(id);
+    }
+
+    fn follow_ready(&mut self, id: TopicId) {
+        let topic = self.catalog().topic(id);
+        if topic.is_none_or(|topic| topic.ready < topic.partition_count()) {
+            return;
+        }
+        if self.creating.remove(&id).is_some() {
+            self.tell_cores(|| Content::Ready(id));
+        }
+        self.answer_waiting(id, ErrorCode::None, "");
+    }
+
+    fn answer_waiting(&mut self, id: TopicId, code: ErrorCode, text: &str) {
+        let Some(follower) = &mut self.follower else { return };
+        for ticket in follower.waiting.remove(&id).unwrap_or_default() {
+            match code {
+                ErrorCode::None => self.changed(ticket),
+                code => self.unchanged(ticket, code, text),
+            }
+        }
+    }
+
+    /// Tells the cores of a partition's chain, if it is news.
+    fn follow_chain(&mut self, id: TopicId, index: PartitionIndex, now: Now) {
+        let Some(topic) = self.catalog().topic(id) else { return };
+        let Some(partition) = topic.partitions.get(index.get() as usize) else { return };
+        let home = partition.homes.contains(&self.identity.node);
+        let core = if home { core_of(partition.uid, self.cores) } else { NOWHERE };
+        let news = (partition.configuration.epoch, core);
+        let (uid, ready, incarnation) = (partition.uid, topic.ready, self.incarnation);
+        let (partition, config) = (partition.clone(), self.replica_config(topic));
+        let Some(follower) = &mut self.follower else { return };
+        let before = follower.told.insert(uid, news);
+        if before == Some(news) {
+            return;
+        }
+        let part = || {
+            let (topic, partition) = (id, partition.clone());
+            Box::new(Part { topic, partition, config, ready, core, incarnation })
+        };
+        let moves = before.is_none_or(|(_, before)| before != core);
+        for other in 1..self.cores {
+            if moves || other == core {
+                self.send_parcel(other, Content::Part(part()));
+            }
+        }
+        self.take_part(*part(), now);
+    }
+
+    /// A partition's chain changes; where this core has it, its replica enters the epoch.
+    pub(crate) fn take_part(&mut self, part: Part, now: Now) {
+        let Part { topic, partition, config, ready, core, incarnation } = part;
+        self.incarnation = incarnation;
+        let uid = partition.uid;
+        self.places.insert((topic, partition.index), Place { uid, core });
+        let me = MemberId { node: self.identity.node, incarnation };
+        let configuration = partition.configuration;
+        let role = configuration.role(me);
+        let fresh = partition.index.get() >= ready && !matches!(role, Role::Outside);
+        if core == self.core && role != Role::Outside && !self.held.contains_key(&uid) {
+            let create = fresh || role == Role::Joiner;
+            let identity = LogIdentity {
+                cluster: self.identity.cluster,
+                topic,
+                partition: partition.index,
+                uid,
+            };
+            let chain = (me, configuration.clone());
+            let replica = Replica::new(identity, config, chain, create, self.memory.clone());
+            self.held.insert(uid, Held::new(replica, topic));
+        }
+        if fresh {
+            let creating =
+                Creating { waiting: None, from: PartitionIndex::new(ready), told: false };
+            self.creating.entry(topic).or_insert(creating);
+        }
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        held.chain = configuration.chain.iter().map(|member| member.node).collect();
+        held.replica.enter_as(me, configuration.clone(), now);
+        self.beside(uid, &configuration, me);
+        self.dirty.insert(Directory::Partition(uid));
+        self.replica_events(uid, now);
+    }
+
+    /// Of the node that leads: proposes what is due.
+    fn propose_due(&mut self, now: Now) {
+        let Some(follower) = self.follower.as_ref().filter(|follower| follower.leads) else {
+            return;
+        };
+        if self.status != Status::Serving {
+            return;
+        }
+        for entry in due(&follower.catalog) {
+            let Entry::ChangeChain { topic, partition, .. } = &entry else { continue };
+            let topic = self.catalog().topic(TopicId::new(*topic));
+            let partition = topic.and_then(|topic| topic.partitions.get(*partition as usize));
+            let Some(uid) = partition.map(|partition| partition.uid) else { continue };
+            self.propose_chain(uid, &entry, now);
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! Nodes of a cluster on files in memory: consensus is a list, and links carry what is sent at
+//! once.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use catena_format::{
+    ClusterId, Millis, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, Sequence,
+    TopicId,
+    records::{BatchBuilder, Producer},
+};
+use catena_log::{
+    Fold, Now,
+    io::{Done, FileName, IoError, Memory, Op, Outcome, Purse},
+};
+use catena_node::{
+    Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post, SessionId, Status,
+};
+use catena_replication::control::{Catalog, Entry, NodeProfile, encode};
+use catena_wire::{
+    Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest,
+    FetchResponse, FrameHeader, FrameLimits, HandshakeRequest, Message, MetadataRequest,
+    MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
+    limits::PEER_HEADER_BYTES, peer::PeerHeader,
+};
+
+type Share = <Purse as Memory>::Share;
+type Files = BTreeMap<(Directory, FileName), Vec<u8>>;
+
+const CORES: u16 = 2;
+const SESSION: SessionId = SessionId { core: 0, number: 1 };
+
+/// A process and its disk.
+struct Machine {
+    cores: Vec<Node<Purse>>,
+    files: Files,
+    up: bool,
+    life: u64,
+    /// How much of the list it has heard.
+    heard: usize,
+    parcels: VecDeque<(u16, u16, Parcel)>,
+    answers: BTreeMap<u32, (Vec<u8>, Vec<u8>)>,
+}
+
+/// One end of a link.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct End {
+    machine: usize,
+    core: u16,
+    link: LinkId,
+}
+
+/// Who proposed an entry: a machine, in one of its lives, under a number.
+type Proposer = (usize, u64, u64);
+
+struct World {
+    machines: Vec<Machine>,
+    founding: Vec<u8>,
+    /// Entries in their order.
+    list: Vec<(Vec<u8>, Option<Proposer>)>,
+    leader: usize,
+    links: BTreeMap<End, End>,
+    numbers: u64,
+    clock: Duration,
+    correlation: u32,
+}
+
+fn profile(node: usize) -> NodeProfile {
+    let (client, peer) = (format!("client{node}:1"), format!("peer{node}:1"));
+    NodeProfile { client, peer, rack: String::new(), cores: CORES, witness: false }
+}
+
+fn id(machine: usize) -> NodeId {
+    NodeId::new(machine as u64 + 1)
+}
+
+impl World {
+    fn new(nodes: usize) -> Self {
+        let mut catalog = Catalog::default();
+        catalog.found(id(0), 1, profile(0));
+        let admitted = (1..nodes).map(|node| {
+            (encode(&Entry::AdmitNode { life: 10 + node as u64, profile: profile(node) }), None)
+        });
+        let machine = |_| Machine {
+            cores: Vec::new(),
+            files: Files::new(),
+            up: false,
+            life: 0,
+            heard: 0,
+            parcels: VecDeque::new(),
+            answers: BTreeMap::new(),
+        };
+        let mut world = Self {
+            machines: (0..nodes).map(machine).collect(),
+            founding: catalog.snapshot(),
+            list: admitted.collect(),
+            leader: 0,
+            links: BTreeMap::new(),
+            numbers: 0,
+            clock: Duration::from_secs(1),
+            correlation: 0,
+        };
+        (0..nodes).for_each(|node| world.start(node));
+        world
+    }
+
+    fn now(&self) -> Now {
+        let wall = Millis::new(1_000_000 + self.clock.as_millis() as i64);
+        Now { wall, monotonic: self.clock }
+    }
+
+    /// A process begins on its disk.
+    fn start(&mut self, at: usize) {
+        self.numbers += 1;
+        let life = 1000 + self.numbers;
+        let identity = NodeIdentity { cluster: ClusterId::new(7), node: id(at) };
+        let memory = Purse::new(256 << 20);
+        let node = |core| {
+            let post = match core {
+                0 => Post::Member { cores: CORES, life, profile: profile(at) },
+                core => Post::Further { core, cores: CORES },
+            };
+            Node::new(identity, Limits::default(), post, memory.clone())
+        };
+        let machine = &mut self.machines[at];
+        machine.cores = (0..CORES).map(node).collect();
+        (machine.up, machine.life, machine.heard) = (true, life, 0);
+        let (now, founding) = (self.now(), self.founding.clone());
+        let first = &mut self.machines[at].cores[0];
+        first.on_ordered(Ordered::Restored(founding), now);
+        first.on_ordered(Ordered::Leads(self.leader == at), now);
+        first.on_connect(SESSION);
+        self.settle();
+        let hello = HandshakeRequest {
+            client: "test".into(),
+            client_version: "0".into(),
+            apis: Vec::new(),
+            features: 0,
+            mechanism: "".into(),
+            authentication: Vec::new().into(),
+        };
+        let correlation = self.send(at, Api::Handshake, &hello, &[]);
+        assert!(self.machines[at].answers.contains_key(&correlation));
+    }
+
+    /// A process is gone, and its connections with it.
+    fn kill(&mut self, at: usize) {
+        self.machines[at].up = false;
+        self.machines[at].cores.clear();
+        self.machines[at].parcels.clear();
+        let broken: Vec<_> = self.links.iter().filter(|(end, _)| end.machine == at).collect();
+        for (end, other) in broken.into_iter().map(|(a, b)| (*a, *b)).collect::<Vec<_>>() {
+            self.links.remove(&end);
+            if self.links.remove(&other).is_some() && self.machines[other.machine].up {
+                let now = self.now();
+                let core = usize::from(other.core);
+                self.machines[other.machine].cores[core].on_link_lost(other.link, now);
+            }
+        }
+        if self.leader == at {
+            self.leader = (0..self.machines.len()).find(|at| self.machines[*at].up).unwrap_or(0);
+            let now = self.now();
+            if self.machines[self.leader].up {
+                self.machines[self.leader].cores[0].on_ordered(Ordered::Leads(true), now);
+            }
+        }
+        self.settle();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.clock + time;
+        while self.clock < end {
+            self.clock += Duration::from_millis(5);
+            let now = self.now();
+            for machine in &mut self.machines {
+                machine.cores.iter_mut().for_each(|core| core.on_tick(now));
+            }
+            self.settle();
+        }
+    }
+
+    /// Lets time pass until something is so.
+    fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        for _ in 0..4000 {
+            if holds(self) {
+                return;
+            }
+            self.pass(Duration::from_millis(5));
+        }
+        panic!("it does not come that {what}");
+    }
+
+    /// Does what all processes ask for, until they ask for nothing more.
+    fn settle(&mut self) {
+        loop {
+            let mut any = false;
+            for at in 0..self.machines.len() {
+                if self.machines[at].up {
+                    any |= self.settle_one(at) | self.order(at) | self.connect(at);
+                }
+            }
+            if !any {
+                return;
+            }
+        }
+    }
+
+    fn settle_one(&mut self, at: usize) -> bool {
+        let now = self.now();
+        let machine = &mut self.machines[at];
+        let mut any = false;
+        for (core, node) in machine.cores.iter_mut().enumerate() {
+            while let Some((directory, id, op)) = node.poll_op() {
+                let result = perform(&mut machine.files, directory, op);
+                node.on_done(directory, Done { id, result }, now);
+                any = true;
+            }
+            while let Some((to, parcel)) = node.poll_parcel() {
+                machine.parcels.push_back((core as u16, to, parcel));
+            }
+            while let Some(send) = node.poll_send() {
+                let (header, head) = send.bytes.split_first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+                let header = FrameHeader::parse(header, FrameLimits::RESPONSE).unwrap();
+                let (head, payload) = head.split_at(header.head_bytes as usize);
+                let (head, mut payload) = (head.to_vec(), payload.to_vec());
+                send.shares.iter().for_each(|share| payload.extend_from_slice(share.as_ref()));
+                machine.answers.insert(header.correlation, (head, payload));
+            }
+            while node.poll_notice().is_some() {}
+        }
+        while let Some((from, to, parcel)) = machine.parcels.pop_front() {
+            machine.cores[usize::from(to)].on_parcel(from, parcel, now);
+            any = true;
+        }
+        any
+    }
+
+    /// What it proposes stands in the list at once, and it hears of the next of it.
+    fn order(&mut self, at: usize) -> bool {
+        let now = self.now();
+        let machine = &mut self.machines[at];
+        let mut any = false;
+        while let Some((number, entry)) = machine.cores[0].poll_proposal() {
+            self.list.push((entry, Some((at, machine.life, number))));
+            any = true;
+        }
+        if let Some((entry, proposer)) = self.list.get(machine.heard) {
+            machine.heard += 1;
+            let own = proposer.filter(|(by, life, _)| (*by, *life) == (at, machine.life));
+            let ordered = Ordered::Entry(entry.clone(), own.map(|(.., number)| number));
+            machine.cores[0].on_ordered(ordered, now);
+            any = true;
+        }
+        any
+    }
+
+    fn connect(&mut self, at: usize) -> bool {
+        let now = self.now();
+        let mut any = false;
+        for core in 0..CORES {
+            while let Some(dial) = self.machines[at].cores[usize::from(core)].poll_dial() {
+                any = true;
+                let to = dial.node.get() as usize - 1;
+                assert_eq!(dial.address, profile(to).peer);
+                if !self.machines[to].up {
+                    let node = &mut self.machines[at].cores[usize::from(core)];
+                    node.on_no_link(dial.node, dial.core, now);
+                    continue;
+                }
+                self.numbers += 2;
+                let here = End { machine: at, core, link: LinkId(self.numbers) };
+                let there = End { machine: to, core: dial.core, link: LinkId(self.numbers + 1) };
+                self.links.insert(here, there);
+                self.links.insert(there, here);
+                let node = &mut self.machines[to].cores[usize::from(dial.core)];
+                node.on_link(there.link, None, now);
+                let node = &mut self.machines[at].cores[usize::from(core)];
+                node.on_link(here.link, Some((dial.node, dial.core)), now);
+            }
+            let mut sends = Vec::new();
+            while let Some(send) = self.machines[at].cores[usize::from(core)].poll_link_send() {
+                sends.push(send);
+            }
+            for send in sends {
+                any = true;
+                let here = End { machine: at, core, link: send.link };
+                let Some(there) = self.links.get(&here).copied() else { continue };
+                let mut bytes = send.bytes;
+                send.shares.iter().for_each(|share| bytes.extend_from_slice(share.as_ref()));
+                if !bytes.is_empty() {
+                    let (header, rest) = bytes.split_first_chunk::<PEER_HEADER_BYTES>().unwrap();
+                    let header = PeerHeader::parse(header).unwrap();
+                    let (head, payload) = rest.split_at(header.head_bytes as usize);
+                    let node = &mut self.machines[there.machine].cores[usize::from(there.core)];
+                    node.on_link_message(there.link, &header, head, payload, now);
+                }
+                if send.last {
+                    self.links.remove(&here);
+                    self.links.remove(&there);
+                    for end in [here, there] {
+                        let node = &mut self.machines[end.machine].cores[usize::from(end.core)];
+                        node.on_link_lost(end.link, now);
+                    }
+                }
+            }
+        }
+        any
+    }
+
+    fn send<'r, R: Message<'r>>(&mut self, at: usize, api: Api, head: &R, payload: &[u8]) -> u32 {
+        self.correlation += 1;
+        let mut bytes = Vec::new();
+        catena_wire::encode_message(api, self.correlation, head, payload.len(), &mut bytes)
+            .unwrap();
+        let (header, head) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>().unwrap();
+        let header = FrameHeader::parse(header, FrameLimits::REQUEST).unwrap();
+        let now = self.now();
+        self.machines[at].cores[0].on_message(SESSION, &header, head, payload, now);
+        self.settle();
+        self.correlation
+    }
+
+    fn ask<'r, R: Message<'r>>(
+        &mut self,
+        at: usize,
+        api: Api,
+        head: &R,
+        payload: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
+        let correlation = self.send(at, api, head, payload);
+        self.until("it is answered", |w| w.machines[at].answers.contains_key(&correlation));
+        self.machines[at].answers.remove(&correlation).unwrap()
+    }
+
+    fn create(&mut self, at: usize, name: &str, partitions: u32, replicas: u8) -> ErrorCode {
+        let request = CreateTopicRequest {
+            name: name.into(),
+            partitions,
+            replicas,
+            config: Vec::new(),
+            validate_only: false,
+        };
+        let (head, _) = self.ask(at, Api::CreateTopic, &request, &[]);
+        ErrorCode::from_number(u16::from_le_bytes([head[0], head[1]]))
+    }
+
+    fn partitions(&mut self, at: usize, name: &str) -> (TopicId, Vec<PartitionMetadata>) {
+        let request = MetadataRequest { names: vec![name.into()] };
+        let (head, _) = self.ask(at, Api::Metadata, &request, &[]);
+        let topic = MetadataResponse::decode(&head).unwrap().topics.remove(0);
+        (topic.id, topic.partitions)
+    }
+
+    /// The chain of a partition, by machines, as one of them knows it.
+    fn chain(&mut self, at: usize, name: &str, partition: usize) -> Vec<usize> {
+        let (_, partitions) = self.partitions(at, name);
+        let machine = |node: &NodeId| node.get() as usize - 1;
+        partitions[partition].chain.iter().map(machine).collect()
+    }
+
+    fn produce(
+        &mut self,
+        at: usize,
+        topic: TopicId,
+        partition: u32,
+        sequence: i32,
+    ) -> ProduceResponse<'static> {
+        let request = ProduceRequest {
+            topic,
+            partition: PartitionIndex::new(partition),
+            durability: Durability::ChainDisk,
+            deadline_ms: 0,
+            expect_next_offset: None,
+        };
+        let batch = batch(sequence);
+        let (head, _) = self.ask(at, Api::Produce, &request, &batch);
+        ProduceResponse::decode(&head).unwrap().into_owned()
+    }
+
+    /// What a node shows of a partition: its high watermark, and all batches below.
+    fn fetch(&mut self, at: usize, topic: TopicId, partition: u32) -> (u64, Vec<u8>) {
+        let (mut high_watermark, mut all) = (0, Vec::new());
+        loop {
+            // A batch is a record.
+            let next = all.len() / batch(0).len();
+            let request = FetchRequest {
+                topic,
+                partition: PartitionIndex::new(partition),
+                offset: Offset::new(next as u64),
+                max_bytes: 1 << 20,
+                min_bytes: 0,
+                max_wait_ms: 0,
+            };
+            let (head, payload) = self.ask(at, Api::Fetch, &request, &[]);
+            let response = FetchResponse::decode(&head).unwrap();
+            assert_eq!(response.error, ErrorCode::None, "{}", response.message);
+            high_watermark = response.high_watermark.get().max(high_watermark);
+            if payload.is_empty() {
+                return (high_watermark, all);
+            }
+            all.extend(payload);
+        }
+    }
+}
+
+fn batch(sequence: i32) -> Vec<u8> {
+    let mut builder = BatchBuilder::new();
+    builder.push(Millis::new(1_000_000), None, Some(&[sequence as u8; 300]), &[]);
+    let (id, epoch, sequence) =
+        (ProducerId::new(5), ProducerEpoch::new(0), Sequence::new(sequence));
+    builder.build(Producer { id, epoch, sequence }).unwrap()
+}
+
+fn perform(
+    files: &mut Files,
+    directory: Directory,
+    op: Op<Share>,
+) -> Result<Outcome<Share>, IoError> {
+    match op {
+        Op::List => {
+            let all = files.iter().filter(|((of, _), _)| *of == directory);
+            let list = all.map(|((_, file), bytes)| (*file, bytes.len() as u64)).collect();
+            return Ok(Outcome::Files(list));
+        }
+        Op::Claim { file } | Op::Sync { file } => {
+            files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+        }
+        Op::Extend { file, from, to } | Op::Release { file, from, to } => {
+            let stored = files.entry((directory, file)).or_default();
+            stored.resize(stored.len().max(to.get() as usize), 0);
+            stored[from.get() as usize..to.get() as usize].fill(0);
+        }
+        Op::Write { file, position, bytes, .. } => {
+            let stored = files.entry((directory, file)).or_default();
+            let (at, bytes) = (position.get() as usize, bytes.as_ref());
+            stored.resize(stored.len().max(at + bytes.len()), 0);
+            stored[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Op::SyncDirectory => {}
+        Op::Read { file, position, length } => {
+            let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+            let at = stored.len().min(position.get() as usize);
+            let bytes = stored[at..stored.len().min(at + length)].to_vec();
+            return Ok(Outcome::Read(bytes.into()));
+        }
+        Op::Rename { from, to } => {
+            let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;
+            files.insert((directory, to), bytes);
+        }
+        Op::Remove { file } => {
+            files.remove(&(directory, file)).ok_or(IoError::NotFound)?;
+        }
+    }
+    Ok(Outcome::Unit)
+}
+
+#[test]
+fn a_batch_is_acknowledged_when_three_nodes_have_it_and_each_shows_it() {
+    let mut world = World::new(3);
+    assert!(world.machines.iter().all(|m| m.cores.iter().all(|c| c.status() == Status::Serving)));
+    assert_eq!(world.create(1, "events", 6, 3), ErrorCode::None);
+    let (topic, partitions) = world.partitions(2, "events");
+    for (at, partition) in partitions.iter().enumerate() {
+        let head = partition.chain[0].get() as usize - 1;
+        assert_eq!((partition.chain.len(), partition.error), (3, ErrorCode::None));
+        let receipt = world.produce(head, topic, at as u32, 0);
+        assert_eq!((receipt.error, receipt.copies), (ErrorCode::None, 3), "{receipt:?}");
+        let elsewhere = world.produce((head + 1) % 3, topic, at as u32, 1);
+        assert_eq!(elsewhere.error, ErrorCode::NotHead);
+        let shown = world.fetch(head, topic, at as u32);
+        assert_eq!(shown.0, 1);
+        for other in 0..3 {
+            world.until("each shows it", |w| w.fetch(other, topic, at as u32) == shown);
+        }
+    }
+}
+
+#[test]
+fn a_chain_goes_on_without_a_dead_node_and_takes_it_back() {
+    for dies in 0..3 {
+        let mut world = World::new(3);
+        assert_eq!(world.create(0, "events", 1, 3), ErrorCode::None);
+        let (topic, _) = world.partitions(0, "events");
+        let chain = world.chain(0, "events", 0);
+        for sequence in 0..5 {
+            assert_eq!(world.produce(chain[0], topic, 0, sequence).error, ErrorCode::None);
+        }
+        let gone = chain[dies];
+        world.kill(gone);
+        let left = *chain.iter().find(|at| **at != gone).unwrap();
+        world.until("it is out", |w| w.chain(left, "events", 0).len() == 2);
+        let head = world.chain(left, "events", 0)[0];
+        // What was sent before the death is known, and what comes now is new.
+        world.until("the head takes something", |w| {
+            let again = w.produce(head, topic, 0, 4);
+            again.error == ErrorCode::None && again.first_offset == Offset::new(4)
+        });
+        assert_eq!(world.produce(head, topic, 0, 5).copies, 2);
+        world.start(gone);
+        world.until("it is back", |w| w.chain(left, "events", 0).len() == 3);
+        assert_eq!(world.chain(left, "events", 0)[2], gone);
+        world.until("three have it", |w| {
+            let again = w.produce(head, topic, 0, 6);
+            again.error == ErrorCode::None && again.copies == 3
+        });
+        let shown = world.fetch(head, topic, 0);
+        assert_eq!(shown.0, 7);
+        for other in 0..3 {
+            world.until("each shows all", |w| w.fetch(other, topic, 0) == shown);
+        }
+    }
+}
+
+#[test]
+fn two_of_three_are_enough_and_one_refuses() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 4), ErrorCode::NotEnoughReplicas);
+    assert_eq!(world.create(0, "events", 1, 0), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let chain = world.chain(0, "events", 0);
+    assert_eq!(world.produce(chain[0], topic, 0, 0).copies, 3);
+    for (dead, left) in [(2, 2), (1, 1)] {
+        world.kill(chain[dead]);
+        world.until("it is out", |w| w.chain(chain[0], "events", 0).len() == left);
+    }
+    let refused = world.produce(chain[0], topic, 0, 1);
+    assert_eq!(refused.error, ErrorCode::NotEnoughReplicas, "{}", refused.message);
+    assert_eq!(world.fetch(chain[0], topic, 0).0, 1);
+    world.start(chain[1]);
+    world.until("two are there", |w| w.chain(chain[0], "events", 0).len() == 2);
+    world.until("it takes", |w| w.produce(chain[0], topic, 0, 1).error == ErrorCode::None);
+}

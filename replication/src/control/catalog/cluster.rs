@@ -1,0 +1,301 @@
+//! Nodes, and the chains that they are in.
+
+use std::collections::BTreeSet;
+
+use catena_format::{Epoch, Incarnation, NodeId, TopicId};
+
+use super::{
+    Applied, Catalog, CatalogError, Partition, Topic,
+    entry::{ChainChange, Entry, NodeProfile},
+};
+use crate::chain::{Configuration, MemberId};
+
+/// The most nodes of a cluster.
+pub const NODES_MAX: usize = 255;
+/// The most nodes of a chain.
+pub const REPLICAS_MAX: u8 = 16;
+
+/// A node, as its cluster knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusterNode {
+    /// How often it has started.
+    pub incarnation: Incarnation,
+    /// Names its present process; zero: that of a node that is alone.
+    pub life: u64,
+    /// Its process runs, as far as anybody has said.
+    pub up: bool,
+    /// What it is, and where.
+    pub profile: NodeProfile,
+}
+
+impl Catalog {
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &ClusterNode)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> Option<&ClusterNode> {
+        self.nodes.get(&id)
+    }
+
+    /// A node in its present life.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> MemberId {
+        MemberId { node, incarnation: self.incarnation(node) }
+    }
+
+    /// Whether a node runs, and is in this life.
+    #[must_use]
+    pub fn runs(&self, member: MemberId) -> bool {
+        let node = self.nodes.get(&member.node);
+        node.is_some_and(|node| node.up && node.incarnation == member.incarnation)
+    }
+
+    /// The node that was alone founds a cluster, in the life that it is in.
+    pub fn found(&mut self, node: NodeId, life: u64, profile: NodeProfile) {
+        let known = self.nodes.entry(node).or_default();
+        (known.life, known.up, known.profile) = (life, true, profile);
+        self.next_node = self.next_node.max(node.get() + 1);
+    }
+
+    pub(super) fn apply_to_cluster(&mut self, entry: &Entry) -> Result<Applied, CatalogError> {
+        match entry {
+            Entry::PlaceTopic { id, name, config, nodes, replicas, min_replicas, .. } => {
+                let homes: Vec<Vec<NodeId>> = chains_of(nodes, *replicas).collect();
+                let chains: Vec<_> = homes.iter().map(|homes| self.members_of(homes)).collect();
+                self.create(*id, name, config, &chains, *min_replicas);
+                let topic = self.topic_mut(*id)?;
+                for (partition, homes) in topic.partitions.iter_mut().zip(homes) {
+                    partition.homes = homes;
+                }
+            }
+            Entry::TopicCreated { id, node } => {
+                self.topic_mut(*id)?.created.insert(NodeId::new(*node));
+                self.topic_mut(*id)?.settle_ready();
+            }
+            Entry::AdmitNode { life, profile } => return Ok(self.admit(*life, profile)),
+            Entry::StartNode { node, life, profile } => {
+                return Ok(self.start(NodeId::new(*node), *life, profile));
+            }
+            Entry::NodeDown { node, .. } => self.down(NodeId::new(*node)),
+            Entry::RemoveNode { node } => drop(self.nodes.remove(&NodeId::new(*node))),
+            Entry::ChangeChain { topic, partition, epoch, change } => {
+                let (configuration, homes) = self.next_chain(*topic, *partition, *epoch, change)?;
+                let topic = self.topic_mut(*topic)?;
+                if let Some(partition) = topic.partitions.get_mut(*partition as usize) {
+                    (partition.configuration, partition.homes) = (configuration, homes);
+                }
+                topic.settle_ready();
+            }
+            _ => {}
+        }
+        Ok(Applied::Done)
+    }
+
+    pub(super) fn check_of_cluster(&self, entry: &Entry) -> Result<(), CatalogError> {
+        match entry {
+            Entry::PlaceTopic { id, name, config, partitions, .. } => {
+                self.check_new(*id, name, *partitions, config)?;
+                self.check_places(entry)
+            }
+            Entry::TopicCreated { id, .. } => {
+                self.topics.get(id).map(drop).ok_or(CatalogError::UnknownTopic)
+            }
+            Entry::AdmitNode { life, .. } => {
+                let known = self.nodes.values().any(|node| node.life == *life);
+                let room = known || self.nodes.len() < NODES_MAX;
+                room.then_some(()).ok_or(CatalogError::TooManyNodes)
+            }
+            Entry::StartNode { node, .. } => self.known(*node).map(drop),
+            Entry::NodeDown { node, incarnation } => {
+                let known = self.known(*node)?;
+                let same = known.up && known.incarnation.get() == *incarnation;
+                same.then_some(()).ok_or(CatalogError::NotRunning(*node))
+            }
+            Entry::RemoveNode { node } => {
+                let up = self.known(*node)?.up;
+                let id = NodeId::new(*node);
+                let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+                let needed = up || partitions.any(|partition| partition.homes.contains(&id));
+                if needed { Err(CatalogError::NodeNeeded(*node)) } else { Ok(()) }
+            }
+            Entry::ChangeChain { topic, partition, epoch, change } => {
+                self.next_chain(*topic, *partition, *epoch, change).map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn known(&self, node: u64) -> Result<&ClusterNode, CatalogError> {
+        self.nodes.get(&NodeId::new(node)).ok_or(CatalogError::UnknownNode(node))
+    }
+
+    /// Whether the chains of a new topic can be.
+    fn check_places(&self, entry: &Entry) -> Result<(), CatalogError> {
+        let Entry::PlaceTopic { nodes, partitions, replicas, min_replicas, .. } = entry else {
+            return Ok(());
+        };
+        if !(1..=REPLICAS_MAX).contains(replicas) || !(1..=*replicas).contains(min_replicas) {
+            return Err(CatalogError::Chain("a chain has 1 to 16 nodes, and needs no more"));
+        }
+        if nodes.len() as u64 != u64::from(*partitions) * u64::from(*replicas) {
+            return Err(CatalogError::Chain("each partition needs a chain"));
+        }
+        for node in nodes.iter().collect::<BTreeSet<_>>() {
+            if self.known(*node)?.profile.witness {
+                return Err(CatalogError::Chain("a witness holds no partition"));
+            }
+        }
+        for homes in chains_of(nodes, *replicas) {
+            if homes.iter().collect::<BTreeSet<_>>().len() != homes.len() {
+                return Err(CatalogError::Chain("a node stands in a chain once"));
+            }
+            if !homes.iter().any(|node| self.runs(self.member(*node))) {
+                return Err(CatalogError::NotRunning(homes[0].get()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that run, in their present lives; all, if none does.
+    pub(super) fn members_of(&self, nodes: &[NodeId]) -> Vec<MemberId> {
+        let members = nodes.iter().map(|node| self.member(*node));
+        let running: Vec<_> = members.clone().filter(|member| self.runs(*member)).collect();
+        if running.is_empty() { members.collect() } else { running }
+    }
+
+    fn admit(&mut self, life: u64, profile: &NodeProfile) -> Applied {
+        if let Some((id, _)) = self.nodes.iter().find(|(_, node)| node.life == life) {
+            return Applied::Node(*id);
+        }
+        let id = NodeId::new(self.next_node);
+        self.next_node += 1;
+        let node = ClusterNode { life, profile: profile.clone(), ..ClusterNode::default() };
+        self.nodes.insert(id, node);
+        Applied::Node(id)
+    }
+
+    fn start(&mut self, id: NodeId, life: u64, profile: &NodeProfile) -> Applied {
+        let Some(node) = self.nodes.get_mut(&id) else { return Applied::Done };
+        let begun = node.life == life && node.incarnation > Incarnation::default();
+        (node.life, node.up, node.profile) = (life, true, profile.clone());
+        if !begun {
+            self.node_started(id.get(), 1);
+        }
+        Applied::Started(self.incarnation(id))
+    }
+
+    /// A process is gone: who copied stops, and chains go on without it, unless it is the last of
+    /// one that runs, or none does: who comes back then must hold all that was acknowledged.
+    fn down(&mut self, id: NodeId) {
+        let gone = self.member(id);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.up = false;
+        }
+        let running = self.nodes.iter().filter(|(_, node)| node.up);
+        let running: BTreeSet<_> = running
+            .map(|(id, node)| MemberId { node: *id, incarnation: node.incarnation })
+            .collect();
+        for topic in self.topics.values_mut() {
+            for partition in &mut topic.partitions {
+                if let Some(next) = without(&partition.configuration, gone, &running) {
+                    partition.configuration = next;
+                }
+            }
+            topic.settle_ready();
+        }
+    }
+
+    fn next_chain(
+        &self,
+        topic: u128,
+        partition: u32,
+        epoch: u32,
+        change: &ChainChange,
+    ) -> Result<(Configuration, Vec<NodeId>), CatalogError> {
+        let topic = self.topic(TopicId::new(topic)).ok_or(CatalogError::UnknownTopic)?;
+        let partition =
+            topic.partitions.get(partition as usize).ok_or(CatalogError::UnknownTopic)?;
+        let Partition { configuration, homes, .. } = partition;
+        if configuration.epoch != Epoch::new(epoch) {
+            return Err(CatalogError::ChainMoved(configuration.epoch));
+        }
+        let mut homes = homes.clone();
+        let next = match change {
+            ChainChange::Join(node) => {
+                let known = self.known(*node)?;
+                let joiner = self.member(NodeId::new(*node));
+                if known.profile.witness || !self.runs(joiner) {
+                    return Err(CatalogError::NotRunning(*node));
+                }
+                if !homes.contains(&joiner.node) {
+                    homes.push(joiner.node);
+                }
+                let room = configuration.chain.len() < usize::from(REPLICAS_MAX);
+                configuration.with_joining(joiner).filter(|_| room)
+            }
+            ChainChange::Ready(node, incarnation) => {
+                let incarnation = Incarnation::new(*incarnation);
+                let joiner = MemberId { node: NodeId::new(*node), incarnation };
+                configuration.joined(configuration.epoch, joiner)
+            }
+            ChainChange::Remove(node) => {
+                let id = NodeId::new(*node);
+                homes.retain(|home| *home != id);
+                self.removed(configuration, id)?
+            }
+            ChainChange::Reorder(nodes) => {
+                let chain = nodes.iter().map(|node| self.member(NodeId::new(*node))).collect();
+                configuration.reordered(chain)
+            }
+        };
+        let next = next.ok_or(CatalogError::Chain("the chain allows no such change"))?;
+        Ok((next, homes))
+    }
+
+    /// Without a node that is to hold no copy any more.
+    fn removed(
+        &self,
+        configuration: &Configuration,
+        node: NodeId,
+    ) -> Result<Option<Configuration>, CatalogError> {
+        let mut chain = configuration.chain.iter();
+        let in_chain = chain.clone().any(|member| member.node == node);
+        if in_chain && !chain.any(|other| other.node != node && self.runs(*other)) {
+            return Err(CatalogError::NodeNeeded(node.get()));
+        }
+        // Of one that is only waited for nothing but the list of homes changes.
+        Ok(configuration.without(node).or_else(|| Some(configuration.clone())))
+    }
+}
+
+fn chains_of(nodes: &[u64], replicas: u8) -> impl Iterator<Item = Vec<NodeId>> {
+    let chains = nodes.chunks(usize::from(replicas).max(1));
+    chains.map(|chain| chain.iter().map(|node| NodeId::new(*node)).collect())
+}
+
+/// The chain without somebody who is gone, if it can go on.
+fn without(
+    configuration: &Configuration,
+    gone: MemberId,
+    running: &BTreeSet<MemberId>,
+) -> Option<Configuration> {
+    let copies = configuration.joining == Some(gone);
+    let in_chain = configuration.chain.contains(&gone);
+    let others = configuration.chain.iter().any(|m| *m != gone && running.contains(m));
+    if copies || (in_chain && others) { configuration.without(gone.node) } else { None }
+}
+
+impl Topic {
+    /// Partitions that all members of their chains have created exist.
+    pub(super) fn settle_ready(&mut self) {
+        let fresh = self.partitions.iter().skip(self.ready as usize);
+        let mut members = fresh.flat_map(|partition| &partition.configuration.chain);
+        if members.all(|member| self.created.contains(&member.node)) {
+            self.ready = self.partition_count();
+            self.created.clear();
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The catalog as bytes, and which bytes are believed to be one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use catena_format::{
+    Epoch, FrameHeader, Incarnation, NodeId, PartitionIndex, PartitionUid, TopicId, planted,
+};
+use catena_log::Fold;
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use super::{
+    Catalog, ClusterNode, EPOCH_MAX, PARTITIONS_MAX, PRODUCER_IDS_BEGIN_MAX, Partition,
+    RAISED_PRODUCERS_MAX, TOPICS_MAX, Topic,
+    cluster::{NODES_MAX, REPLICAS_MAX},
+    entry::{NodeProfile, archive, prefixed},
+    name_is_good,
+};
+use crate::{
+    chain::{Configuration, MemberId},
+    control::TopicConfig,
+};
+
+const VERSION: u8 = 3;
+/// Of a node alone, as it was written before there were clusters; read, and not written any more.
+const VERSION_ALONE: u8 = 2;
+
+#[derive(Archive, Serialize, Deserialize)]
+struct SnapshotV3 {
+    version: u64,
+    next_node: u64,
+    nodes: Vec<NodeV3>,
+    next_uid: u64,
+    next_producer_id: i64,
+    topics: Vec<TopicV3>,
+    producers: Vec<(i64, i16)>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct NodeV3 {
+    id: u64,
+    incarnation: u64,
+    life: u64,
+    up: bool,
+    profile: NodeProfile,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct TopicV3 {
+    id: u128,
+    name: String,
+    ready: u32,
+    config: Vec<(String, String)>,
+    partitions: Vec<PartitionV3>,
+    created: Vec<u64>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct PartitionV3 {
+    uid: u64,
+    epoch: u32,
+    /// Nodes and incarnations.
+    chain: Vec<(u64, u64)>,
+    joining: Option<(u64, u64)>,
+    min_replicas: u8,
+    homes: Vec<u64>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct SnapshotV2 {
+    version: u64,
+    incarnations: Vec<(u64, u64)>,
+    next_uid: u64,
+    next_producer_id: i64,
+    topics: Vec<TopicV2>,
+    producers: Vec<(i64, i16)>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct TopicV2 {
+    id: u128,
+    name: String,
+    ready: u32,
+    config: Vec<(String, String)>,
+    partitions: Vec<PartitionV2>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct PartitionV2 {
+    uid: u64,
+    epoch: u32,
+    chain: Vec<u64>,
+}
+
+/// Counters of a snapshot that are as large have not been counted to.
+const COUNTED_MAX: u64 = 1 << 62;
+const _: () = assert!(PRODUCER_IDS_BEGIN_MAX.cast_unsigned() * 2 < COUNTED_MAX);
+
+impl From<SnapshotV2> for SnapshotV3 {
+    fn from(old: SnapshotV2) -> Self {
+        let incarnations: BTreeMap<u64, u64> = old.incarnations.iter().copied().collect();
+        let node = |(id, incarnation)| {
+            let profile = NodeProfile::default();
+            NodeV3 { id, incarnation, life: 0, up: true, profile }
+        };
+        let in_life = |node: &u64| (*node, incarnations.get(node).copied().unwrap_or(0));
+        let partition = |partition: PartitionV2| PartitionV3 {
+            uid: partition.uid,
+            epoch: partition.epoch,
+            chain: partition.chain.iter().map(in_life).collect(),
+            joining: None,
+            min_replicas: 1,
+            homes: partition.chain,
+        };
+        let topic = |topic: TopicV2| TopicV3 {
+            id: topic.id,
+            name: topic.name,
+            ready: topic.ready,
+            config: topic.config,
+            partitions: topic.partitions.into_iter().map(partition).collect(),
+            created: Vec::new(),
+        };
+        let most = old.incarnations.iter().map(|(id, _)| id.saturating_add(1)).max();
+        Self {
+            version: old.version,
+            next_node: most.unwrap_or(2).max(2),
+            nodes: old.incarnations.into_iter().map(node).collect(),
+            next_uid: old.next_uid,
+            next_producer_id: old.next_producer_id,
+            topics: old.topics.into_iter().map(topic).collect(),
+            producers: old.producers,
+        }
+    }
+}
+
+impl SnapshotV3 {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let read = match archive(VERSION, bytes) {
+            Some(archive) => rkyv::from_bytes::<Self, rancor::Error>(&archive).ok(),
+            None => {
+                let archive = archive(VERSION_ALONE, bytes)?;
+                rkyv::from_bytes::<SnapshotV2, rancor::Error>(&archive).ok().map(Self::from)
+            }
+        };
+        read.filter(Self::is_sound)
+    }
+
+    /// Whether a catalog can have come to this.
+    fn is_sound(&self) -> bool {
+        let names: BTreeSet<&str> = self.topics.iter().map(|t| t.name.as_str()).collect();
+        let partitions = || self.topics.iter().flat_map(|t| &t.partitions);
+        let uids: BTreeSet<u64> = partitions().map(|p| p.uid).collect();
+        let counted = [self.version, self.next_uid, self.next_producer_id.cast_unsigned()];
+        let lives = self.nodes.iter().map(|node| node.incarnation);
+        let mut counted = counted.into_iter().chain([self.next_node]).chain(lives);
+        self.topics.is_sorted_by(|a, b| a.id < b.id)
+            && self.nodes.is_sorted_by(|a, b| a.id < b.id)
+            && self.nodes.last().is_none_or(|last| last.id < self.next_node)
+            && self.nodes.len() <= NODES_MAX
+            && names.len() == self.topics.len()
+            && names.iter().all(|name| name_is_good(name))
+            && self.topics.len() <= TOPICS_MAX
+            && uids.len() == partitions().count()
+            && uids.len() <= PARTITIONS_MAX
+            && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
+            && self.topics.iter().all(TopicV3::is_configured)
+            && uids.last().is_none_or(|last| *last < self.next_uid)
+            && partitions().all(PartitionV3::is_sound)
+            && self.producers.is_sorted_by(|a, b| a.0 < b.0)
+            && self.producers.len() <= RAISED_PRODUCERS_MAX
+            && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
+            && counted.all(|counter| counter < COUNTED_MAX)
+    }
+}
+
+impl TopicV3 {
+    fn is_configured(&self) -> bool {
+        let config: BTreeMap<_, _> = self.config.iter().cloned().collect();
+        config.len() == self.config.len() && TopicConfig::parse(&config).is_ok()
+    }
+}
+
+impl PartitionV3 {
+    fn is_sound(&self) -> bool {
+        let nodes: BTreeSet<u64> = self.chain.iter().chain(&self.joining).map(|m| m.0).collect();
+        let members = self.chain.len() + usize::from(self.joining.is_some());
+        self.epoch <= EPOCH_MAX.get()
+            && (1..=usize::from(REPLICAS_MAX)).contains(&self.chain.len())
+            && nodes.len() == members
+            && (1..=REPLICAS_MAX).contains(&self.min_replicas)
+            && self.homes.len() <= NODES_MAX
+            && nodes.iter().all(|node| self.homes.contains(node))
+    }
+}
+
+impl Fold for Catalog {
+    /// Topics would be missing, and with them the reason to keep their files.
+    const INDISPENSABLE: bool = true;
+
+    fn apply(&mut self, frame: &FrameHeader, batch: &[u8]) {
+        if self.unreadable.is_none() && self.apply_batch(frame, batch).is_none() {
+            self.unreadable = Some(frame.base_offset);
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        // A catalog that lacks entries must not be taken for one: nothing restores from this.
+        if self.unreadable.is_some() {
+            return Vec::new();
+        }
+        let archived = SnapshotV3 {
+            version: self.version,
+            next_node: self.next_node,
+            nodes: self.nodes.iter().map(|(id, node)| node.archived(*id)).collect(),
+            next_uid: self.next_uid,
+            next_producer_id: self.next_producer_id,
+            topics: self.topics.values().map(Topic::archived).collect(),
+            producers: self.producers.iter().map(|(id, epoch)| (*id, *epoch)).collect(),
+        };
+        let archive =
+            rkyv::to_bytes::<rancor::Error>(&archived).expect("a catalog can be archived");
+        prefixed(VERSION, &archive)
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> bool {
+        self.reset();
+        let Some(read) = SnapshotV3::read(snapshot) else { return false };
+        self.version = read.version;
+        self.next_node = read.next_node;
+        self.nodes = read.nodes.into_iter().map(ClusterNode::from_archived).collect();
+        self.next_uid = read.next_uid;
+        self.next_producer_id = if planted!(ProducerIdsReused) { 0 } else { read.next_producer_id };
+        self.producers = read.producers.into_iter().collect();
+        for topic in read.topics {
+            self.partitions += topic.partitions.len();
+            self.names.insert(topic.name.clone(), topic.id);
+            self.topics.insert(topic.id, Topic::from_archived(topic));
+        }
+        true
+    }
+
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl ClusterNode {
+    fn archived(&self, id: NodeId) -> NodeV3 {
+        let Self { incarnation, life, up, profile } = self.clone();
+        NodeV3 { id: id.get(), incarnation: incarnation.get(), life, up, profile }
+    }
+
+    fn from_archived(node: NodeV3) -> (NodeId, Self) {
+        let NodeV3 { id, incarnation, life, up, profile } = node;
+        let incarnation = Incarnation::new(incarnation);
+        (NodeId::new(id), Self { incarnation, life, up, profile })
+    }
+}
+
+impl Topic {
+    fn archived(&self) -> TopicV3 {
+        let member = |member: &MemberId| (member.node.get(), member.incarnation.get());
+        let partition = |p: &Partition| PartitionV3 {
+            uid: p.uid.get(),
+            epoch: p.configuration.epoch.get(),
+            chain: p.configuration.chain.iter().map(member).collect(),
+            joining: p.configuration.joining.as_ref().map(member),
+            min_replicas: p.configuration.min_replicas,
+            homes: p.homes.iter().map(|node| node.get()).collect(),
+        };
+        TopicV3 {
+            id: self.id.get(),
+            name: self.name.clone(),
+            ready: self.ready,
+            config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            partitions: self.partitions.iter().map(partition).collect(),
+            created: self.created.iter().map(|node| node.get()).collect(),
+        }
+    }
+
+    fn from_archived(topic: TopicV3) -> Self {
+        let member = |(node, incarnation): (u64, u64)| MemberId {
+            node: NodeId::new(node),
+            incarnation: Incarnation::new(incarnation),
+        };
+        let partition = |(index, p): (usize, PartitionV3)| Partition {
+            index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
+            uid: PartitionUid::new(p.uid),
+            configuration: Configuration {
+                epoch: Epoch::new(p.epoch),
+                chain: p.chain.into_iter().map(member).collect(),
+                joining: p.joining.map(member),
+                min_replicas: p.min_replicas,
+            },
+            homes: p.homes.into_iter().map(NodeId::new).collect(),
+        };
+        Self {
+            id: TopicId::new(topic.id),
+            name: topic.name,
+            ready: topic.ready,
+            config: topic.config.into_iter().collect(),
+            partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
+            created: topic.created.into_iter().map(NodeId::new).collect(),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Nodes come and go, and their chains with them.
+
+use super::*;
+use crate::control::{due, place};
+
+fn profile(rack: &str) -> NodeProfile {
+    let (client, peer) = ("host:1".to_owned(), "host:2".to_owned());
+    NodeProfile { client, peer, rack: rack.to_owned(), cores: 2, witness: false }
+}
+
+fn start(catalog: &mut Catalog, node: u64, life: u64) -> Incarnation {
+    let entry = Entry::StartNode { node, life, profile: profile("") };
+    match catalog.apply(&entry) {
+        Ok(Applied::Started(incarnation)) => incarnation,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A node that was alone, with a topic, and two that have joined it.
+fn cluster() -> Catalog {
+    let mut catalog = Catalog::default();
+    catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
+    catalog.apply(&create(1, "old", 1)).unwrap();
+    catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
+    catalog.found(NodeId::new(1), 11, profile(""));
+    for (node, life) in [(2, 12), (3, 13)] {
+        let admit = Entry::AdmitNode { life, profile: profile("") };
+        assert_eq!(catalog.apply(&admit), Ok(Applied::Node(NodeId::new(node))));
+        assert_eq!(start(&mut catalog, node, life), Incarnation::new(1));
+    }
+    catalog
+}
+
+fn topic(catalog: &mut Catalog, id: u128, partitions: u32, replicas: u8, min_replicas: u8) {
+    let nodes = place(catalog, partitions, replicas).unwrap();
+    let name = format!("t{id}");
+    let config = Vec::new();
+    let entry = Entry::PlaceTopic { id, name, config, nodes, partitions, replicas, min_replicas };
+    catalog.apply(&entry).unwrap();
+}
+
+fn chain(catalog: &Catalog, id: u128, partition: usize) -> (u32, Vec<u64>, Option<u64>) {
+    let topic = catalog.topic(TopicId::new(id)).unwrap();
+    let configuration = &topic.partitions[partition].configuration;
+    let chain = configuration.chain.iter().map(|member| member.node.get()).collect();
+    (configuration.epoch.get(), chain, configuration.joining.map(|joiner| joiner.node.get()))
+}
+
+fn down(catalog: &mut Catalog, node: u64) {
+    let incarnation = catalog.incarnation(NodeId::new(node)).get();
+    catalog.apply(&Entry::NodeDown { node, incarnation }).unwrap();
+}
+
+/// The joiner of a chain is ready.
+fn ready(catalog: &mut Catalog, id: u128, partition: u32) -> Result<Applied, CatalogError> {
+    let topic = catalog.topic(TopicId::new(id)).unwrap();
+    let configuration = &topic.partitions[partition as usize].configuration;
+    let joiner = configuration.joining.unwrap();
+    let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
+    let epoch = configuration.epoch.get();
+    catalog.apply(&Entry::ChangeChain { topic: id, partition, epoch, change })
+}
+
+#[test]
+fn a_node_is_admitted_once_and_another_life_is_another_incarnation() {
+    let mut catalog = cluster();
+    let again = Entry::AdmitNode { life: 13, profile: profile("") };
+    assert_eq!(catalog.apply(&again), Ok(Applied::Node(NodeId::new(3))));
+    assert_eq!(start(&mut catalog, 3, 13), Incarnation::new(1));
+    assert_eq!(start(&mut catalog, 3, 33), Incarnation::new(2));
+    // Who founded the cluster goes on in the life it was alone in, and its next is another.
+    assert_eq!(start(&mut catalog, 1, 11), Incarnation::new(1));
+    assert_eq!(chain(&catalog, 1, 0), (1, vec![1], None));
+    assert_eq!(start(&mut catalog, 1, 21), Incarnation::new(2));
+    assert_eq!(chain(&catalog, 1, 0), (2, vec![1], None));
+    let stranger = Entry::StartNode { node: 9, life: 1, profile: profile("") };
+    assert_eq!(catalog.apply(&stranger), Err(CatalogError::UnknownNode(9)));
+    let late = Entry::NodeDown { node: 3, incarnation: 1 };
+    assert_eq!(catalog.apply(&late), Err(CatalogError::NotRunning(3)));
+}
+
+#[test]
+fn heads_and_copies_are_spread_over_nodes_and_racks() {
+    let mut catalog = cluster();
+    // The first has one that it is the head of.
+    let nodes = place(&catalog, 5, 2).unwrap();
+    let heads = |node: u64| nodes.iter().step_by(2).filter(|head| **head == node).count();
+    assert_eq!([1, 2, 3].map(heads), [1, 2, 2], "{nodes:?}");
+    let copies = |node: u64| nodes.iter().filter(|placed| **placed == node).count();
+    assert!([1, 2, 3].map(copies).iter().all(|copies| (3..=4).contains(copies)), "{nodes:?}");
+    assert_eq!(place(&catalog, 1, 4), None);
+    for (node, rack) in [(1, "a"), (2, "a"), (3, "b")] {
+        let entry = Entry::StartNode { node, life: 90 + node, profile: profile(rack) };
+        catalog.apply(&entry).unwrap();
+    }
+    for chain in place(&catalog, 8, 2).unwrap().chunks(2) {
+        assert!(chain.contains(&3), "{chain:?}");
+    }
+    down(&mut catalog, 3);
+    assert_eq!(place(&catalog, 1, 3), None);
+}
+
+#[test]
+fn a_topic_is_ready_once_all_its_nodes_have_created_it() {
+    let mut catalog = cluster();
+    topic(&mut catalog, 2, 2, 3, 2);
+    let ready = |catalog: &Catalog| catalog.topic(TopicId::new(2)).unwrap().ready;
+    for node in [1, 2] {
+        catalog.apply(&Entry::TopicCreated { id: 2, node }).unwrap();
+        assert_eq!(ready(&catalog), 0);
+    }
+    // The third dies in between: the chains are complete without it.
+    down(&mut catalog, 3);
+    assert_eq!(ready(&catalog), 2);
+    assert_eq!(catalog.apply(&change(2, 4, "")), Ok(Applied::Done));
+    assert_eq!(ready(&catalog), 2);
+    assert_eq!(chain(&catalog, 2, 3).1.len(), 2);
+    for node in [1, 2] {
+        catalog.apply(&Entry::TopicCreated { id: 2, node }).unwrap();
+    }
+    assert_eq!(ready(&catalog), 4);
+}
+
+#[test]
+fn a_dead_node_leaves_its_chains_comes_back_as_a_joiner_and_the_last_never_leaves() {
+    let mut catalog = cluster();
+    topic(&mut catalog, 2, 1, 3, 2);
+    let (_, first, _) = chain(&catalog, 2, 0);
+    assert!(due(&catalog).is_empty());
+    down(&mut catalog, first[0]);
+    assert_eq!(chain(&catalog, 2, 0), (2, first[1..].to_vec(), None));
+    // Of the topic that only the first node has nothing changes.
+    assert_eq!(chain(&catalog, 1, 0).1, [1]);
+    start(&mut catalog, first[0], 50);
+    let entries = due(&catalog);
+    assert_eq!(entries.len(), 1);
+    catalog.apply(&entries[0]).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (3, first[1..].to_vec(), Some(first[0])));
+    assert_eq!(catalog.apply(&entries[0]), Err(CatalogError::ChainMoved(Epoch::new(3))));
+    assert!(due(&catalog).is_empty());
+    // In another life it copies anew; the word of the one before counts for nothing.
+    let before = catalog.incarnation(NodeId::new(first[0])).get();
+    start(&mut catalog, first[0], 51);
+    assert_eq!(chain(&catalog, 2, 0).0, 4);
+    let change = ChainChange::Ready(first[0], before);
+    let stale = Entry::ChangeChain { topic: 2, partition: 0, epoch: 4, change };
+    assert!(matches!(catalog.apply(&stale), Err(CatalogError::Chain(_))));
+    ready(&mut catalog, 2, 0).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (5, vec![first[1], first[2], first[0]], None));
+    for node in [first[1], first[2]] {
+        down(&mut catalog, node);
+    }
+    assert_eq!(chain(&catalog, 2, 0), (7, vec![first[0]], None));
+    down(&mut catalog, first[0]);
+    assert_eq!(chain(&catalog, 2, 0), (7, vec![first[0]], None));
+    // The others wait until the last is back, for only it has all.
+    start(&mut catalog, first[1], 60);
+    assert!(due(&catalog).is_empty());
+    start(&mut catalog, first[0], 61);
+    assert_eq!(chain(&catalog, 2, 0), (8, vec![first[0]], None));
+    assert_eq!(due(&catalog).len(), 1);
+}
+
+#[test]
+fn chains_change_as_they_may() {
+    let mut catalog = cluster();
+    catalog.apply(&Entry::DeleteTopic { id: 1 }).unwrap();
+    topic(&mut catalog, 2, 1, 2, 1);
+    let (_, nodes, _) = chain(&catalog, 2, 0);
+    let other = 6 - nodes[0] - nodes[1];
+    let change = |catalog: &mut Catalog, change: ChainChange| {
+        let epoch = chain(catalog, 2, 0).0;
+        catalog.apply(&Entry::ChangeChain { topic: 2, partition: 0, epoch, change })
+    };
+    change(&mut catalog, ChainChange::Reorder(vec![nodes[1], nodes[0]])).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (2, vec![nodes[1], nodes[0]], None));
+    let chain_error = change(&mut catalog, ChainChange::Reorder(vec![nodes[1]]));
+    assert!(matches!(chain_error, Err(CatalogError::Chain(_))));
+    change(&mut catalog, ChainChange::Join(other)).unwrap();
+    ready(&mut catalog, 2, 0).unwrap();
+    change(&mut catalog, ChainChange::Remove(nodes[0])).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (5, vec![nodes[1], other], None));
+    assert!(due(&catalog).is_empty(), "it was to go");
+    down(&mut catalog, other);
+    assert_eq!(
+        change(&mut catalog, ChainChange::Remove(nodes[1])),
+        Err(CatalogError::NodeNeeded(nodes[1]))
+    );
+    assert_eq!(
+        catalog.apply(&Entry::RemoveNode { node: other }),
+        Err(CatalogError::NodeNeeded(other))
+    );
+    change(&mut catalog, ChainChange::Remove(other)).unwrap();
+    catalog.apply(&Entry::RemoveNode { node: other }).unwrap();
+    assert!(catalog.node(NodeId::new(other)).is_none());
+    let mut copy = Catalog::default();
+    assert!(copy.restore(&catalog.snapshot()));
+    copy.last.clone_from(&catalog.last);
+    assert_eq!(copy, catalog);
+}
