@@ -7,7 +7,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, Package
 use crate::{files, no_complaints, read, root};
 
 /// Every room, and the rooms it may import. Imports only go down.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("catena-format", &[]),
     ("catena-log", &["catena-format"]),
     ("catena-blocking", &["catena-log", "catena-format"]),
@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("catena-wire", &["catena-format"]),
     ("catena-client", &["catena-wire", "catena-format"]),
     ("catena-node", &["catena-wire", "catena-replication", "catena-log", "catena-format"]),
+    ("catena-consensus", &["catena-blocking", "catena-log", "catena-format"]),
     ("catena", BELOW_THE_SERVER),
     ("catena-bench", &["catena-client"]),
     ("catena-tests", ALL),
@@ -30,6 +31,7 @@ const BELOW_THE_SERVER: &[&str] = &[
     "catena-wire",
     "catena-client",
     "catena-node",
+    "catena-consensus",
 ];
 
 const ALL: &[&str] = &[
@@ -41,18 +43,20 @@ const ALL: &[&str] = &[
     "catena-wire",
     "catena-client",
     "catena-node",
+    "catena-consensus",
     "catena",
     "catena-bench",
 ];
 
 /// Libraries, and the only rooms that may name them.
-const GUESTS: [(&str, &[&str]); 1] = [("glommio", &["catena-uring", "catena"])];
+const GUESTS: [(&str, &[&str]); 2] =
+    [("glommio", &["catena-uring", "catena"]), ("openraft", &["catena-consensus"])];
 
 /// Rooms that decide and never do, with the libraries that must not even be in their trees.
 const PURE: [&str; 5] =
     ["catena-format", "catena-log", "catena-replication", "catena-wire", "catena-node"];
-const NEVER_IN_PURE: [&str; 5] = ["tokio", "glommio", "async-std", "mio", "rustix"];
-const NEVER_IN_CLIENT: [&str; 3] = ["glommio", "catena", "catena-log"];
+const NEVER_IN_PURE: [&str; 6] = ["tokio", "glommio", "async-std", "mio", "rustix", "openraft"];
+const NEVER_IN_CLIENT: [&str; 4] = ["glommio", "openraft", "catena", "catena-log"];
 
 /// Where an unsafe block may stand at all.
 const UNSAFE: [&str; 1] = ["catena-uring"];

@@ -1,0 +1,109 @@
+//! A connection that another node has opened.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpStream, tcp::OwnedWriteHalf},
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{
+    Identity,
+    frame::{self, Frame, FrameError, HANDSHAKE_BYTES_MAX, HandshakeRefusal, Hello, Kind, Welcome},
+};
+use crate::options::{IDLE_MAX, REQUESTS_PER_CONNECTION};
+
+/// Answers that wait to be sent, at most; behind it no further request is read.
+const ANSWERS_WAITING: usize = 16;
+
+/// Who answers requests.
+pub(crate) trait Desk: Clone + Send + 'static {
+    /// The answer's body; `None`: the request means nothing, and the connection is closed.
+    fn answer(&self, frame: Frame) -> impl Future<Output = Option<Vec<u8>>> + Send;
+}
+
+/// Why a connection came to nothing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the handshake was refused: {0}")]
+    Refused(#[from] HandshakeRefusal),
+}
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(
+    identity: Identity,
+    mut stream: TcpStream,
+    desk: impl Desk,
+) -> Result<(), ServeError> {
+    stream.set_nodelay(true).map_err(FrameError::from)?;
+    timeout(identity.connect_within, shake_hands(&identity, &mut stream))
+        .await
+        .map_err(FrameError::from)??;
+    let (mut reader, writer) = stream.into_split();
+    let (answers, waiting) = mpsc::channel(ANSWERS_WAITING);
+    let mut sender = tokio::spawn(send(identity, writer, waiting));
+    let room = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+        let read = timeout(IDLE_MAX, frame::read(&mut reader, identity.frame_bytes_max));
+        let frame = tokio::select! {
+            frame = read => frame.map_err(FrameError::from)??,
+            _ = &mut sender => return Ok(()),
+        };
+        let (desk, answers) = (desk.clone(), answers.clone());
+        tokio::spawn(async move {
+            let request = frame.request;
+            let answer = desk.answer(frame).await;
+            let answer = answer.map(|body| frame::encode(Kind::Answer, request, &body));
+            // The connection may have ended meanwhile.
+            let _ = answers.send(answer).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Sends answers until there will be none, or one is wanting.
+async fn send(
+    identity: Identity,
+    mut writer: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<Option<Vec<u8>>>,
+) {
+    while let Some(Some(bytes)) = answers.recv().await {
+        let written = timeout(identity.stall_max, writer.write_all(&bytes)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+async fn shake_hands(identity: &Identity, stream: &mut TcpStream) -> Result<(), ServeError> {
+    let heard = match frame::read(stream, HANDSHAKE_BYTES_MAX).await {
+        Ok(frame) if frame.kind == Kind::Hello => weigh(identity, &frame.body)?,
+        Ok(frame) => return Err(FrameError::Kind(frame.kind as u8).into()),
+        Err(FrameError::Version(_)) => Err(HandshakeRefusal::Version(frame::VERSION)),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = frame::encode(Kind::Welcome, 0, &frame::body(&heard));
+    stream.write_all(&bytes).await.map_err(FrameError::from)?;
+    heard?;
+    Ok(())
+}
+
+fn weigh(
+    identity: &Identity,
+    hello: &[u8],
+) -> Result<Result<Welcome, HandshakeRefusal>, FrameError> {
+    let hello: Hello = frame::parse(hello)?;
+    Ok(if hello.cluster != identity.cluster {
+        Err(HandshakeRefusal::Cluster(identity.cluster))
+    } else if hello.to != identity.node || hello.from == identity.node {
+        Err(HandshakeRefusal::Node(identity.node))
+    } else {
+        tracing::debug!(node = hello.from, incarnation = hello.incarnation, "a node is heard");
+        Ok(Welcome { node: identity.node, incarnation: identity.incarnation })
+    })
+}
