@@ -1,6 +1,6 @@
 //! Requests of this node and of others, each carried to where it can be done.
 
-use std::{collections::BTreeSet, future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, sync::Arc, time::Duration};
 
 use catena_format::NodeId;
 use openraft::{
@@ -12,13 +12,14 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout},
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     links::{Desk, Frame, Identity, Kind, Links, RequestError, body, parse},
     options::Settings,
+    room::Place,
     teller::{Refusal, Teller, Told},
     types::{Proposal, Raft, Trace, Types},
 };
@@ -62,24 +63,26 @@ enum Undone {
 #[derive(Clone)]
 pub(crate) struct Office {
     pub(crate) raft: Raft,
-    pub(crate) links: std::sync::Arc<Links>,
-    pub(crate) teller: std::sync::Arc<Teller>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) teller: Arc<Teller>,
     pub(crate) identity: Identity,
+    /// What the leader may be asked for at once.
+    pub(crate) orders: Arc<Semaphore>,
     pub(crate) settings: Settings,
 }
 
 impl Office {
     /// Begins what this node wants; what comes of it is told.
-    pub(crate) fn work(&self, work: Work, permit: OwnedSemaphorePermit) {
+    pub(crate) fn work(&self, work: Work, place: Place) {
         let office = self.clone();
         if let Work::Propose { proposal, time, entry } = work {
-            self.teller.begin(proposal, permit);
+            self.teller.begin(proposal, place);
             tokio::spawn(async move { office.propose(proposal, time, entry).await });
             return;
         }
         tokio::spawn(async move {
             let told = office.request(work).await;
-            drop(permit);
+            drop(place);
             office.teller.tell(told);
         });
     }
@@ -149,7 +152,7 @@ impl Office {
             let done = match (leader, address) {
                 (Some(leader), _) if leader == self.identity.node => here().await,
                 (Some(leader), Some(address)) => {
-                    self.elsewhere(leader, &address, kind, request()).await
+                    self.elsewhere(leader, &address, kind, &request, end).await
                 }
                 _ => Err(Undone::NotHere),
             };
@@ -169,10 +172,13 @@ impl Office {
         leader: u64,
         address: &str,
         kind: Kind,
-        request: Vec<u8>,
+        request: &impl Fn() -> Vec<u8>,
+        end: Instant,
     ) -> Result<u64, Undone> {
+        let order = timeout_at(end, self.orders.acquire()).await;
+        let Ok(Ok(_order)) = order else { return Err(Undone::NotHere) };
         let within = self.settings.answer_within;
-        match self.links.request(leader, address, kind, request, within).await {
+        match self.links.request(leader, address, kind, request(), within).await {
             Ok(answer) => parse(&answer).unwrap_or(Err(Undone::InDoubt)),
             Err(RequestError::NotSent(_)) => Err(Undone::NotHere),
             Err(RequestError::Lost) => Err(Undone::InDoubt),
@@ -249,6 +255,10 @@ impl Office {
 }
 
 impl Desk for Office {
+    fn busy(&self) -> Vec<u8> {
+        body(&Err::<u64, _>(Undone::NotHere))
+    }
+
     async fn answer(&self, frame: Frame) -> Option<Vec<u8>> {
         let Frame { kind, body: request, .. } = frame;
         Some(match kind {

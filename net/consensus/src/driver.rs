@@ -6,15 +6,16 @@ use catena_format::NodeId;
 use openraft::Config;
 use tokio::{
     runtime,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
 };
 
 use crate::{
     Consensus,
     desk::{Office, Work},
-    links::{Identity, Links, Network, serve},
+    links::{FrameError, Identity, Links, Network, ServeError, serve},
     machine::{Applier, Machine},
-    options::{Begin, Options, Settings, StartError},
+    options::{Begin, ORDERS_PER_NODE, Options, Settings, StartError},
+    room::{Place, Room},
     store::{self, Committed, Opened, Store, StoreError},
     teller::{Teller, Told},
     types::{Metrics, Raft},
@@ -22,7 +23,7 @@ use crate::{
 
 /// What the thread is asked for.
 pub(crate) enum Command {
-    Work(Work, OwnedSemaphorePermit),
+    Work(Work, Place),
     Accept(TcpStream),
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn start(
 ) -> Result<Consensus, StartError> {
     options.settings.check()?;
     let Settings { proposals_max, connections_max, entry_bytes_max, .. } = options.settings;
-    let node = options.node;
+    let (node, room) = (options.node, Room::new(&options.settings));
     let (commands, asked) = mpsc::channel(proposals_max + connections_max);
     let (started, result) = flume::bounded(1);
     let start = Start { options, begin, machine, told };
@@ -53,7 +54,6 @@ pub(crate) fn start(
     let thread = thread.spawn(move || run(start, asked, &started)).map_err(StartError::Thread)?;
     let ended = || StartError::Consensus("its thread has ended".to_owned());
     let (metrics, committed) = result.recv().unwrap_or_else(|_| Err(ended()))?;
-    let room = Arc::new(Semaphore::new(proposals_max));
     let thread = Some(thread);
     Ok(Consensus { commands, room, entry_bytes_max, node, metrics, committed, thread })
 }
@@ -128,7 +128,9 @@ impl Driver {
         metrics.mark_changed();
         let connections = Arc::new(Semaphore::new(settings.connections_max));
         let log_bytes_max = settings.log_bytes_max;
-        let office = Office { raft, links, teller, identity, settings: settings.clone() };
+        let orders = Arc::new(Semaphore::new(ORDERS_PER_NODE));
+        let settings = settings.clone();
+        let office = Office { raft, links, teller, identity, orders, settings };
         let told_leader = (0, None);
         let failed = false;
         let driver = Self {
@@ -148,7 +150,7 @@ impl Driver {
         loop {
             tokio::select! {
                 command = asked.recv() => match command {
-                    Some(Command::Work(work, permit)) => self.office.work(work, permit),
+                    Some(Command::Work(work, place)) => self.office.work(work, place),
                     Some(Command::Accept(stream)) => self.accept(stream),
                     None => break,
                 },
@@ -226,8 +228,12 @@ impl Driver {
         };
         let (identity, office) = (self.identity, self.office.clone());
         tokio::spawn(async move {
-            if let Err(error) = serve(identity, stream, office).await {
-                tracing::debug!(%error, "the connection of another node has ended");
+            match serve(identity, stream, office).await {
+                Ok(()) => {}
+                Err(ServeError::Frame(FrameError::Io(error))) => {
+                    tracing::debug!(error, "the connection of another node has ended");
+                }
+                Err(error) => tracing::warn!(%error, "the connection of a node is closed"),
             }
             drop(permit);
         });
@@ -245,7 +251,7 @@ fn config(settings: &Settings) -> Result<Config, StartError> {
         snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(settings.snapshot_every),
         snapshot_max_chunk_size: settings.snapshot_chunk_bytes as u64,
         max_in_snapshot_log_to_keep: settings.entries_kept,
-        replication_lag_threshold: settings.snapshot_every + settings.entries_kept,
+        replication_lag_threshold: settings.snapshot_every.saturating_add(settings.entries_kept),
         ..Config::default()
     };
     config.validate().map_err(|error| StartError::Consensus(error.to_string()))

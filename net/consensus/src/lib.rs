@@ -17,16 +17,17 @@ mod driver;
 mod links;
 mod machine;
 mod options;
+mod room;
 mod store;
 mod teller;
 mod types;
 
-use std::{collections::BTreeSet, net::TcpStream, sync::Arc, thread::JoinHandle};
+use std::{collections::BTreeSet, net::TcpStream, thread::JoinHandle};
 
 use catena_format::NodeId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use self::{desk::Work, driver::Command, types::Metrics};
+use self::{desk::Work, driver::Command, room::Room, types::Metrics};
 pub use self::{
     links::{FrameError, HandshakeRefusal},
     machine::Machine,
@@ -35,11 +36,12 @@ pub use self::{
     teller::{Refusal, Role, Status, Told},
 };
 
-/// One node's part in ordering entries. Dropped, it stops as with [`Consensus::stop`].
+/// One node's part in ordering entries. Dropped, it stops as with [`Consensus::stop`]; neither may
+/// happen where it is told something, which would wait for itself.
 pub struct Consensus {
     commands: mpsc::Sender<Command>,
-    /// What may be under way: a permit each, given back once the end was told.
-    room: Arc<Semaphore>,
+    /// For what is under way, until its end was told.
+    room: Room,
     entry_bytes_max: usize,
     node: NodeId,
     metrics: watch::Receiver<Metrics>,
@@ -74,7 +76,8 @@ impl Consensus {
         if entry.len() > self.entry_bytes_max {
             return Err(Refusal::TooLarge(entry.len()));
         }
-        self.ask(Work::Propose { proposal, time, entry })
+        let bytes = entry.len();
+        self.ask_with(bytes, Work::Propose { proposal, time, entry })
     }
 
     /// Has a node learn all entries, or be known under a new address. Only the leader does it;
@@ -122,7 +125,8 @@ impl Consensus {
     /// How things stand.
     pub fn status(&self) -> Status {
         let committed = *self.committed.lock().unwrap_or_else(|e| e.into_inner());
-        Status::of(self.node, &self.metrics.borrow(), committed)
+        let ended = self.metrics.has_changed().is_err();
+        Status::of(self.node, &self.metrics.borrow(), committed, ended)
     }
 
     /// Ends, with all durable that was told. What is under way is told as in doubt.
@@ -131,8 +135,12 @@ impl Consensus {
     }
 
     fn ask(&self, work: Work) -> Result<(), Refusal> {
-        let Ok(permit) = self.room.clone().try_acquire_owned() else { return Err(Refusal::Busy) };
-        self.commands.try_send(Command::Work(work, permit)).map_err(|error| match error {
+        self.ask_with(0, work)
+    }
+
+    fn ask_with(&self, bytes: usize, work: Work) -> Result<(), Refusal> {
+        let place = self.room.take(bytes).ok_or(Refusal::Busy)?;
+        self.commands.try_send(Command::Work(work, place)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Refusal::Busy,
             mpsc::error::TrySendError::Closed(_) => Refusal::Stopped,
         })

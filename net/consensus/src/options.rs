@@ -14,8 +14,11 @@ pub(crate) const APPEND_BYTES: usize = 1 << 20;
 pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(20);
 /// One on which nothing came for so long is closed by the other side.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Requests of one connection that are carried out at once.
-pub(crate) const REQUESTS_PER_CONNECTION: usize = 64;
+/// Proposals and reads of another node that the leader has under way at once. A node asks for no
+/// more, so that openraft's own requests, over the same connection, are never behind them.
+pub(crate) const ORDERS_PER_NODE: usize = 64;
+/// Requests of openraft that are carried out at once for another node; it rarely has two.
+pub(crate) const REQUESTS_PER_CONNECTION: usize = 16;
 
 const _: () = assert!(IDLE_CLOSE.as_secs() * 2 < IDLE_MAX.as_secs());
 
@@ -31,7 +34,7 @@ pub struct Settings {
     pub snapshot_every: u64,
     /// So many entries before a snapshot stay, for nodes that are a little behind.
     pub entries_kept: u64,
-    /// The bytes of an entry, at most.
+    /// The bytes of an entry, at most. The same at all nodes, as are the limits of snapshots.
     pub entry_bytes_max: usize,
     /// The bytes of entries, kept in memory, above which a snapshot is taken early and nothing is
     /// kept before it.
@@ -44,6 +47,8 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Proposals and requests under way, at most.
     pub proposals_max: usize,
+    /// The bytes of all proposals under way, at most.
+    pub proposals_bytes_max: usize,
     /// Connections of other nodes, at most.
     pub connections_max: usize,
     /// How long a connection, and its handshake, may take to come about.
@@ -67,6 +72,7 @@ impl Default for Settings {
             snapshot_chunk_bytes: 1 << 20,
             segment_bytes: 16 << 20,
             proposals_max: 1024,
+            proposals_bytes_max: 64 << 20,
             connections_max: 64,
             connect_within: Duration::from_millis(200),
             place_within: Duration::from_secs(1),
@@ -82,7 +88,7 @@ pub enum SettingsError {
     /// An election must take longer than a heartbeat, and not always the same time.
     #[error("an election needs two different times, both longer than two heartbeats")]
     Election,
-    /// An entry must fit in a batch.
+    /// An entry must fit in a batch, and within what may be under way.
     #[error("an entry cannot have up to {0} bytes")]
     EntryBytes(usize),
     /// Something is zero.
@@ -99,7 +105,8 @@ impl Settings {
         if least <= self.heartbeat * 2 || most.as_millis() <= least.as_millis() {
             return Err(SettingsError::Election);
         }
-        if self.entry_bytes_max > BATCH_BYTES_MAX - ENTRY_OVERHEAD_BYTES {
+        let most = BATCH_BYTES_MAX - ENTRY_OVERHEAD_BYTES;
+        if self.entry_bytes_max > most.min(self.proposals_bytes_max) {
             return Err(SettingsError::EntryBytes(self.entry_bytes_max));
         }
         let counts = [
@@ -138,7 +145,7 @@ pub struct Options {
     pub settings: Settings,
 }
 
-/// How a node comes to take part.
+/// How a node comes to take part. What a directory was created as, it stays.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Begin {
     /// It is the first of a cluster, and votes alone. If it has founded it before, it goes on.

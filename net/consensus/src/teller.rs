@@ -7,9 +7,11 @@ use std::{
 
 use catena_format::NodeId;
 use openraft::ServerState;
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::types::{Metrics, Proposal};
+use crate::{
+    room::Place,
+    types::{Metrics, Proposal},
+};
 
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -133,9 +135,9 @@ pub struct Status {
 }
 
 impl Status {
-    pub(crate) fn of(node: NodeId, metrics: &Metrics, committed: Option<u64>) -> Self {
+    pub(crate) fn of(node: NodeId, metrics: &Metrics, committed: Option<u64>, ended: bool) -> Self {
         let membership = metrics.membership_config.membership();
-        let stopped = metrics.running_state.is_err();
+        let stopped = ended || metrics.running_state.is_err();
         let role = match metrics.state {
             _ if stopped => Role::Stopped,
             ServerState::Learner => Role::Learner,
@@ -168,7 +170,7 @@ pub(crate) struct Teller {
     node: u64,
     incarnation: u64,
     told: Mutex<Box<dyn Fn(Told) + Send>>,
-    waiting: Mutex<BTreeMap<u64, OwnedSemaphorePermit>>,
+    waiting: Mutex<BTreeMap<u64, Place>>,
 }
 
 impl Teller {
@@ -181,13 +183,13 @@ impl Teller {
         call(told);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, OwnedSemaphorePermit>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Place>> {
         self.waiting.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// A proposal begins.
-    pub(crate) fn begin(&self, proposal: u64, permit: OwnedSemaphorePermit) {
-        let before = self.waiting().insert(proposal, permit);
+    pub(crate) fn begin(&self, proposal: u64, place: Place) {
+        let before = self.waiting().insert(proposal, place);
         assert!(before.is_none(), "proposal {proposal} is under way already");
     }
 

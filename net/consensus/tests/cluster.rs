@@ -4,7 +4,9 @@ mod common;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use catena_consensus::{Begin, Refusal, Role, Settings, Told};
+use catena_consensus::{
+    Begin, Consensus, Machine, Options, Refusal, Role, Settings, StartError, StoreError, Told,
+};
 use catena_format::NodeId;
 
 use crate::common::{Cluster, End, settings, wait_for};
@@ -169,6 +171,20 @@ fn a_proposal_that_nobody_orders_is_refused_or_in_doubt() {
 }
 
 #[test]
+fn the_bytes_under_way_have_a_limit() {
+    let entry_bytes_max = settings().entry_bytes_max;
+    let few = Settings { proposals_bytes_max: 2 * entry_bytes_max, ..settings() };
+    let mut cluster = Cluster::new(few);
+    cluster.start(4, Begin::Member);
+    let large = cluster.propose(4, &vec![0; entry_bytes_max]);
+    assert_eq!(cluster.refused(4, vec![0; entry_bytes_max]), Refusal::Busy);
+    let small = cluster.propose(4, b"small");
+    for proposal in [large, small] {
+        assert_eq!(cluster.wait_for_end(4, proposal), End::Refused(Refusal::NoLeader));
+    }
+}
+
+#[test]
 fn what_is_under_way_has_a_limit() {
     let few = Settings { proposals_max: 2, ..settings() };
     let mut cluster = Cluster::new(few);
@@ -253,6 +269,100 @@ fn a_disk_that_fails_ends_consensus_here_and_nowhere_else() {
 }
 
 #[test]
+fn what_an_isolated_leader_took_is_in_doubt_and_given_up() {
+    let mut cluster = Cluster::of_three(settings());
+    for _ in 0..3 {
+        let old = cluster.leader();
+        let left: Vec<u64> = (1..4).filter(|node| *node != old).collect();
+        cluster.propose_until_applied(old);
+        cluster.isolate(old);
+        let lost = cluster.propose(old, format!("lost in {old};").as_bytes());
+        wait_for("a new leader", || {
+            left.iter().any(|node| cluster.status(*node).role == Role::Leader)
+        });
+        for node in left {
+            cluster.propose_until_applied(node);
+        }
+        assert_eq!(cluster.wait_for_end(old, lost), End::InDoubt);
+        assert_eq!(cluster.read_index(old), Err(Refusal::NoLeader));
+        cluster.heal();
+        cluster.propose_until_applied(old);
+        cluster.wait_until_equal();
+        // Its own log was cut, on the disk too.
+        cluster.stop(old);
+        cluster.start(old, Begin::Member);
+        cluster.wait_until_equal();
+    }
+    cluster.check_ends();
+}
+
+#[test]
+fn what_a_cut_off_leader_took_is_told_once_though_openraft_gives_it_up() {
+    // The answer is waited for longer than the others need to go on, so that openraft tells of the
+    // end, in words that it has for proposals that it never took.
+    let patient = Settings { answer_within: Duration::from_secs(20), ..settings() };
+    let cluster = Cluster::of_three(patient);
+    let old = cluster.leader();
+    let left: Vec<u64> = (1..4).filter(|node| *node != old).collect();
+    cluster.propose_until_applied(old);
+    cluster.isolate(old);
+    let lost = cluster.propose(old, b"lost;");
+    wait_for("a new leader", || left.iter().any(|node| cluster.status(*node).role == Role::Leader));
+    for node in left {
+        cluster.propose_until_applied(node);
+    }
+    cluster.heal();
+    assert_eq!(cluster.wait_for_end(old, lost), End::InDoubt);
+    cluster.propose_until_applied(old);
+    cluster.wait_until_equal();
+    assert!(!cluster.state(old).windows(5).any(|at| at == b"lost;"));
+    cluster.check_ends();
+}
+
+#[test]
+fn a_snapshot_of_another_machine_is_refused() {
+    let mut cluster = Cluster::new(settings());
+    let options = cluster.options(1, 1);
+    let foreign = Begin::Found { snapshot: b"foreign".to_vec() };
+    let refused = Consensus::start(options, foreign, Choosy, |_| {}).err();
+    assert!(matches!(refused, Some(StartError::Store(StoreError::Machine { .. }))), "{refused:?}");
+    // Its directory is as it was.
+    cluster.start(1, Begin::Member);
+    cluster.propose_until_applied(1);
+    assert!(cluster.state(1).starts_with(b"foreign"));
+}
+
+struct Choosy;
+
+impl Machine for Choosy {
+    fn apply(&mut self, _: u64, _: i64, _: &[u8]) {}
+    fn snapshot(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn restore(&mut self, _: &[u8]) -> bool {
+        false
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    let cluster = Cluster::new(settings());
+    let refused = [
+        Settings { heartbeat: Duration::ZERO, ..settings() },
+        Settings { election: (Duration::from_secs(1), Duration::from_secs(1)), ..settings() },
+        Settings { heartbeat: Duration::from_secs(1), ..settings() },
+        Settings { entry_bytes_max: 16 << 20, ..settings() },
+        Settings { proposals_bytes_max: 1, ..settings() },
+        Settings { snapshot_every: 0, ..settings() },
+    ];
+    for settings in refused {
+        let options = Options { settings, ..cluster.options(1, 1) };
+        let refused = Consensus::start(options, Begin::Member, Choosy, |_| {}).err();
+        assert!(matches!(refused, Some(StartError::Settings(_))), "{refused:?}");
+    }
+}
+
+#[test]
 fn every_proposal_ends_once_while_leaders_come_and_go() {
     let hurried = Settings {
         place_within: Duration::from_millis(300),
@@ -268,11 +378,20 @@ fn every_proposal_ends_once_while_leaders_come_and_go() {
             let node = 1 + number % 3;
             // A stopped node takes nothing.
             let _ = cluster.try_propose(node, format!("{round}/{number};").into_bytes());
-            if number == 20 {
-                cluster.stop(old);
+            match (number, round % 2) {
+                (20, 0) => cluster.stop(old),
+                (20, _) => cluster.isolate(old),
+                _ => {}
             }
         }
-        cluster.start(old, Begin::Member);
+        let left: Vec<u64> = (1..4).filter(|node| *node != old).collect();
+        wait_for("a new leader", || {
+            left.iter().any(|node| cluster.status(*node).role == Role::Leader)
+        });
+        match round % 2 {
+            0 => cluster.start(old, Begin::Member),
+            _ => cluster.heal(),
+        }
         for node in 1..4 {
             cluster.propose_until_applied(node);
         }

@@ -13,13 +13,16 @@ use super::{
     Identity,
     frame::{self, Frame, FrameError, HANDSHAKE_BYTES_MAX, HandshakeRefusal, Hello, Kind, Welcome},
 };
-use crate::options::{IDLE_MAX, REQUESTS_PER_CONNECTION};
+use crate::options::{IDLE_MAX, ORDERS_PER_NODE, REQUESTS_PER_CONNECTION};
 
 /// Answers that wait to be sent, at most; behind it no further request is read.
 const ANSWERS_WAITING: usize = 16;
 
 /// Who answers requests.
 pub(crate) trait Desk: Clone + Send + 'static {
+    /// The answer where too many proposals and reads of that node are under way.
+    fn busy(&self) -> Vec<u8>;
+
     /// The answer's body; `None`: the request means nothing, and the connection is closed.
     fn answer(&self, frame: Frame) -> impl Future<Output = Option<Vec<u8>>> + Send;
 }
@@ -46,13 +49,23 @@ pub(crate) async fn serve(
     let (mut reader, writer) = stream.into_split();
     let (answers, waiting) = mpsc::channel(ANSWERS_WAITING);
     let mut sender = tokio::spawn(send(identity, writer, waiting));
-    let room = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION));
+    let orders = Arc::new(Semaphore::new(ORDERS_PER_NODE));
+    let requests = Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION));
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
         let read = timeout(IDLE_MAX, frame::read(&mut reader, identity.frame_bytes_max));
         let frame = tokio::select! {
             frame = read => frame.map_err(FrameError::from)??,
             _ = &mut sender => return Ok(()),
+        };
+        let permit = match frame.kind {
+            Kind::Propose | Kind::ReadIndex => orders.clone().try_acquire_owned().ok(),
+            _ => requests.clone().acquire_owned().await.ok(),
+        };
+        let Some(permit) = permit else {
+            let busy = frame::encode(Kind::Answer, frame.request, &desk.busy());
+            // The connection may have ended meanwhile.
+            let _ = answers.send(Some(busy)).await;
+            continue;
         };
         let (desk, answers) = (desk.clone(), answers.clone());
         tokio::spawn(async move {

@@ -19,14 +19,15 @@ use tokio::sync::{mpsc, oneshot};
 use self::dial::{Asked, Line};
 pub use self::frame::{FrameError, HandshakeRefusal};
 pub(crate) use self::{
-    accept::{Desk, serve},
+    accept::{Desk, ServeError, serve},
     dial::NotSent,
     frame::{Frame, Kind, body, parse},
     network::Network,
 };
+use crate::options::ORDERS_PER_NODE;
 
 /// Requests to one node that wait to be sent, at most.
-const REQUESTS_WAITING: usize = 64;
+const REQUESTS_WAITING: usize = 2 * ORDERS_PER_NODE;
 
 /// Who this node is to others, and its limits.
 #[derive(Clone, Copy, Debug)]

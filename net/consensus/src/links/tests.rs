@@ -35,6 +35,10 @@ fn identity(node: u64) -> Identity {
 struct Echo(std::sync::Arc<tokio::sync::Notify>);
 
 impl Desk for Echo {
+    fn busy(&self) -> Vec<u8> {
+        b"busy".to_vec()
+    }
+
     async fn answer(&self, frame: Frame) -> Option<Vec<u8>> {
         match frame.body.first() {
             Some(b'x') => return None,

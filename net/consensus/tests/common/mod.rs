@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -64,6 +64,16 @@ pub(crate) enum End {
 
 type Serving = Arc<Mutex<Option<Arc<Consensus>>>>;
 
+/// Who is cut off from all others, and the connections there are.
+#[derive(Default)]
+struct Net {
+    alone: Option<u64>,
+    connections: Vec<(u64, u64, TcpStream)>,
+}
+
+/// Where a frame's body begins.
+const BODY: usize = 24;
+
 struct Node {
     address: String,
     serving: Serving,
@@ -78,6 +88,7 @@ struct Node {
 pub(crate) struct Cluster {
     directory: TempDir,
     settings: Settings,
+    net: Arc<Mutex<Net>>,
     nodes: BTreeMap<u64, Node>,
     numbers: AtomicU64,
     /// What was proposed: where, in which life, under which number.
@@ -89,6 +100,7 @@ impl Cluster {
         Self {
             directory: tempfile::tempdir().unwrap(),
             settings,
+            net: Arc::default(),
             nodes: BTreeMap::new(),
             numbers: AtomicU64::new(1),
             proposed: Mutex::default(),
@@ -109,22 +121,28 @@ impl Cluster {
     }
 
     pub(crate) fn start(&mut self, node: u64, begin: Begin) {
-        let known = self.nodes.entry(node).or_insert_with(Node::new);
+        let known = self.nodes.entry(node).or_insert_with(|| Node::new(node, self.net.clone()));
         known.incarnation += 1;
         known.scroll = Scroll::default();
         known.told = Arc::default();
-        let options = Options {
-            directory: self.directory.path().join(node.to_string()),
-            cluster: ClusterId::new(5),
-            node: NodeId::new(node),
-            incarnation: known.incarnation,
-            address: known.address.clone(),
-            settings: self.settings.clone(),
-        };
+        let incarnation = known.incarnation;
+        let options = self.options(node, incarnation);
+        let known = &self.nodes[&node];
         let told = known.told.clone();
         let told = move |what| told.lock().unwrap().push(what);
         let consensus = Consensus::start(options, begin, known.scroll.clone(), told).unwrap();
         *known.serving.lock().unwrap() = Some(Arc::new(consensus));
+    }
+
+    pub(crate) fn options(&self, node: u64, incarnation: u64) -> Options {
+        Options {
+            directory: self.directory.path().join(node.to_string()),
+            cluster: ClusterId::new(5),
+            node: NodeId::new(node),
+            incarnation,
+            address: self.nodes.get(&node).map(|node| node.address.clone()).unwrap_or_default(),
+            settings: self.settings.clone(),
+        }
     }
 
     pub(crate) fn stop(&mut self, node: u64) {
@@ -155,7 +173,23 @@ impl Cluster {
 
     pub(crate) fn move_to_another_address(&mut self, node: u64) {
         let known = self.nodes.get_mut(&node).unwrap();
-        known.address = listen(known.serving.clone());
+        known.address = listen(node, known.serving.clone(), self.net.clone());
+    }
+
+    /// Cuts a node off from all others.
+    pub(crate) fn isolate(&self, node: u64) {
+        let mut net = self.net.lock().unwrap();
+        net.alone = Some(node);
+        for (from, to, connection) in &net.connections {
+            if *from == node || *to == node {
+                // The other side may have closed it.
+                let _ = connection.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.net.lock().unwrap().alone = None;
     }
 
     pub(crate) fn lose_directory(&self, node: u64) {
@@ -368,10 +402,10 @@ fn ends(told: &[Told], proposal: u64) -> Vec<End> {
 }
 
 impl Node {
-    fn new() -> Self {
+    fn new(node: u64, net: Arc<Mutex<Net>>) -> Self {
         let serving = Serving::default();
         Self {
-            address: listen(serving.clone()),
+            address: listen(node, serving.clone(), net),
             serving,
             scroll: Scroll::default(),
             told: Arc::default(),
@@ -381,13 +415,19 @@ impl Node {
     }
 }
 
-/// Hands connections to whoever serves at the moment.
-fn listen(serving: Serving) -> String {
+/// Hands connections to whoever serves at the moment, if nothing is between the two.
+fn listen(node: u64, serving: Serving, net: Arc<Mutex<Net>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream): Result<TcpStream, _> = stream else { return };
+            let Some(from) = caller(&stream) else { continue };
+            let mut net = net.lock().unwrap();
+            if net.alone.is_some_and(|alone| alone == from || alone == node) {
+                continue;
+            }
+            net.connections.push((from, node, stream.try_clone().unwrap()));
             let consensus = serving.lock().unwrap().clone();
             if let Some(consensus) = consensus {
                 consensus.accept(stream);
@@ -395,4 +435,15 @@ fn listen(serving: Serving) -> String {
         }
     });
     address
+}
+
+/// Who opened a connection, as its first frame says: behind the cluster, both of one byte.
+fn caller(stream: &TcpStream) -> Option<u64> {
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut hello = [0; BODY + 2];
+    while stream.peek(&mut hello).ok()? < hello.len() {
+        thread::yield_now();
+    }
+    stream.set_read_timeout(None).unwrap();
+    Some(u64::from(hello[BODY + 1]))
 }
