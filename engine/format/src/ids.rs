@@ -41,6 +41,10 @@ number!(
     ClusterId(u128)
 );
 number!(
+    /// Who shows it may become a node of the cluster; drawn at random, and valid for a time.
+    JoinToken(u128)
+);
+number!(
     /// A node, created on an empty directory and never reused.
     NodeId(u64)
 );

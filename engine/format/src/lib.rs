@@ -23,7 +23,7 @@ mod bytes_le;
 pub use batch::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Codec, CodecUnknown};
 pub use frame::{FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameSeed};
 pub use ids::{
-    ClusterId, Epoch, FileNumber, Incarnation, Millis, NodeId, Offset, PartitionIndex,
+    ClusterId, Epoch, FileNumber, Incarnation, JoinToken, Millis, NodeId, Offset, PartitionIndex,
     PartitionUid, Position, ProducerEpoch, ProducerId, Sequence, TopicId,
 };
 pub use segment::{SegmentFooter, SegmentHeader, SegmentHeaderError};

@@ -114,6 +114,7 @@ impl Driver {
             cluster: options.cluster.get(),
             node,
             incarnation,
+            preface: options.preface,
             frame_bytes_max: settings.frame_bytes_max(),
             snapshot_bytes_max: settings.snapshot_bytes_max,
             connect_within: settings.connect_within,

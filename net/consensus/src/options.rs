@@ -141,6 +141,9 @@ pub struct Options {
     pub incarnation: u64,
     /// Where other nodes reach this one: `host:port`.
     pub address: String,
+    /// With what each connection to another node begins, before the handshake; whoever accepts one
+    /// there has taken it off.
+    pub preface: [u8; 16],
     /// Times and limits.
     pub settings: Settings,
 }

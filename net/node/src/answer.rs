@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is answered with more than an error.
-const SERVED: [Api; 15] = [
+const SERVED: [Api; 16] = [
     Api::Handshake,
     Api::Produce,
     Api::Fetch,
@@ -33,6 +33,7 @@ const SERVED: [Api; 15] = [
     Api::Trim,
     Api::ProducerId,
     Api::Ping,
+    Api::JoinToken,
 ];
 
 impl<M: Memory + Clone> Node<M> {
@@ -116,7 +117,8 @@ impl<M: Memory + Clone> Node<M> {
             | Api::CreateTopic
             | Api::AlterTopic
             | Api::DeleteTopic
-            | Api::Ping => {
+            | Api::Ping
+            | Api::JoinToken => {
                 self.answer(caller, &StatusResponse { error, message });
             }
         }

@@ -22,12 +22,12 @@ use catena_replication::{
         decode, due, encode,
     },
 };
-use catena_wire::ErrorCode;
+use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
 
 use crate::{
     cores::{Content, NOWHERE, Place},
     held::{Creating, Held},
-    node::{Directory, Node, Status},
+    node::{Caller, Directory, Node, Status},
     topics::{Proposal, catalog_code},
 };
 
@@ -253,6 +253,26 @@ impl<M: Memory + Clone> Node<M> {
         Ok(())
     }
 
+    /// Allows processes to become nodes, or no more.
+    pub(crate) fn join_token(
+        &mut self,
+        caller: Caller,
+        head: &[u8],
+        now: Now,
+    ) -> Result<(), WireError> {
+        let JoinTokenRequest { token, lifetime_ms } = JoinTokenRequest::decode(head)?;
+        if self.follower.is_none() {
+            let text = "the node is alone: it takes others when it listens for them (listen.peer)";
+            self.refuse(caller, ErrorCode::InvalidRequest, text);
+            return Ok(());
+        }
+        let (token, time) = (token.get(), now.wall.get());
+        let until = time.saturating_add_unsigned(lifetime_ms);
+        let entry = Entry::AllowJoin { token, time, until };
+        self.propose(caller, Proposal::AllowJoin, &entry, now);
+        Ok(())
+    }
+
     /// Proposes a change of a chain, unless one is under way.
     pub(crate) fn propose_chain(&mut self, uid: PartitionUid, entry: &Entry, _now: Now) {
         let Some(follower) = &mut self.follower else { return };
@@ -275,8 +295,18 @@ impl<M: Memory + Clone> Node<M> {
                 }
                 self.follow_topic(topic, now);
             }
-            (Proposal::Alter { ticket, .. } | Proposal::Delete(ticket, ..), Ok(_)) => {
-                self.changed(ticket);
+            (
+                Proposal::Alter { ticket, .. }
+                | Proposal::Delete(ticket, ..)
+                | Proposal::AllowJoin(ticket),
+                Ok(_),
+            ) => self.changed(ticket),
+            (Proposal::Admit(link), Ok(Applied::Node(node))) => {
+                self.admitted(link, node, ErrorCode::None, "");
+            }
+            (Proposal::Admit(link), Err(error)) => {
+                let code = catalog_code(&error);
+                self.admitted(link, NodeId::default(), code, &error.to_string());
             }
             (Proposal::ProducerIds, Ok(Applied::ProducerIds(first))) => {
                 self.take_producer_ids(first);
@@ -288,6 +318,7 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::Create(ticket, ..)
                 | Proposal::Alter { ticket, .. }
                 | Proposal::Delete(ticket, ..)
+                | Proposal::AllowJoin(ticket)
                 | Proposal::RaiseProducer(ticket),
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
@@ -296,7 +327,8 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::Ready(_)
                 | Proposal::NodeDown
                 | Proposal::ProducerIds
-                | Proposal::RaiseProducer(_),
+                | Proposal::RaiseProducer(_)
+                | Proposal::Admit(_),
                 _,
             ) => {}
         }
@@ -315,7 +347,9 @@ impl<M: Memory + Clone> Node<M> {
             Proposal::Create(ticket, ..)
             | Proposal::Alter { ticket, .. }
             | Proposal::Delete(ticket, ..)
+            | Proposal::AllowJoin(ticket)
             | Proposal::RaiseProducer(ticket) => self.unchanged(ticket, code, why),
+            Proposal::Admit(link) => self.admitted(link, NodeId::default(), code, why),
             Proposal::ProducerIds => self.no_producer_ids(code, why),
             Proposal::Chain(uid) => self.chain_settled(uid),
             Proposal::Ready(topic) => self.tell_ready_later(topic, now),

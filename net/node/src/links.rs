@@ -13,14 +13,14 @@ use catena_log::{Batches, Now, Stamp, io::Memory};
 use catena_replication::{
     Parcel,
     chain::{Configuration, History, MemberId, Message, Progress},
-    control::Entry,
+    control::{Entry, NodeProfile},
 };
 use catena_wire::{
     ErrorCode,
     peer::{
-        BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart, MemberProgress,
-        PEER_VERSION, PeerHeader, PeerHello, PeerMessage, PeerThread, PeerWelcome, Ping, Pong,
-        batch_lengths,
+        Admitted, BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart, Join,
+        MemberProgress, PEER_VERSION, PeerHeader, PeerHello, PeerMessage, PeerThread, PeerWelcome,
+        Ping, Pong, batch_lengths,
     },
 };
 
@@ -233,6 +233,7 @@ impl<M: Memory + Clone> Node<M> {
         };
         match (message, peer) {
             (PeerMessage::Hello(hello), None) => self.greeted(link, &hello, now),
+            (PeerMessage::Join(join), None) => self.join(link, join, now),
             (PeerMessage::Welcome(welcome), None) => self.welcomed(link, &welcome, now),
             (PeerMessage::Ping(Ping { time }), Some(_)) => {
                 self.links.say(link, &PeerMessage::Pong(Pong { time }), false);
@@ -301,6 +302,39 @@ impl<M: Memory + Clone> Node<M> {
         if error == ErrorCode::None {
             let member = MemberId { node: hello.node, incarnation: hello.incarnation };
             self.link_stands(link, member, core, now);
+        }
+    }
+
+    /// A process wants to become a node.
+    fn join(&mut self, link: LinkId, join: Join<'_>, now: Now) {
+        let (nobody, serves) = (NodeId::default(), self.status == Status::Serving);
+        if self.core != FIRST || self.follower.is_none() || !serves {
+            let text = "the node does not serve yet";
+            return self.admitted(link, nobody, ErrorCode::Starting, text);
+        }
+        let entry = Entry::AdmitNode {
+            token: join.token.get(),
+            time: now.wall.get(),
+            life: join.life,
+            profile: Box::new(NodeProfile {
+                client: join.client.into_owned(),
+                peer: join.peer.into_owned(),
+                rack: join.rack.into_owned(),
+                cores: join.cores,
+                witness: join.witness,
+            }),
+        };
+        if let Err(error) = self.submit_to_cluster(Proposal::Admit(link), &entry) {
+            self.admitted(link, nobody, ErrorCode::Throttled, &error.to_string());
+        }
+    }
+
+    /// Tells a process its number, or why it has none.
+    pub(crate) fn admitted(&mut self, link: LinkId, node: NodeId, error: ErrorCode, text: &str) {
+        let (cluster, message) = (self.identity.cluster, text.into());
+        let admitted = Admitted { error, cluster, node, message };
+        if self.links.open.contains_key(&link) {
+            self.links.say(link, &PeerMessage::Admitted(admitted), true);
         }
     }
 

@@ -389,6 +389,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::DescribeTopic => self.describe_topic(caller, head),
             Api::Trim => self.trim(caller, head, now),
             Api::ProducerId => self.producer_id(caller, head, now),
+            Api::JoinToken => self.join_token(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
                 Ok(())
@@ -721,7 +722,8 @@ pub(crate) fn about_topics(api: Api) -> bool {
         | Api::AlterTopic
         | Api::DeleteTopic
         | Api::DescribeTopic
-        | Api::ProducerId => true,
+        | Api::ProducerId
+        | Api::JoinToken => true,
         Api::Handshake
         | Api::Produce
         | Api::Fetch

@@ -31,6 +31,7 @@ use crate::{
     data::append_code,
     follow::core_of,
     held::{Awaited, Creating, Held, Pending},
+    links::LinkId,
     node::{Caller, Directory, Node, Notice, Status},
 };
 
@@ -64,6 +65,8 @@ pub(crate) enum Proposal {
     /// Of a chain.
     Chain(PartitionUid),
     NodeDown,
+    AllowJoin(Ticket),
+    Admit(LinkId),
 }
 
 impl<M: Memory + Clone> Node<M> {
@@ -152,7 +155,7 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn propose(
+    pub(crate) fn propose(
         &mut self,
         caller: Caller,
         proposal: impl FnOnce(Ticket) -> Proposal,
@@ -441,7 +444,9 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::ProducerIds
                 | Proposal::RaiseProducer(_)
                 | Proposal::Chain(_)
-                | Proposal::NodeDown,
+                | Proposal::NodeDown
+                | Proposal::AllowJoin(_)
+                | Proposal::Admit(_),
                 _,
             ) => {}
         }
@@ -765,6 +770,8 @@ pub(crate) fn catalog_code(error: &CatalogError) -> ErrorCode {
         CatalogError::Config(_) => ErrorCode::BadConfig,
         // The nodes have changed since it was thought of.
         CatalogError::UnknownNode(_) | CatalogError::NotRunning(_) => ErrorCode::NotEnoughReplicas,
+        CatalogError::Token => ErrorCode::NotAuthorized,
+        CatalogError::TooManyTokens | CatalogError::TooManyNodes => ErrorCode::NodesLimit,
         _ => ErrorCode::Internal,
     }
 }

@@ -80,8 +80,10 @@ impl World {
     fn new(nodes: usize) -> Self {
         let mut catalog = Catalog::default();
         catalog.found(id(0), 1, profile(0));
+        catalog.apply(&Entry::AllowJoin { token: 1, time: 0, until: 1 }).unwrap();
         let admitted = (1..nodes).map(|node| {
-            (encode(&Entry::AdmitNode { life: 10 + node as u64, profile: profile(node) }), None)
+            let (life, profile) = (10 + node as u64, Box::new(profile(node)));
+            (encode(&Entry::AdmitNode { token: 1, time: 0, life, profile }), None)
         });
         let machine = |_| Machine {
             cores: Vec::new(),

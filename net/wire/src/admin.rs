@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use catena_format::{
-    Epoch, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    Epoch, JoinToken, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId,
+    TopicId,
 };
 
 use crate::{
@@ -296,6 +297,17 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+    }
+}
+
+wire_struct! {
+    /// Allow processes that show a token to become nodes of the cluster, or no more. The answer is
+    /// a [`StatusResponse`].
+    message JoinTokenRequest {
+        /// The token, drawn at random by who asks.
+        token: JoinToken,
+        /// For how long, in milliseconds; zero: from now on no more.
+        lifetime_ms: u64,
     }
 }
 

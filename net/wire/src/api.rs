@@ -38,11 +38,13 @@ pub enum Api {
     Ping = 14,
     /// Batches for a subscription, from server to client. It has no response.
     Push = 15,
+    /// Allow processes to become nodes of the cluster.
+    JoinToken = 16,
 }
 
 impl Api {
     /// Every API, by number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Handshake,
         Self::Produce,
         Self::Fetch,
@@ -59,6 +61,7 @@ impl Api {
         Self::ProducerId,
         Self::Ping,
         Self::Push,
+        Self::JoinToken,
     ];
 
     /// The API of a number.
@@ -100,6 +103,6 @@ mod tests {
         assert_eq!(Api::of_request(1, VERSION + 1), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(1, 0), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(15, VERSION), Err(ErrorCode::UnknownApi));
-        assert_eq!(Api::of_request(16, VERSION), Err(ErrorCode::UnknownApi));
+        assert_eq!(Api::of_request(17, VERSION), Err(ErrorCode::UnknownApi));
     }
 }

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use catena_format::{
-    ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
+    ClusterId, Epoch, Incarnation, JoinToken, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
     ProducerEpoch, ProducerId, TopicId,
 };
 
@@ -202,6 +202,7 @@ pub(crate) use fields_as;
 fields_as! {
     ClusterId as u128: |id| id.get(), |raw| Ok(Self::new(raw));
     Incarnation as u64: |number| number.get(), |raw| Ok(Self::new(raw));
+    JoinToken as u128: |token| token.get(), |raw| Ok(Self::new(raw));
     Millis as i64: |millis| millis.get(), |raw| Ok(Self::new(raw));
     NodeId as u64: |id| id.get(), |raw| Ok(Self::new(raw));
     PartitionIndex as u32: |index| index.get(), |raw| Ok(Self::new(raw));

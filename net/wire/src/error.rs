@@ -91,6 +91,7 @@ errors! {
     25 PartitionsLimit Definite 44 "There are as many topics or partitions as there may be.";
     26 BadConfig Definite 40 "A setting is unknown or its value not allowed.";
     27 PartitionFailed Definite 56 "The partition could not be opened; the server's log says why.";
+    28 NodesLimit Definite 44 "There are as many nodes, or tokens for nodes, as there may be.";
     40 BadBatch Definite 87 "The payload is not exactly one well-formed batch.";
     41 BadMagic Definite 43 "Only record format 2 is taken.";
     42 BadChecksum Definite 2 "The batch's CRC-32C does not match.";

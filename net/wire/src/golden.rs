@@ -13,7 +13,7 @@ use std::{
 };
 
 use catena_format::{
-    ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
+    ClusterId, Epoch, Incarnation, JoinToken, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
     ProducerEpoch, ProducerId, TopicId,
 };
 
@@ -342,7 +342,7 @@ fn description() -> Golden {
     golden("describe-topic-response", Api::DescribeTopic, response, &[])
 }
 
-fn others() -> [Golden; 5] {
+fn others() -> [Golden; 6] {
     let trim =
         TrimRequest { topic: TOPIC, partition: PartitionIndex::new(5), to: Offset::new(500) };
     let trimmed =
@@ -353,12 +353,14 @@ fn others() -> [Golden; 5] {
         epoch: ProducerEpoch::new(2),
         message: "".into(),
     };
+    let allow = JoinTokenRequest { token: JoinToken::new(0x70_6b6e), lifetime_ms: 3_600_000 };
     [
         golden("trim-request", Api::Trim, trim, &[]),
         golden("trim-response", Api::Trim, trimmed, &[]),
         golden("producer-id-request", Api::ProducerId, ProducerIdRequest::fresh(), &[]),
         golden("producer-id-response", Api::ProducerId, producer, &[]),
         golden("ping-request", Api::Ping, PingRequest {}, &[]),
+        golden("join-token-request", Api::JoinToken, allow, &[]),
     ]
 }
 

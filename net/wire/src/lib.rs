@@ -33,9 +33,10 @@ mod sample;
 
 pub use admin::{
     AlterTopicRequest, ConfigOrigin, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, MetadataRequest, MetadataResponse, NodeAddress, OffsetRange,
-    PartitionDetail, PartitionMetadata, PingRequest, ProducerIdRequest, ProducerIdResponse,
-    Setting, SettingInForce, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
+    DescribeTopicResponse, JoinTokenRequest, MetadataRequest, MetadataResponse, NodeAddress,
+    OffsetRange, PartitionDetail, PartitionMetadata, PingRequest, ProducerIdRequest,
+    ProducerIdResponse, Setting, SettingInForce, StatusResponse, TopicMetadata, TrimRequest,
+    TrimResponse,
 };
 pub use api::Api;
 pub use codec::{Message, WireError};

@@ -93,6 +93,7 @@ messages! {
     fetch_response: FetchResponse<'_>,
     handshake_request: HandshakeRequest<'_>,
     handshake_response: HandshakeResponse<'_>,
+    join_token_request: JoinTokenRequest,
     list_offsets_request: ListOffsetsRequest,
     list_offsets_response: ListOffsetsResponse<'_>,
     metadata_request: MetadataRequest<'_>,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use catena_format::{
-    ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
+    ClusterId, Epoch, Incarnation, JoinToken, Millis, NodeId, Offset, PartitionIndex, PartitionUid,
     ProducerEpoch, ProducerId, TopicId,
 };
 
@@ -63,6 +63,7 @@ samples! {
     bool: |s| s.byte() & 1 == 1, |v| v;
     ClusterId: |s| Self::new(u128::from_le_bytes(s.array())), |v| v;
     Incarnation: |s| Self::new(Sample::sample(s)), |v| v;
+    JoinToken: |s| Self::new(u128::from_le_bytes(s.array())), |v| v;
     Millis: |s| Self::new(i64::from_le_bytes(s.array())), |v| v;
     NodeId: |s| Self::new(Sample::sample(s)), |v| v;
     PartitionIndex: |s| Self::new(Sample::sample(s)), |v| v;

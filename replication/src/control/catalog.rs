@@ -20,7 +20,7 @@ mod snapshot;
 mod tests;
 
 pub use self::{
-    cluster::{ClusterNode, NODES_MAX, REPLICAS_MAX},
+    cluster::{ClusterNode, NODES_MAX, REPLICAS_MAX, TOKENS_MAX},
     entry::{ChainChange, Entry, NodeProfile, Touched, decode, encode},
 };
 
@@ -116,6 +116,12 @@ pub enum CatalogError {
     /// The cluster has as many nodes as it may.
     #[error("the cluster has as many nodes as it may: {NODES_MAX}")]
     TooManyNodes,
+    /// The token allows nothing, or not any more.
+    #[error("the token is not known, was revoked, or is over")]
+    Token,
+    /// There are as many tokens as there may be.
+    #[error("there are {TOKENS_MAX} tokens: revoke one, or wait until one is over")]
+    TooManyTokens,
     /// The node's process is not the one that is meant, or does not run.
     #[error("node {0} does not run, or has started anew")]
     NotRunning(u64),
@@ -151,6 +157,8 @@ pub struct Catalog {
     version: u64,
     nodes: BTreeMap<NodeId, ClusterNode>,
     next_node: u64,
+    /// What allows processes to become nodes, and until when.
+    tokens: BTreeMap<u128, i64>,
     topics: BTreeMap<u128, Topic>,
     names: BTreeMap<String, u128>,
     next_uid: u64,
@@ -170,6 +178,7 @@ impl Default for Catalog {
             nodes: BTreeMap::new(),
             // The first founds the cluster, and is not admitted.
             next_node: 2,
+            tokens: BTreeMap::new(),
             topics: BTreeMap::new(),
             names: BTreeMap::new(),
             // Zero is the catalog's own log.
@@ -201,6 +210,7 @@ impl Catalog {
             Entry::PlaceTopic { .. }
             | Entry::TopicCreated { .. }
             | Entry::AdmitNode { .. }
+            | Entry::AllowJoin { .. }
             | Entry::StartNode { .. }
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }
@@ -246,6 +256,7 @@ impl Catalog {
             Entry::PlaceTopic { .. }
             | Entry::TopicCreated { .. }
             | Entry::AdmitNode { .. }
+            | Entry::AllowJoin { .. }
             | Entry::StartNode { .. }
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }

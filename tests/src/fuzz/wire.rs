@@ -42,6 +42,7 @@ fn request(api: Api, head: &[u8]) {
         Api::Trim => reads_back::<TrimRequest>(head),
         Api::ProducerId => reads_back::<ProducerIdRequest>(head),
         Api::Ping => reads_back::<PingRequest>(head),
+        Api::JoinToken => reads_back::<JoinTokenRequest>(head),
         Api::Push => {}
     }
 }
@@ -58,9 +59,12 @@ fn response(api: Api, head: &[u8]) {
         Api::Trim => reads_back::<TrimResponse<'static>>(head),
         Api::ProducerId => reads_back::<ProducerIdResponse<'static>>(head),
         Api::Push => reads_back::<Push<'static>>(head),
-        Api::Unsubscribe | Api::CreateTopic | Api::AlterTopic | Api::DeleteTopic | Api::Ping => {
-            reads_back::<StatusResponse<'static>>(head)
-        }
+        Api::Unsubscribe
+        | Api::CreateTopic
+        | Api::AlterTopic
+        | Api::DeleteTopic
+        | Api::Ping
+        | Api::JoinToken => reads_back::<StatusResponse<'static>>(head),
         Api::Credit => {}
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_format::{Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_format::{JoinToken, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata};
 
 use super::{connection::Connection, consumer::Consumer, producer::Producer};
@@ -264,6 +264,15 @@ impl Client {
         to: Offset,
     ) -> Result<Offset, Error> {
         self.ask(call::trim(topic, partition, to))
+    }
+
+    /// Allows processes that show this token, drawn at random, to become nodes of the cluster for
+    /// so long from now on; zero: no more.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn allow_join(&mut self, token: JoinToken, lifetime: Duration) -> Result<(), Error> {
+        self.ask(call::allow_join(token, lifetime))
     }
 
     /// A producer id that nobody else has.

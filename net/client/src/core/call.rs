@@ -1,12 +1,17 @@
 //! Requests with one answer: topics, offsets, producer ids, single fetches.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use catena_format::{BatchHeader, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_format::{
+    BatchHeader, JoinToken, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
+};
 use catena_wire::{
     AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse,
-    Message, MetadataRequest, MetadataResponse, OffsetQuery, PingRequest, ProducerIdRequest,
-    ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
+    DescribeTopicResponse, FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest,
+    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, OffsetQuery, PingRequest,
+    ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest,
+    TrimResponse,
 };
 
 use super::{link::Answer, owners::Place, reader};
@@ -138,6 +143,13 @@ pub(crate) fn trim(
         Ok(response.log_start)
     });
     Ok(call?.at(topic, partition))
+}
+
+/// Repeated, it allows the same once more.
+pub(crate) fn allow_join(token: JoinToken, lifetime: Duration) -> Result<Call<()>, Error> {
+    let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+    let request = JoinTokenRequest { token, lifetime_ms };
+    Ok(Call::new(Api::JoinToken, &request, status)?.repeatable())
 }
 
 /// An id that was asked for and never used harms nobody.

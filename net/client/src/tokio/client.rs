@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_format::{Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
+use catena_format::{JoinToken, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
 use catena_wire::{DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata};
 use tokio::time::sleep;
 
@@ -259,6 +259,15 @@ impl Client {
         to: Offset,
     ) -> Result<Offset, Error> {
         self.ask(call::trim(topic, partition, to)).await
+    }
+
+    /// Allows processes that show this token, drawn at random, to become nodes of the cluster for
+    /// so long from now on; zero: no more.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn allow_join(&mut self, token: JoinToken, lifetime: Duration) -> Result<(), Error> {
+        self.ask(call::allow_join(token, lifetime)).await
     }
 
     /// A producer id that nobody else has.

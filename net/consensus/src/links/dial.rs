@@ -134,7 +134,8 @@ impl Line {
     async fn shake_hands(&self, stream: &mut TcpStream) -> Result<(), NotSent> {
         let Identity { cluster, node: from, incarnation, .. } = self.identity;
         let hello = frame::body(&Hello { cluster, from, incarnation, to: self.node });
-        let bytes = frame::encode(Kind::Hello, 0, &hello);
+        let mut bytes = self.identity.preface.to_vec();
+        bytes.extend(frame::encode(Kind::Hello, 0, &hello));
         stream.write_all(&bytes).await.map_err(FrameError::from)?;
         let answer = frame::read(stream, HANDSHAKE_BYTES_MAX).await?;
         if answer.kind != Kind::Welcome {

@@ -35,6 +35,7 @@ pub(crate) struct Identity {
     pub(crate) cluster: u128,
     pub(crate) node: u64,
     pub(crate) incarnation: u64,
+    pub(crate) preface: [u8; 16],
     pub(crate) frame_bytes_max: usize,
     pub(crate) snapshot_bytes_max: usize,
     pub(crate) connect_within: Duration,

@@ -17,11 +17,22 @@ use super::{
 
 const WITHIN: Duration = Duration::from_secs(20);
 
+const PREFACE: [u8; 16] = *b"consensus tests\0";
+
+/// Takes off what a connection begins with.
+async fn unwrapped(mut stream: TcpStream) -> TcpStream {
+    let mut preface = [0; 16];
+    stream.read_exact(&mut preface).await.unwrap();
+    assert_eq!(preface, PREFACE);
+    stream
+}
+
 fn identity(node: u64) -> Identity {
     Identity {
         cluster: 7,
         node,
         incarnation: 3,
+        preface: PREFACE,
         frame_bytes_max: 1 << 16,
         snapshot_bytes_max: 1 << 16,
         connect_within: WITHIN,
@@ -57,7 +68,7 @@ async fn server(node: u64) -> (String, Served) {
     let address = listener.local_addr().unwrap().to_string();
     let served = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        serve(identity(node), stream, Echo(Default::default())).await
+        serve(identity(node), unwrapped(stream).await, Echo(Default::default())).await
     });
     (address, served)
 }
@@ -115,6 +126,7 @@ async fn greet(
 ) -> (Result<(), ServeError>, Option<Result<Welcome, HandshakeRefusal>>) {
     let (address, served) = server(1).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&PREFACE).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream.shutdown().await.unwrap();
     let answer = frame::read(&mut stream, 1 << 10).await.ok();
@@ -216,7 +228,8 @@ async fn whoever_answers_under_a_wrong_name_is_not_asked() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let impostor = tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = unwrapped(stream).await;
         frame::read(&mut stream, 1 << 10).await.unwrap();
         let welcome: Result<_, HandshakeRefusal> = Ok(Welcome { node: 9, incarnation: 1 });
         let bytes = encode(Kind::Welcome, 0, &frame::body(&welcome));
@@ -233,6 +246,7 @@ async fn whoever_answers_under_a_wrong_name_is_not_asked() {
 async fn bytes_that_are_no_frame_end_a_connection() {
     let (address, served) = server(1).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&PREFACE).await.unwrap();
     stream.write_all(&hello(7, 2, 1)).await.unwrap();
     frame::read(&mut stream, 1 << 10).await.unwrap();
     let mut damaged = encode(Kind::Append, 1, b"body");

@@ -50,6 +50,7 @@ fn place_of(path: &Path, cluster: u128, node: u64) -> Place {
         node: NodeId::new(node),
         incarnation: 1,
         address: "127.0.0.1:1".to_owned(),
+        preface: [0; 16],
         settings,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
@@ -141,6 +142,7 @@ impl Cluster {
             node: NodeId::new(node),
             incarnation,
             address: self.nodes.get(&node).map(|node| node.address.clone()).unwrap_or_default(),
+            preface: *b"consensus tests\0",
             settings: self.settings.clone(),
         }
     }
@@ -421,7 +423,10 @@ fn listen(node: u64, serving: Serving, net: Arc<Mutex<Net>>) -> String {
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let Ok(stream): Result<TcpStream, _> = stream else { return };
+            let Ok(mut stream): Result<TcpStream, _> = stream else { return };
+            if stream.read_exact(&mut [0; 16]).is_err() {
+                continue;
+            }
             let Some(from) = caller(&stream) else { continue };
             let mut net = net.lock().unwrap();
             if net.alone.is_some_and(|alone| alone == from || alone == node) {

@@ -4,7 +4,8 @@
 //! `CATENA_GOLDEN=write cargo test -p catena-wire` writes them anew.
 
 use catena_format::{
-    BatchHeader, ClusterId, Epoch, Incarnation, Millis, NodeId, Offset, PartitionUid, batch,
+    BatchHeader, ClusterId, Epoch, Incarnation, JoinToken, Millis, NodeId, Offset, PartitionUid,
+    batch,
     checksum::crc32,
     frame::payload_crc,
     records::{BatchBuilder, Producer},
@@ -44,6 +45,7 @@ fn goldens() -> Goldens {
         preface("preface-consensus", PeerThread::Consensus),
     ];
     all.extend(handshake());
+    all.extend(joining());
     all.extend(links());
     all.extend(agreement());
     all.extend(batches());
@@ -93,6 +95,28 @@ fn handshake() -> [Golden; 3] {
         golden("hello", PeerMessage::Hello(hello), &[]),
         golden("welcome", PeerMessage::Welcome(welcome), &[]),
         golden("welcome-refused", PeerMessage::Welcome(refused), &[]),
+    ]
+}
+
+fn joining() -> [Golden; 2] {
+    let join = Join {
+        token: JoinToken::new(0x70_6b6e),
+        life: 1_234_567,
+        client: "log-3.example.com:9200".into(),
+        peer: "log-3.example.com:9300".into(),
+        rack: "east".into(),
+        cores: 8,
+        witness: false,
+    };
+    let joined = Admitted {
+        error: ErrorCode::None,
+        cluster: ClusterId::new(0xc105_7e12),
+        node: NodeId::new(3),
+        message: "".into(),
+    };
+    [
+        golden("join", PeerMessage::Join(join), &[]),
+        golden("admitted", PeerMessage::Admitted(joined), &[]),
     ]
 }
 

@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use catena_format::{ClusterId, Epoch, Incarnation, Millis, NodeId, Offset};
+use catena_format::{ClusterId, Epoch, Incarnation, JoinToken, Millis, NodeId, Offset};
 
 use super::{PEER_VERSION, PeerError, PeerThread};
 use crate::{
@@ -80,6 +80,43 @@ wire_struct! {
         features: u64,
         /// Its software and that one's version.
         software: Cow<'a, str>,
+        ; tail
+        1 =>
+            /// A sentence for a person.
+            message: Cow<'a, str>,
+    }
+}
+
+wire_struct! {
+    /// The first frame of a process that has no number yet, and wants to become a node. The first
+    /// core of any node takes it.
+    message Join<'a> {
+        /// What allows it to.
+        token: JoinToken,
+        /// Names the process, by chance: said again, it gets the same number.
+        life: u64,
+        /// Where clients reach it, host and port.
+        client: Cow<'a, str>,
+        /// Where other nodes reach it, host and port.
+        peer: Cow<'a, str>,
+        /// What it shares with the nodes that fail with it; empty: nothing that is known.
+        rack: Cow<'a, str>,
+        /// How many cores it has.
+        cores: u16,
+        /// It votes and holds no partition.
+        witness: bool,
+    }
+}
+
+wire_struct! {
+    /// The answer, and the end of the connection.
+    message Admitted<'a> {
+        /// Why it has no number.
+        error: ErrorCode,
+        /// The cluster.
+        cluster: ClusterId,
+        /// Its number.
+        node: NodeId,
         ; tail
         1 =>
             /// A sentence for a person.
@@ -318,6 +355,10 @@ kinds! {
         head PEER_HEAD_BYTES_MAX, payload PEER_BATCHES_BYTES_MAX, "Batches, and what is durable.";
     9 ChainCommit(ChainCommit) about partition,
         head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "What is durable everywhere.";
+    10 Join(Join<'a>) about link,
+        head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "Who wants to become a node.";
+    11 Admitted(Admitted<'a>) about link,
+        head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "As which it is known from now on.";
 }
 
 impl PeerHello<'_> {

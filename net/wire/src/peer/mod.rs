@@ -26,8 +26,8 @@ pub use self::{
     error::PeerError,
     frame::{PEER_VERSION, PeerFrame, PeerHeader},
     message::{
-        BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart, Fenced,
-        MemberProgress, PeerHello, PeerKind, PeerMessage, PeerWelcome, Ping, Pong,
+        Admitted, BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart,
+        Fenced, Join, MemberProgress, PeerHello, PeerKind, PeerMessage, PeerWelcome, Ping, Pong,
     },
     preface::{PeerPreface, PeerThread},
 };

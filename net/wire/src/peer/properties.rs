@@ -372,8 +372,8 @@ fn lists_and_lengths_have_limits() {
     let (bytes_max, limit) = (u32::MAX.into(), 4096);
     let error = PeerError::TooLarge { part: "head", bytes: bytes_max, limit };
     assert_eq!(decode(&bytes, &[]), Err(error));
-    bytes[2] = 10;
-    assert_eq!(decode(&bytes, &[]), Err(PeerError::Kind(10)));
+    bytes[2] = 12;
+    assert_eq!(decode(&bytes, &[]), Err(PeerError::Kind(12)));
     bytes[3] = 2;
     assert_eq!(decode(&bytes, &[]), Err(PeerError::Version(2)));
     bytes[0] = 0x7e;

@@ -15,6 +15,9 @@ pub const NODES_MAX: usize = 255;
 /// The most nodes of a chain.
 pub const REPLICAS_MAX: u8 = 16;
 
+/// The most tokens that are valid at a time.
+pub const TOKENS_MAX: usize = 100;
+
 /// A node, as its cluster knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterNode {
@@ -75,7 +78,14 @@ impl Catalog {
                 self.topic_mut(*id)?.created.insert(NodeId::new(*node));
                 self.topic_mut(*id)?.settle_ready();
             }
-            Entry::AdmitNode { life, profile } => return Ok(self.admit(*life, profile)),
+            Entry::AdmitNode { life, profile, .. } => return Ok(self.admit(*life, profile)),
+            Entry::AllowJoin { token, time, until } => {
+                self.tokens.retain(|_, until| *until > *time);
+                self.tokens.remove(token);
+                if until > time {
+                    self.tokens.insert(*token, *until);
+                }
+            }
             Entry::StartNode { node, life, profile } => {
                 return Ok(self.start(NodeId::new(*node), *life, profile));
             }
@@ -103,10 +113,20 @@ impl Catalog {
             Entry::TopicCreated { id, .. } => {
                 self.topics.get(id).map(drop).ok_or(CatalogError::UnknownTopic)
             }
-            Entry::AdmitNode { life, .. } => {
+            Entry::AdmitNode { token, time, life, .. } => {
                 let known = self.nodes.values().any(|node| node.life == *life);
-                let room = known || self.nodes.len() < NODES_MAX;
-                room.then_some(()).ok_or(CatalogError::TooManyNodes)
+                let allowed = self.tokens.get(token).is_some_and(|until| until > time);
+                let room = self.nodes.len() < NODES_MAX;
+                match (known, allowed, room) {
+                    (true, ..) | (_, true, true) => Ok(()),
+                    (_, true, false) => Err(CatalogError::TooManyNodes),
+                    (_, false, _) => Err(CatalogError::Token),
+                }
+            }
+            Entry::AllowJoin { token, time, until } => {
+                let others = self.tokens.iter().filter(|(t, until)| *t != token && *until > time);
+                let room = until <= time || others.count() < TOKENS_MAX;
+                room.then_some(()).ok_or(CatalogError::TooManyTokens)
             }
             Entry::StartNode { node, .. } => self.known(*node).map(drop),
             Entry::NodeDown { node, incarnation } => {

@@ -106,10 +106,23 @@ pub enum Entry {
     },
     /// A process that has no number yet becomes a node of the cluster.
     AdmitNode {
+        /// What allows it to.
+        token: u128,
+        /// When it asked, in ms since 1970.
+        time: i64,
         /// Names the process, by chance: said again, it changes nothing.
         life: u64,
         /// What it is.
-        profile: NodeProfile,
+        profile: Box<NodeProfile>,
+    },
+    /// Processes that show a token may become nodes, or may no more.
+    AllowJoin {
+        /// The token.
+        token: u128,
+        /// When this was asked for, in ms since 1970.
+        time: i64,
+        /// Until when, in ms since 1970; not behind `time`: from now on no more.
+        until: i64,
     },
     /// A node's process has started: another incarnation of it goes behind all others of its
     /// chains.
@@ -202,7 +215,9 @@ impl Entry {
             Self::ChangeChain { topic, partition, .. } => {
                 Touched::Chain(TopicId::new(*topic), PartitionIndex::new(*partition))
             }
-            Self::ProducerIds { .. } | Self::RaiseProducer { .. } => Touched::Nothing,
+            Self::ProducerIds { .. } | Self::RaiseProducer { .. } | Self::AllowJoin { .. } => {
+                Touched::Nothing
+            }
             Self::NodeStarted { .. }
             | Self::AdmitNode { .. }
             | Self::StartNode { .. }

@@ -11,7 +11,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 use super::{
     Catalog, ClusterNode, EPOCH_MAX, PARTITIONS_MAX, PRODUCER_IDS_BEGIN_MAX, Partition,
     RAISED_PRODUCERS_MAX, TOPICS_MAX, Topic,
-    cluster::{NODES_MAX, REPLICAS_MAX},
+    cluster::{NODES_MAX, REPLICAS_MAX, TOKENS_MAX},
     entry::{NodeProfile, archive, prefixed},
     name_is_good,
 };
@@ -29,6 +29,8 @@ struct SnapshotV3 {
     version: u64,
     next_node: u64,
     nodes: Vec<NodeV3>,
+    /// And until when each is valid.
+    tokens: Vec<(u128, i64)>,
     next_uid: u64,
     next_producer_id: i64,
     topics: Vec<TopicV3>,
@@ -123,6 +125,7 @@ impl From<SnapshotV2> for SnapshotV3 {
         Self {
             version: old.version,
             next_node: most.unwrap_or(2).max(2),
+            tokens: Vec::new(),
             nodes: old.incarnations.into_iter().map(node).collect(),
             next_uid: old.next_uid,
             next_producer_id: old.next_producer_id,
@@ -156,6 +159,8 @@ impl SnapshotV3 {
             && self.nodes.is_sorted_by(|a, b| a.id < b.id)
             && self.nodes.last().is_none_or(|last| last.id < self.next_node)
             && self.nodes.len() <= NODES_MAX
+            && self.tokens.is_sorted_by(|a, b| a.0 < b.0)
+            && self.tokens.len() <= TOKENS_MAX
             && names.len() == self.topics.len()
             && names.iter().all(|name| name_is_good(name))
             && self.topics.len() <= TOPICS_MAX
@@ -210,6 +215,7 @@ impl Fold for Catalog {
         let archived = SnapshotV3 {
             version: self.version,
             next_node: self.next_node,
+            tokens: self.tokens.iter().map(|(token, until)| (*token, *until)).collect(),
             nodes: self.nodes.iter().map(|(id, node)| node.archived(*id)).collect(),
             next_uid: self.next_uid,
             next_producer_id: self.next_producer_id,
@@ -226,6 +232,7 @@ impl Fold for Catalog {
         let Some(read) = SnapshotV3::read(snapshot) else { return false };
         self.version = read.version;
         self.next_node = read.next_node;
+        self.tokens = read.tokens.into_iter().collect();
         self.nodes = read.nodes.into_iter().map(ClusterNode::from_archived).collect();
         self.next_uid = read.next_uid;
         self.next_producer_id = if planted!(ProducerIdsReused) { 0 } else { read.next_producer_id };

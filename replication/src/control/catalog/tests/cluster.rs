@@ -8,6 +8,12 @@ fn profile(rack: &str) -> NodeProfile {
     NodeProfile { client, peer, rack: rack.to_owned(), cores: 2, witness: false }
 }
 
+const TOKEN: u128 = 99;
+
+fn admit(token: u128, time: i64, life: u64) -> Entry {
+    Entry::AdmitNode { token, time, life, profile: Box::new(profile("")) }
+}
+
 fn start(catalog: &mut Catalog, node: u64, life: u64) -> Incarnation {
     let entry = Entry::StartNode { node, life, profile: profile("") };
     match catalog.apply(&entry) {
@@ -23,8 +29,9 @@ fn cluster() -> Catalog {
     catalog.apply(&create(1, "old", 1)).unwrap();
     catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
     catalog.found(NodeId::new(1), 11, profile(""));
+    catalog.apply(&Entry::AllowJoin { token: TOKEN, time: 1000, until: 2000 }).unwrap();
     for (node, life) in [(2, 12), (3, 13)] {
-        let admit = Entry::AdmitNode { life, profile: profile("") };
+        let admit = admit(TOKEN, 1999, life);
         assert_eq!(catalog.apply(&admit), Ok(Applied::Node(NodeId::new(node))));
         assert_eq!(start(&mut catalog, node, life), Incarnation::new(1));
     }
@@ -64,8 +71,8 @@ fn ready(catalog: &mut Catalog, id: u128, partition: u32) -> Result<Applied, Cat
 #[test]
 fn a_node_is_admitted_once_and_another_life_is_another_incarnation() {
     let mut catalog = cluster();
-    let again = Entry::AdmitNode { life: 13, profile: profile("") };
-    assert_eq!(catalog.apply(&again), Ok(Applied::Node(NodeId::new(3))));
+    // An answer that was lost is asked for again, even if the token is over by now.
+    assert_eq!(catalog.apply(&admit(TOKEN, 2000, 13)), Ok(Applied::Node(NodeId::new(3))));
     assert_eq!(start(&mut catalog, 3, 13), Incarnation::new(1));
     assert_eq!(start(&mut catalog, 3, 33), Incarnation::new(2));
     // Who founded the cluster goes on in the life it was alone in, and its next is another.
@@ -77,6 +84,27 @@ fn a_node_is_admitted_once_and_another_life_is_another_incarnation() {
     assert_eq!(catalog.apply(&stranger), Err(CatalogError::UnknownNode(9)));
     let late = Entry::NodeDown { node: 3, incarnation: 1 };
     assert_eq!(catalog.apply(&late), Err(CatalogError::NotRunning(3)));
+}
+
+#[test]
+fn a_token_allows_for_a_time_and_can_be_taken_back() {
+    let mut catalog = cluster();
+    let allow = |token, time, until| Entry::AllowJoin { token, time, until };
+    assert_eq!(catalog.apply(&admit(TOKEN, 2000, 14)), Err(CatalogError::Token));
+    assert_eq!(catalog.apply(&admit(1, 1500, 14)), Err(CatalogError::Token));
+    catalog.apply(&allow(TOKEN, 1500, 1500)).unwrap();
+    assert_eq!(catalog.apply(&admit(TOKEN, 1600, 14)), Err(CatalogError::Token));
+    for token in 0..TOKENS_MAX as u128 {
+        catalog.apply(&allow(token, 3000, 4000)).unwrap();
+    }
+    assert_eq!(catalog.apply(&allow(1000, 3000, 4000)), Err(CatalogError::TooManyTokens));
+    catalog.apply(&allow(5, 3000, 5000)).unwrap();
+    let mut copy = Catalog::default();
+    assert!(copy.restore(&catalog.snapshot()));
+    assert_eq!(copy.tokens, catalog.tokens);
+    // Those that are over make room.
+    catalog.apply(&allow(1000, 4000, 4001)).unwrap();
+    assert_eq!(catalog.tokens, [(5, 5000), (1000, 4001)].into());
 }
 
 #[test]
