@@ -125,6 +125,7 @@ impl RaftStateMachine<Types> for Applier {
     ) -> Result<(), StorageError> {
         let bytes = snapshot.into_inner();
         if !self.machine().restore(&bytes) {
+            self.store.lose_snapshot();
             let foreign = std::io::Error::other("the leader's snapshot means nothing here");
             let signature = Some(meta.signature());
             return Err(StorageIoError::read_snapshot(signature, &foreign).into());

@@ -8,8 +8,9 @@ use crate::store::StoreError;
 
 /// What an entry has beside its bytes, at most, on its way and on the disk.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64 << 10;
-/// So many bytes of entries go to another node at once, or one entry.
-pub(crate) const APPEND_BYTES: usize = 1 << 20;
+/// So many bytes of entries go to another node at once, or one entry: openraft gives an answer to
+/// them no more time than to a heartbeat.
+pub(crate) const APPEND_BYTES: usize = 256 << 10;
 /// A connection on which nothing was asked for so long is closed by who opened it.
 pub(crate) const IDLE_CLOSE: Duration = Duration::from_secs(20);
 /// One on which nothing came for so long is closed by the other side.

@@ -30,7 +30,7 @@ use openraft::{
     LogState, OptionalSend, RaftLogReader,
     storage::{LogFlushed, RaftLogStorage},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::disk::Job;
 pub(crate) use self::opening::{Opened, Place, open};
@@ -139,11 +139,20 @@ fn weight(entry: &Entry) -> usize {
     bytes + ENTRY_BYTES
 }
 
+/// What is known of the snapshot on the disk.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    last: Option<LogId>,
+    /// A newer one could not be kept.
+    failed: bool,
+}
+
 /// The log and the snapshot, for openraft.
 #[derive(Clone)]
 pub(crate) struct Store {
     memory: Arc<Mutex<Memory>>,
     disk: flume::Sender<Job>,
+    kept: Arc<watch::Sender<Kept>>,
     committed: Committed,
 }
 
@@ -181,9 +190,18 @@ impl Store {
         meta: Meta,
         bytes: Vec<u8>,
     ) -> Result<(), StorageError> {
-        let signature = Some(meta.signature());
+        let (signature, last) = (Some(meta.signature()), meta.last_log_id);
         let kept = self.ask(|answer| Job::KeepSnapshot(meta, bytes, answer)).await;
+        match kept {
+            Ok(()) => self.kept.send_modify(|kept| kept.last = kept.last.max(last)),
+            Err(_) => self.lose_snapshot(),
+        }
         Ok(kept.map_err(|e| StorageIoError::write_snapshot(signature, &e))?)
+    }
+
+    /// The leader's snapshot will not be kept: nobody needs to wait for it.
+    pub(crate) fn lose_snapshot(&self) {
+        self.kept.send_modify(|kept| kept.failed = true);
     }
 
     pub(crate) async fn read_snapshot(&self) -> Result<Option<(Meta, Vec<u8>)>, StorageError> {
@@ -294,8 +312,15 @@ impl RaftLogStorage<Types> for Store {
         Ok(sent.map_err(|e| StorageIoError::write_logs(&e))?)
     }
 
-    /// The snapshot that holds the entries is durable before this is asked for.
+    /// openraft asks for this while the leader's snapshot is still on its way to the disk: until it
+    /// is there, the entries are all that the node has.
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let mut kept = self.kept.subscribe();
+        let holds = |kept: &Kept| kept.failed || kept.last.is_some_and(|k| k.index >= upto.index);
+        if kept.wait_for(holds).await.is_ok_and(|kept| kept.failed) {
+            let lost = io::Error::other("the snapshot that holds the entries is not kept");
+            return Err(StorageIoError::write_snapshot(None, &lost).into());
+        }
         let committed = {
             let mut memory = self.memory();
             memory.purged = memory.purged.max(Some(upto));

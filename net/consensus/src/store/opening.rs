@@ -12,9 +12,10 @@ use catena_format::{PartitionIndex, PartitionUid, TopicId};
 use catena_log::LogIdentity;
 use openraft::{BasicNode, CommittedLeaderId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::{
-    FileError, Memory, Store, StoreError,
+    FileError, Kept, Memory, Store, StoreError,
     disk::{Disk, JOBS_MAX, State, begin_behind},
     file,
     log::{Entries, LogError},
@@ -171,7 +172,9 @@ pub(crate) fn open(place: &Place, begin: &Begin) -> Result<Opened, StoreError> {
     let (sender, jobs) = flume::bounded(JOBS_MAX);
     let thread = thread::Builder::new().name("consensus-log".to_owned());
     let thread = thread.spawn(move || disk.run(&jobs)).map_err(io)?;
-    let store = Store { memory: Arc::new(Mutex::new(memory)), disk: sender, committed };
+    let last = snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
+    let kept = Arc::new(watch::Sender::new(Kept { last, failed: false }));
+    let store = Store { memory: Arc::new(Mutex::new(memory)), disk: sender, kept, committed };
     Ok(Opened { store, snapshot, thread })
 }
 

@@ -114,7 +114,9 @@ impl RaftLogStorage<Types> for Filled {
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError<u64>> {
         self.0.truncate(since).await
     }
+    /// The suite keeps no snapshots.
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError<u64>> {
+        self.0.kept.send_modify(|kept| kept.last = Some(upto));
         self.0.purge(upto).await
     }
 }
@@ -330,6 +332,42 @@ fn entries_are_cut_off_or_not_when_the_process_is_killed_within() {
     world.append(1, 3, 200);
     let copy = world.killed();
     world.check(copy.path());
+}
+
+#[test]
+fn entries_stay_until_the_snapshot_that_holds_them_is_durable() {
+    let mut world = World::new(&FOUND());
+    world.vote(1);
+    world.append(1, 20, 100);
+    let ahead = LogId::new(CommittedLeaderId::new(1, 1), 50);
+    let mut store = world.store().1.clone();
+    let purging = world.runtime.spawn(async move { store.purge(ahead).await });
+    // The runtime has a turn.
+    world.settle();
+    let copy = world.killed();
+    world.check(copy.path());
+    assert!(!purging.is_finished());
+    let meta = Meta { last_log_id: Some(ahead), ..Meta::default() };
+    let (runtime, store) = world.store();
+    runtime.block_on(store.keep_snapshot(meta, b"nothing".to_vec())).unwrap();
+    world.runtime.block_on(purging).unwrap().unwrap();
+    (world.purged, world.entries) = (Some(ahead), Vec::new());
+    world.append(1, 3, 100);
+    let copy = world.killed();
+    world.check(copy.path());
+}
+
+#[test]
+fn a_snapshot_that_is_not_kept_fails_what_waits_for_it() {
+    let mut world = World::new(&FOUND());
+    let ahead = LogId::new(CommittedLeaderId::new(1, 1), 50);
+    let mut store = world.store().1.clone();
+    let purging = world.runtime.spawn(async move { store.purge(ahead).await });
+    fs::remove_dir_all(world.path()).unwrap();
+    let meta = Meta { last_log_id: Some(ahead), ..Meta::default() };
+    let (runtime, store) = world.store();
+    runtime.block_on(store.keep_snapshot(meta, b"nothing".to_vec())).unwrap_err();
+    world.runtime.block_on(purging).unwrap().unwrap_err();
 }
 
 #[test]
