@@ -7,7 +7,8 @@ use std::{
 
 use proc_macro2::Span;
 use syn::{
-    Attribute, Block, Expr, ImplItemFn, Item, ItemFn, ItemMod, Lit, Meta, Signature, TraitItemFn,
+    Attribute, Block, Expr, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, Lit, Meta, Signature,
+    TraitItemFn,
     spanned::Spanned,
     visit::{self, Visit},
 };
@@ -36,7 +37,9 @@ fn the_longest_function_only_gets_shorter() {
 
 #[test]
 fn functions_are_not_called_get() {
-    let found = functions().into_iter().filter(|function| function.name.starts_with("get_"));
+    // Whoever made the trait has named its functions.
+    let ours = functions().into_iter().filter(|function| !function.of_trait);
+    let found = ours.filter(|function| function.name.starts_with("get_"));
     no_complaints(
         &found.map(|f| format!("{}: {} without get_", f.place, f.name)).collect::<Vec<_>>(),
     );
@@ -61,13 +64,15 @@ struct Function {
     name: String,
     place: String,
     lines: usize,
+    /// It stands in the implementation of a trait.
+    of_trait: bool,
 }
 
 fn functions() -> Vec<Function> {
     let mut functions = Vec::new();
     for (file, text) in rust_files() {
         let tree = parse(&file, &text);
-        let mut finder = Finder { file: &file, functions: &mut functions };
+        let mut finder = Finder { file: &file, functions: &mut functions, of_trait: false };
         finder.visit_file(&tree);
     }
     assert!(functions.len() > 100, "only {} functions were found", functions.len());
@@ -77,6 +82,7 @@ fn functions() -> Vec<Function> {
 struct Finder<'a> {
     file: &'a Path,
     functions: &'a mut Vec<Function>,
+    of_trait: bool,
 }
 
 impl Finder<'_> {
@@ -84,7 +90,8 @@ impl Finder<'_> {
         let (start, end) = (line_of(signature.span()), body.span().end().line);
         let name = signature.ident.to_string();
         let place = format!("{}:{start}", self.file.display());
-        self.functions.push(Function { name, place, lines: end - start + 1 });
+        let (lines, of_trait) = (end - start + 1, self.of_trait);
+        self.functions.push(Function { name, place, lines, of_trait });
     }
 }
 
@@ -92,6 +99,12 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     fn visit_item_fn(&mut self, item: &'ast ItemFn) {
         self.found(&item.sig, &item.block);
         visit::visit_item_fn(self, item);
+    }
+
+    fn visit_item_impl(&mut self, item: &'ast ItemImpl) {
+        let around = std::mem::replace(&mut self.of_trait, item.trait_.is_some());
+        visit::visit_item_impl(self, item);
+        self.of_trait = around;
     }
 
     fn visit_impl_item_fn(&mut self, item: &'ast ImplItemFn) {
