@@ -208,7 +208,7 @@ fn create(place: &Place, begin: &Begin) -> Result<(), StoreError> {
 }
 
 /// The founder's first snapshot stands for an entry with index 0, which makes it the only voter.
-fn founding(place: &Place) -> Meta {
+pub(super) fn founding(place: &Place) -> Meta {
     let node = place.member.node;
     let first = LogId::new(CommittedLeaderId::new(0, node), 0);
     let nodes = BTreeMap::from([(node, BasicNode::new(&place.address))]);

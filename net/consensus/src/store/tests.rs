@@ -601,3 +601,35 @@ fn after_a_failure_nothing_is_reported_durable() {
     runtime.block_on(store.blocking_append([entry(1, 4, 10)])).unwrap_err();
     runtime.block_on(store.stop()).unwrap_err();
 }
+
+/// What is on disks stays readable: openraft's types are written as they are.
+#[test]
+fn the_bytes_on_the_disk_are_these() {
+    let mut world = World::new(&Begin::Member);
+    world.vote(2);
+    world.append(2, 1, 2);
+    let id = world.entries[0].log_id;
+    let (runtime, store) = world.store();
+    runtime.block_on(store.save_committed(Some(id))).unwrap();
+    world.vote(300);
+    world.stop();
+    let state = fs::read(world.path().join("state")).unwrap();
+    assert_eq!(state[..12], *b"CATCSTAT\x01\0\0\0");
+    assert_eq!(state[16..24], 10u64.to_le_bytes());
+    // A vote of term 300 for node 1, not of a majority; nothing purged; committed: term 2 of node
+    // 1, index 0.
+    assert_eq!(state[24..], [1, 0xac, 2, 1, 0, 0, 1, 2, 1, 0]);
+    let member = fs::read(world.path().join("member")).unwrap();
+    assert_eq!(member[24..], [7, 1]);
+    let meta = super::opening::founding(&place(&world.path()));
+    let snapshot = postcard::to_allocvec(&(meta, b"state".to_vec())).unwrap();
+    let text = |text: &[u8]| [&[text.len() as u8], text].concat();
+    let members = [&[1, 1, 1, 1, 1][..], &text(b"127.0.0.1:1")].concat();
+    let expected =
+        [&[1, 0, 1, 0][..], &[1, 0, 1, 0], &members, &text(b"founding"), &text(b"state")];
+    assert_eq!(snapshot, expected.concat());
+    let value = postcard::to_allocvec(&entry(2, 5, 3)).unwrap();
+    // Term, node, index; of a proposal: node, incarnation, number, time, bytes.
+    assert_eq!(value, [2, 1, 5, 1, 1, 2, 5, 6, 3, 5, 5, 5]);
+    assert_eq!(postcard::from_bytes::<Entry>(&value).unwrap(), entry(2, 5, 3));
+}
