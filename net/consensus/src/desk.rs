@@ -20,7 +20,7 @@ use crate::{
     links::{Desk, Frame, Identity, Kind, Links, RequestError, body, parse},
     options::Settings,
     room::Place,
-    teller::{Refusal, Teller, Told},
+    teller::{Asked, Refusal, Teller},
     types::{Proposal, Raft, Trace, Types},
 };
 
@@ -34,6 +34,18 @@ pub(crate) enum Work {
     SetVoters { request: u64, voters: BTreeSet<NodeId> },
     RemoveNode { request: u64, node: NodeId },
     ReadIndex { request: u64 },
+}
+
+impl Work {
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Propose { proposal, .. } => Asked::Proposal(*proposal),
+            Self::ReadIndex { request } => Asked::Read(*request),
+            Self::AddLearner { request, .. }
+            | Self::SetVoters { request, .. }
+            | Self::RemoveNode { request, .. } => Asked::Change(*request),
+        }
+    }
 }
 
 /// Why a node does not do what openraft asks of it.
@@ -74,37 +86,29 @@ pub(crate) struct Office {
 impl Office {
     /// Begins what this node wants; what comes of it is told.
     pub(crate) fn work(&self, work: Work, place: Place) {
+        self.teller.begin(work.asked(), place);
         let office = self.clone();
-        if let Work::Propose { proposal, time, entry } = work {
-            self.teller.begin(proposal, place);
-            tokio::spawn(async move { office.propose(proposal, time, entry).await });
-            return;
-        }
-        tokio::spawn(async move {
-            let told = office.request(work).await;
-            drop(place);
-            office.teller.tell(told);
-        });
+        tokio::spawn(async move { office.carry(work).await });
     }
 
-    async fn request(&self, work: Work) -> Told {
+    async fn carry(&self, work: Work) {
         match work {
+            Work::Propose { proposal, time, entry } => self.propose(proposal, time, entry).await,
             Work::AddLearner { request, node, address } => {
                 let node = (node.get(), BasicNode::new(address));
                 let change = ChangeMembers::SetNodes([node].into());
-                Told::Changed(request, self.change(change).await)
+                self.teller.changed(request, self.change(change).await);
             }
             Work::SetVoters { request, voters } => {
                 let voters = voters.into_iter().map(NodeId::get).collect();
                 let change = ChangeMembers::ReplaceAllVoters(voters);
-                Told::Changed(request, self.change(change).await)
+                self.teller.changed(request, self.change(change).await);
             }
             Work::RemoveNode { request, node } => {
                 let change = ChangeMembers::RemoveNodes([node.get()].into());
-                Told::Changed(request, self.change(change).await)
+                self.teller.changed(request, self.change(change).await);
             }
-            Work::ReadIndex { request } => Told::Read(request, self.read().await),
-            Work::Propose { .. } => unreachable!("proposals are begun elsewhere"),
+            Work::ReadIndex { request } => self.teller.read(request, self.read().await),
         }
     }
 
@@ -163,7 +167,9 @@ impl Office {
                 return Err(Refusal::NoLeader);
             }
             // Whether something changed or not, it is tried again.
-            let _ = timeout(LOOK_AGAIN, metrics.changed()).await;
+            if let Ok(Err(_)) = timeout(LOOK_AGAIN, metrics.changed()).await {
+                return Err(Refusal::Stopped);
+            }
         }
     }
 

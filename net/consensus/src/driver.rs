@@ -79,8 +79,9 @@ fn run(start: Start, asked: mpsc::Receiver<Command>, started: &flume::Sender<Sta
             Err(error) => tell(Err(error)),
         }
     });
-    // With the runtime goes whatever could still write.
-    drop(runtime);
+    // With the runtime goes whatever could still write. A name that is being looked up is not
+    // waited for.
+    runtime.shutdown_background();
     // It has logged what went wrong, if anything did.
     let _ = thread.join();
 }

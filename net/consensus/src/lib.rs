@@ -81,7 +81,7 @@ impl Consensus {
     }
 
     /// Has a node learn all entries, or be known under a new address. Only the leader does it;
-    /// [`Told::Changed`] follows.
+    /// [`Told::Changed`] follows. No number is used for two requests that are under way together.
     ///
     /// # Errors
     /// [`Refusal::Busy`], [`Refusal::Stopped`]: nothing is told.
@@ -129,7 +129,7 @@ impl Consensus {
         Status::of(self.node, &self.metrics.borrow(), committed, ended)
     }
 
-    /// Ends, with all durable that was told. What is under way is told as in doubt.
+    /// Ends, with all durable that was told. What is under way is told as in doubt, or as ended.
     pub fn stop(self) {
         drop(self);
     }

@@ -165,12 +165,20 @@ impl Status {
     }
 }
 
-/// Tells the node; keeps the proposals whose end it waits for.
+/// What the node waits to be told the end of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Asked {
+    Proposal(u64),
+    Change(u64),
+    Read(u64),
+}
+
+/// Tells the node; keeps what it waits to be told the end of.
 pub(crate) struct Teller {
     node: u64,
     incarnation: u64,
     told: Mutex<Box<dyn Fn(Told) + Send>>,
-    waiting: Mutex<BTreeMap<u64, Place>>,
+    waiting: Mutex<BTreeMap<Asked, Place>>,
 }
 
 impl Teller {
@@ -183,44 +191,60 @@ impl Teller {
         call(told);
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Place>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Asked, Place>> {
         self.waiting.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// A proposal begins.
-    pub(crate) fn begin(&self, proposal: u64, place: Place) {
-        let before = self.waiting().insert(proposal, place);
-        assert!(before.is_none(), "proposal {proposal} is under way already");
+    /// Something begins.
+    pub(crate) fn begin(&self, asked: Asked, place: Place) {
+        let before = self.waiting().insert(asked, place);
+        assert!(before.is_none(), "{asked:?} is under way already");
     }
 
-    /// Its end, unless it was told before.
-    fn end(&self, proposal: u64) -> bool {
-        self.waiting().remove(&proposal).is_some()
+    /// It ends; false: that was told before.
+    fn end(&self, asked: Asked) -> bool {
+        self.waiting().remove(&asked).is_some()
     }
 
     pub(crate) fn refuse(&self, proposal: u64, refusal: Refusal) {
-        if self.end(proposal) {
+        if self.end(Asked::Proposal(proposal)) {
             self.tell(Told::Refused(proposal, refusal));
         }
     }
 
     pub(crate) fn doubt(&self, proposal: u64) {
-        if self.end(proposal) {
+        if self.end(Asked::Proposal(proposal)) {
             self.tell(Told::InDoubt(proposal));
         }
     }
 
-    /// Nothing more will be heard of any proposal.
+    pub(crate) fn changed(&self, request: u64, result: Result<(), Refusal>) {
+        if self.end(Asked::Change(request)) {
+            self.tell(Told::Changed(request, result));
+        }
+    }
+
+    pub(crate) fn read(&self, request: u64, result: Result<u64, Refusal>) {
+        if self.end(Asked::Read(request)) {
+            self.tell(Told::Read(request, result));
+        }
+    }
+
+    /// Nothing more will be heard of anything.
     pub(crate) fn doubt_all(&self) {
         let all = std::mem::take(&mut *self.waiting());
-        for proposal in all.into_keys() {
-            self.tell(Told::InDoubt(proposal));
+        for asked in all.into_keys() {
+            self.tell(match asked {
+                Asked::Proposal(proposal) => Told::InDoubt(proposal),
+                Asked::Change(request) => Told::Changed(request, Err(Refusal::Unknown)),
+                Asked::Read(request) => Told::Read(request, Err(Refusal::Stopped)),
+            });
         }
     }
 
     pub(crate) fn applied(&self, index: u64, from: &Proposal) {
         let own = (from.node, from.incarnation) == (self.node, self.incarnation);
-        let proposal = (own && self.end(from.proposal)).then_some(from.proposal);
+        let proposal = (own && self.end(Asked::Proposal(from.proposal))).then_some(from.proposal);
         let (time, entry) = (from.time, from.entry.clone());
         self.tell(Told::Applied { index, time, entry, proposal });
     }

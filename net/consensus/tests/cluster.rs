@@ -206,6 +206,25 @@ fn what_is_under_way_has_a_limit() {
 }
 
 #[test]
+fn requests_end_when_a_node_is_stopped() {
+    let mut cluster = Cluster::of_three(settings());
+    let leader = cluster.leader();
+    let others: Vec<u64> = (1..4).filter(|node| *node != leader).collect();
+    others.iter().for_each(|node| cluster.stop(*node));
+    let requests = cluster.request_all(leader);
+    cluster.stop(leader);
+    let told = cluster.all_told(leader);
+    for request in requests {
+        let is_end = |told: &&Told| match told {
+            Told::Changed(of, result) => *of == request && *result == Err(Refusal::Unknown),
+            Told::Read(of, result) => *of == request && result.is_err(),
+            _ => false,
+        };
+        assert_eq!(told.iter().filter(is_end).count(), 1, "request {request}");
+    }
+}
+
+#[test]
 fn only_possible_changes_are_made_and_only_at_the_leader() {
     let cluster = Cluster::of_three(settings());
     let leader = cluster.leader();

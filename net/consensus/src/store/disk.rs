@@ -20,6 +20,9 @@ pub(super) const JOBS_MAX: usize = 256;
 /// Appends that become durable together, at most.
 const APPENDS_TOGETHER: usize = 64;
 
+/// Time is looked at no more often than this.
+const TICK_LEAST: Duration = Duration::from_millis(1);
+
 type Answer<T> = oneshot::Sender<Result<T, io::Error>>;
 
 /// What is to be written, or read; the committed entry is written where a file is anyway.
@@ -172,7 +175,7 @@ impl Disk {
     fn tick(&mut self) -> Duration {
         let mut wait = Duration::from_secs(1);
         self.unless_failed(|disk| {
-            wait = disk.entries.tick()?;
+            wait = disk.entries.tick()?.max(TICK_LEAST);
             Ok(())
         });
         wait

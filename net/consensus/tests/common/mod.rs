@@ -293,6 +293,17 @@ impl Cluster {
         })
     }
 
+    /// A change and a read; what comes of them is left to the caller.
+    pub(crate) fn request_all(&self, node: u64) -> [u64; 2] {
+        let requests = [(); 2].map(|()| self.numbers.fetch_add(1, Ordering::Relaxed));
+        let learner = (NodeId::new(9), self.address(node).to_owned());
+        self.with(node, |consensus| {
+            consensus.add_learner(requests[0], learner.0, learner.1).unwrap();
+            consensus.read_index(requests[1]).unwrap();
+        });
+        requests
+    }
+
     pub(crate) fn try_propose(&self, node: u64, entry: Vec<u8>) -> Result<u64, Refusal> {
         let consensus = self.consensus(node).ok_or(Refusal::Stopped)?;
         let proposal = self.numbers.fetch_add(1, Ordering::Relaxed);
