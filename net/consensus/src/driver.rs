@@ -69,7 +69,7 @@ fn run(start: Start, asked: mpsc::Receiver<Command>, started: &flume::Sender<Sta
         Ok(opened) => opened,
         Err(error) => return tell(Err(error.into())),
     };
-    let Opened { store, snapshot, thread } = opened;
+    let Opened { store, snapshot, threads } = opened;
     runtime.block_on(async {
         match Driver::begin(start, store, snapshot).await {
             Ok(driver) => {
@@ -83,7 +83,7 @@ fn run(start: Start, asked: mpsc::Receiver<Command>, started: &flume::Sender<Sta
     // waited for.
     runtime.shutdown_background();
     // It has logged what went wrong, if anything did.
-    let _ = thread.join();
+    let _ = threads.join();
 }
 
 struct Driver {

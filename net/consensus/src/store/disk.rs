@@ -1,4 +1,4 @@
-//! The thread that writes.
+//! The thread that writes the log and the vote.
 
 use std::{io, time::Duration};
 
@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use super::{
     FileError, file,
     log::{Entries, LogError},
-    opening::{Paths, SNAPSHOT_MAGIC, STATE_MAGIC},
+    opening::{Paths, STATE_MAGIC},
 };
-use crate::types::{Entry, LogId, Meta, Types, Vote};
+use crate::types::{Entry, LogId, Types, Vote};
 
 /// Jobs that wait, at most.
 pub(super) const JOBS_MAX: usize = 256;
@@ -23,16 +23,14 @@ const APPENDS_TOGETHER: usize = 64;
 /// Time is looked at no more often than this.
 const TICK_LEAST: Duration = Duration::from_millis(1);
 
-type Answer<T> = oneshot::Sender<Result<T, io::Error>>;
+pub(super) type Answer<T> = oneshot::Sender<Result<T, io::Error>>;
 
-/// What is to be written, or read; the committed entry is written where a file is anyway.
+/// What is to be written; the committed entry is written where a file is anyway.
 pub(super) enum Job {
     Vote(Vote, Option<LogId>, Answer<()>),
     Append(Vec<Entry>, LogFlushed<Types>),
     Truncate(u64),
     Purge(LogId, Option<LogId>),
-    KeepSnapshot(Meta, Vec<u8>, Answer<()>),
-    ReadSnapshot(Answer<Option<(Meta, Vec<u8>)>>),
     Stop(Option<LogId>, Answer<()>),
 }
 
@@ -58,8 +56,6 @@ pub(super) struct Disk {
     pub(super) paths: Paths,
     pub(super) entries: Entries,
     pub(super) state: State,
-    pub(super) snapshot: Option<LogId>,
-    pub(super) snapshot_bytes_max: usize,
     /// After one failure nothing is written: what the disk holds is not known any more.
     pub(super) failed: Option<DiskError>,
 }
@@ -129,15 +125,6 @@ impl Disk {
                 self.unless_failed(|disk| Ok(disk.entries.cut(cut)?));
             }
             Job::Purge(upto, committed) => self.unless_failed(|disk| disk.purge(upto, committed)),
-            Job::KeepSnapshot(meta, bytes, answer) => {
-                self.answer(answer, |disk| disk.keep_snapshot(&(meta, bytes)));
-            }
-            Job::ReadSnapshot(answer) => {
-                let path = self.paths.snapshot();
-                let read = file::read(&path, SNAPSHOT_MAGIC, self.snapshot_bytes_max);
-                // Whoever asked may have gone.
-                let _ = answer.send(read.map_err(|e| io::Error::other(format!("snapshot: {e}"))));
-            }
             Job::Append(..) | Job::Stop(..) => unreachable!("the loop does these"),
         }
     }
@@ -157,18 +144,6 @@ impl Disk {
         let purged = self.state.purged.max(Some(upto));
         self.write_state(State { purged, committed, ..self.state })?;
         Ok(begin_behind(&mut self.entries, upto.index)?)
-    }
-
-    fn keep_snapshot(&mut self, snapshot: &(Meta, Vec<u8>)) -> Result<(), DiskError> {
-        let last = snapshot.0.last_log_id;
-        // One that was begun before the leader's came, and ended after.
-        if last < self.snapshot {
-            return Ok(());
-        }
-        file::write(&self.paths.snapshot(), SNAPSHOT_MAGIC, snapshot)
-            .map_err(|e| DiskError::File("snapshot", e))?;
-        self.snapshot = last;
-        Ok(())
     }
 
     /// Does what time brings; how long there is nothing more.

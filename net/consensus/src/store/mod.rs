@@ -7,13 +7,15 @@
 //! log/      the entries behind the snapshot, and some before
 //! ```
 //!
-//! All of it is written on a thread of its own, in the order in which it is asked for. Entries that
-//! the log holds are in memory too, for readers; snapshots bound how many that are.
+//! Snapshots are written on a thread of their own; all else on another one, in the order in which
+//! it is asked for. Entries that the log holds are in memory too, for readers; snapshots bound how
+//! many that are.
 
 mod disk;
 mod file;
 mod log;
 mod opening;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -32,8 +34,8 @@ use openraft::{
 };
 use tokio::sync::{oneshot, watch};
 
-use self::disk::Job;
 pub(crate) use self::opening::{Opened, Place, open};
+use self::{disk::Job, snapshots::SnapshotJob};
 pub use self::{file::FileError, log::LogError};
 use crate::{
     options::APPEND_BYTES,
@@ -152,6 +154,7 @@ struct Kept {
 pub(crate) struct Store {
     memory: Arc<Mutex<Memory>>,
     disk: flume::Sender<Job>,
+    snapshots: flume::Sender<SnapshotJob>,
     kept: Arc<watch::Sender<Kept>>,
     committed: Committed,
 }
@@ -184,6 +187,15 @@ impl Store {
         asked.await.unwrap_or_else(|_| Err(gone()))
     }
 
+    async fn ask_snapshot<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, io::Error>>) -> SnapshotJob,
+    ) -> Result<T, io::Error> {
+        let (answer, asked) = oneshot::channel();
+        self.snapshots.send_async(job(answer)).await.map_err(|_| gone())?;
+        asked.await.unwrap_or_else(|_| Err(gone()))
+    }
+
     /// Replaces the snapshot, unless there is a newer one; durable when it returns.
     pub(crate) async fn keep_snapshot(
         &self,
@@ -191,7 +203,7 @@ impl Store {
         bytes: Vec<u8>,
     ) -> Result<(), StorageError> {
         let (signature, last) = (Some(meta.signature()), meta.last_log_id);
-        let kept = self.ask(|answer| Job::KeepSnapshot(meta, bytes, answer)).await;
+        let kept = self.ask_snapshot(|answer| SnapshotJob::Keep(meta, bytes, answer)).await;
         match kept {
             Ok(()) => self.kept.send_modify(|kept| kept.last = kept.last.max(last)),
             Err(_) => self.lose_snapshot(),
@@ -205,11 +217,11 @@ impl Store {
     }
 
     pub(crate) async fn read_snapshot(&self) -> Result<Option<(Meta, Vec<u8>)>, StorageError> {
-        let read = self.ask(Job::ReadSnapshot).await;
+        let read = self.ask_snapshot(SnapshotJob::Read).await;
         Ok(read.map_err(|e| StorageIoError::read_snapshot(None, &e))?)
     }
 
-    /// Ends the thread once all is durable.
+    /// Ends the thread of the log once all is durable; that of snapshots ends with the last store.
     pub(crate) async fn stop(&self) -> Result<(), io::Error> {
         let committed = self.memory().committed;
         self.ask(|answer| Job::Stop(committed, answer)).await

@@ -19,6 +19,7 @@ use super::{
     disk::{Disk, JOBS_MAX, State, begin_behind},
     file,
     log::{Entries, LogError},
+    snapshots::{SNAPSHOT_JOBS_MAX, Snapshots},
 };
 use crate::{
     options::{Begin, ENTRY_OVERHEAD_BYTES, Options},
@@ -72,11 +73,20 @@ pub(crate) struct Place {
     snapshot_bytes_max: usize,
 }
 
+/// The threads that write. They end with the last store.
+pub(crate) struct Threads([JoinHandle<()>; 2]);
+
+impl Threads {
+    pub(crate) fn join(self) -> thread::Result<()> {
+        self.0.into_iter().try_for_each(JoinHandle::join)
+    }
+}
+
 /// An open directory.
 pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) snapshot: Option<(Meta, Vec<u8>)>,
-    pub(crate) thread: JoinHandle<()>,
+    pub(crate) threads: Threads,
 }
 
 impl Place {
@@ -161,21 +171,24 @@ pub(crate) fn open(place: &Place, begin: &Begin) -> Result<Opened, StoreError> {
         ..Memory::default()
     };
     found.into_iter().for_each(|entry| memory.insert(entry));
-    let disk = Disk {
-        paths: place.paths.clone(),
-        entries,
-        state,
-        snapshot: snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id),
-        snapshot_bytes_max: place.snapshot_bytes_max,
-        failed: None,
-    };
-    let (sender, jobs) = flume::bounded(JOBS_MAX);
-    let thread = thread::Builder::new().name("consensus-log".to_owned());
-    let thread = thread.spawn(move || disk.run(&jobs)).map_err(io)?;
+    let disk = Disk { paths: place.paths.clone(), entries, state, failed: None };
     let last = snapshot.as_ref().and_then(|(meta, _)| meta.last_log_id);
-    let kept = Arc::new(watch::Sender::new(Kept { last, failed: false }));
-    let store = Store { memory: Arc::new(Mutex::new(memory)), disk: sender, kept, committed };
-    Ok(Opened { store, snapshot, thread })
+    let (path, bytes_max) = (place.paths.snapshot(), place.snapshot_bytes_max);
+    let keeper = Snapshots { path, bytes_max, last };
+    let (to_disk, jobs) = flume::bounded(JOBS_MAX);
+    let (to_snapshots, snapshot_jobs) = flume::bounded(SNAPSHOT_JOBS_MAX);
+    let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+    let log_thread = thread("consensus-log").spawn(move || disk.run(&jobs)).map_err(io)?;
+    let snapshot_thread = thread("consensus-snap").spawn(move || keeper.run(&snapshot_jobs));
+    let threads = Threads([log_thread, snapshot_thread.map_err(io)?]);
+    let store = Store {
+        memory: Arc::new(Mutex::new(memory)),
+        disk: to_disk,
+        snapshots: to_snapshots,
+        kept: Arc::new(watch::Sender::new(Kept { last, failed: false })),
+        committed,
+    };
+    Ok(Opened { store, snapshot, threads })
 }
 
 /// Makes a directory one of a member. The marker comes last: without it this is done again, unless

@@ -16,7 +16,7 @@ use openraft::{
 };
 use tempfile::TempDir;
 
-use super::{FileError, LogError, Opened, Place, Store, StoreError, open};
+use super::{FileError, LogError, Opened, Place, Store, StoreError, open, opening::Threads};
 use crate::{
     Begin, Machine, Options, Settings,
     machine::Applier,
@@ -143,7 +143,7 @@ fn the_store_passes_the_suite_of_openraft() {
 struct World {
     directory: TempDir,
     runtime: tokio::runtime::Runtime,
-    store: Option<(Store, std::thread::JoinHandle<()>)>,
+    store: Option<(Store, Threads)>,
     entries: Vec<Entry>,
     purged: Option<LogId>,
     vote: Option<Vote>,
@@ -154,9 +154,9 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let opened = open(&place(&directory.path().join("raft")), begin).unwrap();
-        let Opened { mut store, thread, .. } = opened;
+        let Opened { mut store, threads, .. } = opened;
         let purged = runtime.block_on(store.get_log_state()).unwrap().last_purged_log_id;
-        let store = Some((store, thread));
+        let store = Some((store, threads));
         Self { directory, runtime, store, entries: Vec::new(), purged, vote: None }
     }
 
@@ -207,7 +207,7 @@ impl World {
     /// Everything so far is done.
     fn settle(&mut self) {
         let (runtime, store) = self.store();
-        runtime.block_on(store.read_snapshot()).unwrap();
+        runtime.block_on(store.blocking_append([])).unwrap();
     }
 
     /// The files as they are now: what a process leaves that is killed.
@@ -218,7 +218,7 @@ impl World {
     }
 
     fn check(&mut self, path: &Path) {
-        let Opened { mut store, thread, .. } = open(&place(path), &Begin::Member).unwrap();
+        let Opened { mut store, threads, .. } = open(&place(path), &Begin::Member).unwrap();
         let state = self.runtime.block_on(store.get_log_state()).unwrap();
         let found = self.runtime.block_on(store.try_get_log_entries(..)).unwrap();
         assert_eq!(found, self.entries);
@@ -227,13 +227,14 @@ impl World {
         assert_eq!(state.last_log_id, last.or(self.purged));
         assert_eq!(self.runtime.block_on(store.read_vote()).unwrap(), self.vote);
         drop(store);
-        thread.join().unwrap();
+        threads.join().unwrap();
     }
 
     fn stop(&mut self) {
-        let (store, thread) = self.store.take().expect("it is open");
+        let (store, threads) = self.store.take().expect("it is open");
         self.runtime.block_on(store.stop()).unwrap();
-        thread.join().unwrap();
+        drop(store);
+        threads.join().unwrap();
     }
 }
 
@@ -323,11 +324,11 @@ fn entries_are_cut_off_or_not_when_the_process_is_killed_within() {
     let opened = open(&place(copy.path()), &Begin::Member);
     // The files are copied one after the other while they change: what is found may be neither,
     // but then it is not taken for something else.
-    if let Ok(Opened { mut store, thread, .. }) = opened {
+    if let Ok(Opened { mut store, threads, .. }) = opened {
         let found = world.runtime.block_on(store.try_get_log_entries(..)).unwrap();
         assert!(found == whole || found == world.entries, "{} entries", found.len());
         drop(store);
-        thread.join().unwrap();
+        threads.join().unwrap();
     }
     world.append(1, 3, 200);
     let copy = world.killed();
@@ -380,11 +381,11 @@ fn a_stopped_store_goes_on_where_it_was() {
     runtime.block_on(store.save_committed(Some(last))).unwrap();
     world.stop();
     let path = world.path();
-    let Opened { mut store, thread, .. } = open(&place(&path), &Begin::Member).unwrap();
+    let Opened { mut store, threads, .. } = open(&place(&path), &Begin::Member).unwrap();
     assert_eq!(world.runtime.block_on(store.read_committed()).unwrap(), Some(last));
     assert_eq!(*store.committed().lock().unwrap(), Some(60));
     drop(store);
-    thread.join().unwrap();
+    threads.join().unwrap();
     world.check(&path);
 }
 
@@ -521,9 +522,9 @@ fn a_damaged_entry_is_noticed() {
             bytes[at] ^= 0x40;
             fs::write(file, bytes).unwrap();
             match open(&place(copy.path()), &Begin::Member) {
-                Ok(Opened { store, thread, .. }) => {
+                Ok(Opened { store, threads, .. }) => {
                     drop(store);
-                    thread.join().unwrap();
+                    threads.join().unwrap();
                     world.check(copy.path());
                 }
                 Err(StoreError::Log { why, .. }) => {
@@ -557,10 +558,10 @@ fn an_interrupted_founding_is_done_again() {
         if *missing != ["member", "log"] {
             fs::remove_dir_all(world.path().join("log")).unwrap();
         }
-        let Opened { store, snapshot, thread } = open(&place(&world.path()), &FOUND()).unwrap();
+        let Opened { store, snapshot, threads } = open(&place(&world.path()), &FOUND()).unwrap();
         assert_eq!(snapshot.unwrap().1, b"nothing");
         drop(store);
-        thread.join().unwrap();
+        threads.join().unwrap();
         let path = world.path();
         world.check(&path);
     }
@@ -570,10 +571,10 @@ fn an_interrupted_founding_is_done_again() {
 fn a_founded_cluster_is_not_founded_again() {
     let mut world = old_member();
     let other = Begin::Found { snapshot: b"other".to_vec() };
-    let Opened { store, snapshot, thread } = open(&place(&world.path()), &other).unwrap();
+    let Opened { store, snapshot, threads } = open(&place(&world.path()), &other).unwrap();
     assert_eq!(snapshot.unwrap().1, b"nothing");
     drop(store);
-    thread.join().unwrap();
+    threads.join().unwrap();
     let path = world.path();
     world.check(&path);
 }
