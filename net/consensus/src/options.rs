@@ -40,7 +40,8 @@ pub struct Settings {
     /// The bytes of entries, kept in memory, above which a snapshot is taken early and nothing is
     /// kept before it.
     pub log_bytes_max: usize,
-    /// The bytes of a snapshot, at most.
+    /// The bytes of a snapshot that is taken from another node, at most. One that has grown beyond
+    /// is kept and read here all the same.
     pub snapshot_bytes_max: usize,
     /// The bytes of a snapshot that go to another node at once.
     pub snapshot_chunk_bytes: usize,

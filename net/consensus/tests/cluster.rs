@@ -134,6 +134,19 @@ fn a_node_that_was_away_for_long_gets_a_snapshot() {
 }
 
 #[test]
+fn a_state_that_has_grown_too_large_for_others_is_there_after_a_restart() {
+    let small = Settings { snapshot_bytes_max: 10, snapshot_every: 3, ..settings() };
+    let mut cluster = Cluster::new(small);
+    cluster.start(1, Begin::Found { snapshot: b"longer than ten".to_vec() });
+    (0..10).for_each(|_| cluster.propose_until_applied(1));
+    wait_for("a snapshot", || cluster.status(1).snapshot > Some(3));
+    let state = cluster.state(1);
+    cluster.stop(1);
+    cluster.start(1, Begin::Member);
+    wait_for("the state from the disk", || cluster.state(1) == state);
+}
+
+#[test]
 fn entries_in_memory_are_bounded_by_bytes() {
     let small = Settings { log_bytes_max: 64 << 10, ..settings() };
     let mut cluster = Cluster::new(small);

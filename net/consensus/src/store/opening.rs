@@ -22,7 +22,7 @@ use super::{
     snapshots::{SNAPSHOT_JOBS_MAX, Snapshots},
 };
 use crate::{
-    options::{Begin, ENTRY_OVERHEAD_BYTES, Options},
+    options::{Begin, Options},
     types::{Entry, LogId, Membership, Meta},
 };
 
@@ -97,7 +97,7 @@ impl Place {
             member: Member { cluster: cluster.get(), node: node.get() },
             address: address.clone(),
             segment_bytes: settings.segment_bytes,
-            snapshot_bytes_max: settings.snapshot_bytes_max + ENTRY_OVERHEAD_BYTES,
+            snapshot_bytes_max: settings.snapshot_bytes_max,
         }
     }
 
@@ -132,7 +132,7 @@ impl Place {
 
     fn read_snapshot(&self) -> Result<Option<(Meta, Vec<u8>)>, StoreError> {
         let path = self.paths.snapshot();
-        file::read(&path, SNAPSHOT_MAGIC, self.snapshot_bytes_max).map_err(of(&path))
+        file::read(&path, SNAPSHOT_MAGIC, usize::MAX).map_err(of(&path))
     }
 }
 

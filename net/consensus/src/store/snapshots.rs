@@ -21,6 +21,7 @@ pub(super) enum SnapshotJob {
 /// The file, and how far the snapshot in it goes.
 pub(super) struct Snapshots {
     pub(super) path: PathBuf,
+    /// What other nodes take, at most.
     pub(super) bytes_max: usize,
     pub(super) last: Option<LogId>,
 }
@@ -35,7 +36,7 @@ impl Snapshots {
                     let _ = answer.send(self.keep(&(meta, bytes)).map_err(failure));
                 }
                 SnapshotJob::Read(answer) => {
-                    let read = file::read(&self.path, SNAPSHOT_MAGIC, self.bytes_max);
+                    let read = file::read(&self.path, SNAPSHOT_MAGIC, usize::MAX);
                     let _ = answer.send(read.map_err(failure));
                 }
             }
@@ -47,6 +48,9 @@ impl Snapshots {
         // One that was begun before the leader's came, and ended after.
         if last < self.last {
             return Ok(());
+        }
+        if snapshot.1.len() > self.bytes_max {
+            tracing::error!(bytes = snapshot.1.len(), "no other node can take this snapshot");
         }
         file::write(&self.path, SNAPSHOT_MAGIC, snapshot)?;
         self.last = last;
