@@ -364,7 +364,8 @@ fn a_snapshot_that_is_not_kept_fails_what_waits_for_it() {
     let ahead = LogId::new(CommittedLeaderId::new(1, 1), 50);
     let mut store = world.store().1.clone();
     let purging = world.runtime.spawn(async move { store.purge(ahead).await });
-    fs::remove_dir_all(world.path()).unwrap();
+    // At once: the store may be writing there.
+    fs::rename(world.path(), world.path().with_extension("lost")).unwrap();
     let meta = Meta { last_log_id: Some(ahead), ..Meta::default() };
     let (runtime, store) = world.store();
     runtime.block_on(store.keep_snapshot(meta, b"nothing".to_vec())).unwrap_err();
@@ -593,7 +594,8 @@ fn after_a_failure_nothing_is_reported_durable() {
     let mut world = World::new(&FOUND());
     world.vote(1);
     world.append(1, 3, 10);
-    fs::remove_dir_all(world.path()).unwrap();
+    // At once: the store may be writing there.
+    fs::rename(world.path(), world.path().with_extension("lost")).unwrap();
     let (runtime, store) = world.store();
     runtime.block_on(store.save_vote(&Vote::new(2, 1))).unwrap_err();
     fs::create_dir_all(world.path().join("log")).unwrap();

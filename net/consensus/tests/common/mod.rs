@@ -195,7 +195,9 @@ impl Cluster {
     }
 
     pub(crate) fn lose_directory(&self, node: u64) {
-        std::fs::remove_dir_all(self.directory.path().join(node.to_string())).unwrap();
+        // At once: the node may be writing there.
+        let path = self.directory.path().join(node.to_string());
+        std::fs::rename(&path, path.with_extension("lost")).unwrap();
     }
 
     pub(crate) fn status(&self, node: u64) -> Status {
