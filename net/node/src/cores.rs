@@ -44,8 +44,10 @@ pub enum Post {
     Member {
         /// How many cores there are.
         cores: u16,
-        /// Names this life of the process, by chance.
+        /// Names this process, by chance, its last 16 bits zero.
         life: u64,
+        /// The lives that the directory knows of.
+        known: Vec<u64>,
         /// What the others are told of it.
         profile: NodeProfile,
     },
@@ -166,7 +168,9 @@ impl<M: Memory + Clone> Node<M> {
             Content::Altered(topic) => self.configure(&topic),
             Content::Deleted(topic) => self.release(topic, now),
             Content::Serve(incarnation) => {
-                self.incarnation = incarnation;
+                if std::mem::replace(&mut self.incarnation, incarnation) != incarnation {
+                    self.links.hang_up_all();
+                }
                 if self.status == Status::Starting {
                     self.status = Status::Serving;
                 }
@@ -317,7 +321,7 @@ impl<M: Memory + Clone> Node<M> {
         let mut others: Vec<u16> = of_topic.map(|(_, place)| place.core).collect();
         others.sort_unstable();
         others.dedup();
-        others.retain(|core| *core != self.core);
+        others.retain(|core| *core != self.core && *core != NOWHERE);
         let ticket = Ticket(self.number());
         let gather = Gather { caller, topic, missing: others.len() + 1, details: BTreeMap::new() };
         self.gathers.insert(ticket, gather);
@@ -340,6 +344,12 @@ impl<M: Memory + Clone> Node<M> {
         let Some(topic) = self.catalog().topic(topic) else {
             return self.refuse(caller, ErrorCode::UnknownTopic, "the topic was deleted");
         };
+        // What only other nodes have is told as far as it is known here.
+        let elsewhere = topic.partitions.iter().filter(|p| !details.contains_key(&p.index));
+        let elsewhere: Vec<_> =
+            elsewhere.map(|p| (p.index, self.detail_elsewhere(topic, p))).collect();
+        let mut details = details;
+        details.extend(elsewhere);
         let response = DescribeTopicResponse {
             error: ErrorCode::None,
             id: topic.id,

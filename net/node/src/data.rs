@@ -516,6 +516,11 @@ impl<M: Memory + Clone> Node<M> {
             self.refuse(caller, ErrorCode::Poisoned, &error.to_string());
             return Ok(());
         }
+        if !matches!(held.replica.member().role(), Role::Solo | Role::Head) {
+            let text = "only the head of a chain decides where its log starts";
+            self.refuse(caller, ErrorCode::NotHead, text);
+            return Ok(());
+        }
         match held.replica.trim(request.to) {
             Ok(()) => {
                 held.trims.push_back(ticket);

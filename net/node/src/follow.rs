@@ -18,8 +18,8 @@ use catena_replication::{
     Replica, ReplicaConfig, Ticket,
     chain::{MemberId, Role},
     control::{
-        Applied, Catalog, CatalogError, Entry, NodeProfile, Partition, ProposalId, Topic, Touched,
-        decode, due, encode,
+        Applied, Catalog, CatalogError, ClusterNode, Entry, NodeProfile, Partition, ProposalId,
+        Topic, Touched, decode, due, encode, same_process,
     },
 };
 use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
@@ -33,6 +33,9 @@ use crate::{
 
 /// Proposals that nothing is known of yet, at most.
 const PROPOSALS_MAX: usize = 4096;
+/// How often who leads looks what is due, and how soon after a chain has changed.
+const DUE_EVERY: Duration = Duration::from_millis(500);
+const DUE_SOON: Duration = Duration::from_millis(10);
 /// How long the announcement of a start may take before it is made once more.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -51,10 +54,25 @@ pub enum Ordered {
     Leads(bool),
 }
 
+/// A node of the cluster, for whoever decides who takes part in consensus.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterMember {
+    /// The node.
+    pub id: NodeId,
+    /// Its process runs, as far as is known.
+    pub up: bool,
+    /// It holds no partition.
+    pub witness: bool,
+    /// Where other nodes reach it, host and port.
+    pub peer: String,
+}
+
 /// The catalog as far as it was ordered, and what this node says of itself.
 pub(crate) struct Follower {
     catalog: Catalog,
     life: u64,
+    /// Lives that the directory knows of.
+    known: Vec<u64>,
     profile: NodeProfile,
     pub(crate) leads: bool,
     proposals: VecDeque<(ProposalId, Vec<u8>)>,
@@ -66,13 +84,16 @@ pub(crate) struct Follower {
     changing: BTreeSet<PartitionUid>,
     /// When the start of this life is announced, again if need be.
     announce: Option<Duration>,
+    /// When it is looked again what is due.
+    due_at: Duration,
 }
 
 impl Follower {
-    pub(crate) fn new(life: u64, profile: NodeProfile) -> Self {
+    pub(crate) fn new(life: u64, known: Vec<u64>, profile: NodeProfile) -> Self {
         Self {
             catalog: Catalog::default(),
             life,
+            known,
             profile,
             leads: false,
             proposals: VecDeque::new(),
@@ -80,6 +101,7 @@ impl Follower {
             waiting: BTreeMap::new(),
             changing: BTreeSet::new(),
             announce: None,
+            due_at: Duration::ZERO,
         }
     }
 
@@ -121,8 +143,24 @@ impl<M: Memory + Clone> Node<M> {
         Some((id.0, entry))
     }
 
+    /// The nodes of the cluster, as the catalog has them. Of the first core.
+    pub fn cluster_nodes(&self) -> Vec<ClusterMember> {
+        let nodes = self.follower.iter().flat_map(|follower| follower.catalog.nodes());
+        let member = |(id, node): (NodeId, &ClusterNode)| ClusterMember {
+            id,
+            up: node.up,
+            witness: node.profile.witness,
+            peer: node.profile.peer.clone(),
+        };
+        nodes.map(member).collect()
+    }
+
     /// Takes what consensus tells.
     pub fn on_ordered(&mut self, ordered: Ordered, now: Now) {
+        // What could not be read may have been about anything.
+        if matches!(self.status, Status::Failed(_) | Status::Outdated) {
+            return;
+        }
         match ordered {
             Ordered::Restored(snapshot) => self.restored(&snapshot, now),
             Ordered::Entry(bytes, proposal) => self.ordered(&bytes, proposal, now),
@@ -160,6 +198,10 @@ impl<M: Memory + Clone> Node<M> {
         let gone: Vec<_> = before.topics().filter(gone).map(|topic| topic.id).collect();
         gone.into_iter().for_each(|topic| self.follow_topic(topic, now));
         self.follow(Touched::Everything, now);
+        let topics: Vec<_> = self.catalog().topics().map(|topic| topic.id).collect();
+        topics.into_iter().for_each(|topic| self.follow_topic(topic, now));
+        self.follow_producers();
+        self.begin_anew(now);
     }
 
     fn ordered(&mut self, bytes: &[u8], proposal: Option<u64>, now: Now) {
@@ -177,12 +219,10 @@ impl<M: Memory + Clone> Node<M> {
                 follower.announce = None;
                 self.begin_life(*incarnation, now);
             }
-            // The others believed that this process is gone: it goes on as another.
-            (Entry::NodeDown { node, incarnation }, Ok(_))
-                if NodeId::new(*node) == me && *incarnation == self.incarnation.get() =>
+            (Entry::StartNode { node, life, .. }, Err(CatalogError::OlderDirectory(_)))
+                if NodeId::new(*node) == me && *life == follower.life =>
             {
-                follower.life = follower.life.wrapping_add(1);
-                follower.announce = Some(now.monotonic);
+                self.status = Status::Outdated;
             }
             (Entry::RaiseProducer { .. }, Ok(Applied::Producer(id, epoch))) => {
                 let raised = [(
@@ -201,22 +241,50 @@ impl<M: Memory + Clone> Node<M> {
         if let Some(proposal) = proposal {
             self.settled(ProposalId(proposal), result, now);
         }
+        self.begin_anew(now);
+        match entry.touches() {
+            Touched::Everything => self.propose_due(now),
+            Touched::Chain(..) | Touched::Topic(_) => self.look_soon(now),
+            Touched::Nothing => {}
+        }
+    }
+
+    /// The others believe that this process is gone, or in another life: it goes on as another.
+    fn begin_anew(&mut self, now: Now) {
+        let me = MemberId { node: self.identity.node, incarnation: self.incarnation };
+        let serves = self.status == Status::Serving;
+        let Some(follower) = &mut self.follower else { return };
+        let known = follower.catalog.node(me.node).map_or(0, |node| node.life);
+        if serves && !same_process(known, follower.life) {
+            // Another process has begun to be this node.
+            self.status = Status::Outdated;
+            return;
+        }
+        if serves && follower.announce.is_none() && !follower.catalog.runs(me) {
+            follower.life = follower.life.wrapping_add(1);
+            follower.announce = Some(now.monotonic);
+        }
         self.announce(now);
-        self.propose_due(now);
     }
 
     /// The start of this life is known everywhere: this is its number.
     fn begin_life(&mut self, incarnation: Incarnation, now: Now) {
+        let first = self.status == Status::Starting;
         self.incarnation = incarnation;
-        if self.status != Status::Starting {
-            return;
+        self.tell_cores(|| Content::Serve(incarnation));
+        if !first {
+            // A link is between two lives.
+            return self.links.hang_up_all();
         }
         self.status = Status::Serving;
+        self.follow_producers();
+        self.follow(Touched::Everything, now);
+    }
+
+    fn follow_producers(&mut self) {
         let raised: Vec<_> = self.catalog().raised_producers().collect();
         self.note_raised(&raised);
         self.tell_cores(|| Content::Raised { ticket: None, producers: raised.clone() });
-        self.tell_cores(|| Content::Serve(incarnation));
-        self.follow(Touched::Everything, now);
     }
 
     /// Says that this process has begun, until that is ordered.
@@ -227,13 +295,30 @@ impl<M: Memory + Clone> Node<M> {
         if follower.announce.is_some_and(|at| at <= now.monotonic) {
             follower.announce = Some(now.monotonic + ANNOUNCE_AGAIN_AFTER);
             let (life, profile) = (follower.life, follower.profile.clone());
-            let entry = Entry::StartNode { node, life, profile };
+            let entry = Entry::StartNode { node, life, known: follower.known.clone(), profile };
             follower.proposals.push_back((id, encode(&entry)));
         }
     }
 
     pub(crate) fn next_announcement(&self) -> Option<Duration> {
-        self.follower.as_ref().and_then(|follower| follower.announce)
+        let follower = self.follower.as_ref()?;
+        let due = follower.leads.then_some(follower.due_at);
+        [follower.announce, due].into_iter().flatten().min()
+    }
+
+    /// A chain has changed: something else may be due.
+    fn look_soon(&mut self, now: Now) {
+        if let Some(follower) = &mut self.follower {
+            follower.due_at = follower.due_at.min(now.monotonic + DUE_SOON);
+        }
+    }
+
+    /// Does what time brings to who follows the catalog.
+    pub(crate) fn tend_catalog(&mut self, now: Now) {
+        self.announce(now);
+        if self.follower.as_ref().is_some_and(|follower| follower.due_at <= now.monotonic) {
+            self.propose_due(now);
+        }
     }
 
     /// Leaves an entry to consensus.
@@ -323,9 +408,9 @@ impl<M: Memory + Clone> Node<M> {
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
             (Proposal::Chain(uid), _) => self.chain_settled(uid),
+            (Proposal::NodeDown(node), _) => drop(self.links.accused.remove(&node)),
             (
                 Proposal::Ready(_)
-                | Proposal::NodeDown
                 | Proposal::ProducerIds
                 | Proposal::RaiseProducer(_)
                 | Proposal::Admit(_),
@@ -353,7 +438,10 @@ impl<M: Memory + Clone> Node<M> {
             Proposal::ProducerIds => self.no_producer_ids(code, why),
             Proposal::Chain(uid) => self.chain_settled(uid),
             Proposal::Ready(topic) => self.tell_ready_later(topic, now),
-            Proposal::NodeDown => self.links.forgive(now),
+            Proposal::NodeDown(node) => {
+                self.links.accused.remove(&node);
+                self.links.forgive(now);
+            }
         }
     }
 
@@ -402,7 +490,9 @@ impl<M: Memory + Clone> Node<M> {
             let of_topic = of_topic.take_while(|((topic, _), _)| *topic == id);
             let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
             if let Some(follower) = &mut self.follower {
-                follower.told.retain(|uid, _| !uids.contains(uid));
+                for uid in uids {
+                    follower.told.remove(&uid);
+                }
             }
             self.tell_cores(|| Content::Deleted(id));
             self.release(id, now);
@@ -489,7 +579,10 @@ impl<M: Memory + Clone> Node<M> {
         if fresh {
             let creating =
                 Creating { waiting: None, from: PartitionIndex::new(ready), told: false };
-            self.creating.entry(topic).or_insert(creating);
+            let known = self.creating.entry(topic).or_insert(creating);
+            if known.from < creating.from {
+                *known = creating;
+            }
         }
         let Some(held) = self.held.get_mut(&uid) else { return };
         held.chain = configuration.chain.iter().map(|member| member.node).collect();
@@ -497,13 +590,18 @@ impl<M: Memory + Clone> Node<M> {
         self.beside(uid, &configuration, me);
         self.dirty.insert(Directory::Partition(uid));
         self.replica_events(uid, now);
+        if role == Role::Outside {
+            let text = "the node is not in the partition's chain any more";
+            self.end_subscriptions(uid, ErrorCode::NotHead, text);
+        }
     }
 
-    /// Of the node that leads: proposes what is due.
-    fn propose_due(&mut self, now: Now) {
-        let Some(follower) = self.follower.as_ref().filter(|follower| follower.leads) else {
+    /// Of the node that leads: proposes what is due, again if need be.
+    pub(crate) fn propose_due(&mut self, now: Now) {
+        let Some(follower) = self.follower.as_mut().filter(|follower| follower.leads) else {
             return;
         };
+        follower.due_at = now.monotonic + DUE_EVERY;
         if self.status != Status::Serving {
             return;
         }

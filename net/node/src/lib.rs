@@ -18,7 +18,7 @@ mod totals;
 mod window;
 
 pub use cores::{Parcel, Post};
-pub use follow::Ordered;
+pub use follow::{ClusterMember, Ordered};
 pub use limits::Limits;
 pub use links::{Dial, LinkId, LinkSend};
 pub use node::{

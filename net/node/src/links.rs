@@ -95,6 +95,8 @@ pub(crate) struct Links<S> {
     next_ping: Duration,
     /// Since when a node has no link to this core, or since when that counts.
     away: BTreeMap<NodeId, Duration>,
+    /// Who was said to be gone, until that is decided.
+    pub(crate) accused: BTreeSet<NodeId>,
 }
 
 impl<S> Default for Links<S> {
@@ -107,6 +109,7 @@ impl<S> Default for Links<S> {
             sends: VecDeque::new(),
             next_ping: Duration::ZERO,
             away: BTreeMap::new(),
+            accused: BTreeSet::new(),
         }
     }
 }
@@ -115,6 +118,18 @@ impl<S> Links<S> {
     /// Who is away is so only from now on.
     pub(crate) fn forgive(&mut self, now: Now) {
         self.away.values_mut().for_each(|since| *since = now.monotonic);
+    }
+
+    /// Whether a later life of a node is known.
+    fn is_over(&self, member: MemberId) -> bool {
+        let known = self.nodes.get(&member.node);
+        known.is_some_and(|known| member.incarnation < known.member.incarnation)
+    }
+
+    /// Ends all: this node goes on as another.
+    pub(crate) fn hang_up_all(&mut self) {
+        let links: Vec<_> = self.open.keys().copied().collect();
+        links.into_iter().for_each(|link| self.hang_up(link));
     }
 
     fn linked(&self, node: NodeId, core: u16) -> Option<(LinkId, MemberId)> {
@@ -195,12 +210,11 @@ impl<M: Memory + Clone> Node<M> {
         if self.identity.node < shard.0 {
             known.dial_at = Some(now.monotonic + DIAL_AGAIN_AFTER);
         }
-        if shard.1 == FIRST {
-            self.links.away.insert(shard.0, now.monotonic);
+        let Some((member, core)) = peer else { return };
+        if core == FIRST {
+            self.links.away.insert(member.node, now.monotonic);
         }
-        if let Some((member, core)) = peer {
-            self.begin_sessions(member, core, now);
-        }
+        self.begin_sessions(member, core, now);
     }
 
     /// Whatever was said to a core of another node may be lost: it is said in a new session.
@@ -348,6 +362,9 @@ impl<M: Memory + Clone> Node<M> {
             return self.links.hang_up(link);
         }
         let member = MemberId { node: welcome.node, incarnation: welcome.incarnation };
+        if self.links.is_over(member) {
+            return self.links.hang_up(link);
+        }
         let PeerThread::Core(core) = welcome.thread else { return };
         self.link_stands(link, member, core, now);
     }
@@ -408,7 +425,24 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Takes note of the nodes of the cluster; the first cores of all are linked.
     pub(crate) fn take_nodes(&mut self, nodes: Vec<Beside>) {
-        self.links.nodes = nodes.into_iter().map(|node| (node.member.node, node)).collect();
+        let nodes: BTreeMap<_, _> = nodes.into_iter().map(|n| (n.member.node, n)).collect();
+        let before = std::mem::replace(&mut self.links.nodes, nodes);
+        // Who has begun another life has not been away in it.
+        let same = |node: &NodeId| {
+            let [then, now] = [before.get(node), self.links.nodes.get(node)];
+            let life = |beside: &Beside| (beside.member.incarnation, beside.up);
+            then.map(life) == now.map(life)
+        };
+        self.links.away.retain(|node, _| same(node));
+        // A link is between two lives: of one that is over nothing more is heard.
+        let over = |open: &Open| {
+            let peer = open.peer.map(|(member, _)| member);
+            peer.is_some_and(|peer| self.links.is_over(peer))
+        };
+        let over = self.links.open.iter().filter(|(_, open)| over(open));
+        for link in over.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.links.hang_up(link);
+        }
         if self.core != FIRST {
             return;
         }
@@ -465,12 +499,13 @@ impl<M: Memory + Clone> Node<M> {
                 continue;
             }
             let since = *self.links.away.entry(node).or_insert(now.monotonic);
-            if since + GONE_AFTER <= now.monotonic {
-                // Not again before this one is decided about.
-                self.links.away.insert(node, now.monotonic);
+            if since + GONE_AFTER <= now.monotonic && self.links.accused.insert(node) {
                 let (node, incarnation) = (node.get(), incarnation.get());
                 let entry = Entry::NodeDown { node, incarnation };
-                let _ = self.submit_to_cluster(Proposal::NodeDown, &entry);
+                let proposal = Proposal::NodeDown(NodeId::new(node));
+                if self.submit_to_cluster(proposal, &entry).is_err() {
+                    self.links.accused.remove(&NodeId::new(node));
+                }
             }
         }
     }
@@ -481,7 +516,11 @@ impl<M: Memory + Clone> Node<M> {
             return None;
         }
         let dials = self.links.shards.values().filter_map(|shard| shard.dial_at).min();
-        let gone = self.links.away.values().min().map(|since| *since + GONE_AFTER);
+        let accusable = |node: &NodeId| {
+            !self.links.accused.contains(node) && self.links.nodes.get(node).is_some_and(|n| n.up)
+        };
+        let away = self.links.away.iter().filter(|(node, _)| accusable(node));
+        let gone = away.map(|(_, since)| *since + GONE_AFTER).min();
         let gone = gone.filter(|_| self.follower.as_ref().is_some_and(|follower| follower.leads));
         [Some(self.links.next_ping), dials, gone].into_iter().flatten().min()
     }

@@ -22,7 +22,7 @@ use catena_replication::{
 use catena_wire::{Api, ErrorCode, FrameHeader};
 
 use crate::{
-    cores::{Content, FIRST, Gather, Parcel, Place, Post, Raise},
+    cores::{Content, FIRST, Gather, NOWHERE, Parcel, Place, Post, Raise},
     follow::Follower,
     held::{Awaited, Creating, Held, Pending},
     limits::Limits,
@@ -107,6 +107,9 @@ pub enum Status {
     Draining,
     /// The catalog could not be opened.
     Failed(OpenError),
+    /// The directory is an older copy of the node's, or another process has begun to be the node:
+    /// this one must end.
+    Outdated,
     /// The catalog's log failed: nothing about topics can be changed until the next start. All else
     /// is served, unless that was so from the beginning.
     Poisoned(IoError),
@@ -372,6 +375,14 @@ impl<M: Memory + Clone> Node<M> {
                 let text = "the node is shutting down";
                 return self.refuse(caller, ErrorCode::ShuttingDown, text);
             }
+            Status::Outdated => {
+                let text = "another process is this node";
+                return self.refuse(caller, ErrorCode::ShuttingDown, text);
+            }
+            Status::Failed(_) if self.follower.is_some() => {
+                let text = "the cluster's catalog cannot be read here";
+                return self.refuse(caller, ErrorCode::PartitionFailed, text);
+            }
             Status::Serving | Status::Failed(_) | Status::Poisoned(_) => {}
         }
         if self.core != FIRST && about_topics(caller.api) {
@@ -497,7 +508,7 @@ impl<M: Memory + Clone> Node<M> {
         }
         self.scrub(now);
         self.tend_links(now);
-        self.announce(now);
+        self.tend_catalog(now);
         while let Some((at, directory)) = self.ticks.first().copied() {
             if at > now.monotonic {
                 break;
@@ -619,7 +630,8 @@ impl<M: Memory + Clone> Node<M> {
     /// The partitions that the catalog names; directories of others are leftovers. Of the first
     /// core, once it serves.
     pub fn known(&self) -> BTreeSet<PartitionUid> {
-        self.places.values().map(|place| place.uid).collect()
+        let here = self.places.values().filter(|place| place.core != NOWHERE);
+        here.map(|place| place.uid).collect()
     }
 
     /// The partition ids below this were given at some time.
@@ -707,8 +719,8 @@ fn order<M: Memory + Clone>(
             let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
             (FIRST, cores, Some(orderer), None)
         }
-        Post::Member { cores, life, profile } => {
-            (FIRST, cores, None, Some(Follower::new(life, profile)))
+        Post::Member { cores, life, known, profile } => {
+            (FIRST, cores, None, Some(Follower::new(life, known, profile)))
         }
         Post::Further { core, cores } => (core, cores, None, None),
     }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet, ops::Range, time::Duration};
 
 use catena_format::{
-    Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::PARTITIONS_PER_TOPIC_MAX, planted,
 };
 use catena_log::{
@@ -64,7 +64,7 @@ pub(crate) enum Proposal {
     RaiseProducer(Ticket),
     /// Of a chain.
     Chain(PartitionUid),
-    NodeDown,
+    NodeDown(NodeId),
     AllowJoin(Ticket),
     Admit(LinkId),
 }
@@ -265,11 +265,13 @@ impl<M: Memory + Clone> Node<M> {
         config.into_iter().collect()
     }
 
-    /// An id that this cluster has never given: the catalog's version is never repeated.
-    fn fresh_topic_id(&self, now: Now) -> TopicId {
-        let version = self.catalog().version();
+    /// An id that this cluster has never given: a node's incarnation and what it numbers in it are
+    /// never repeated.
+    fn fresh_topic_id(&mut self, now: Now) -> TopicId {
+        let version = self.number();
         let node = u128::from(self.identity.node.get());
-        let words = [self.identity.cluster.get(), node, u128::from(version)];
+        let life = u128::from(self.incarnation.get());
+        let words = [self.identity.cluster.get(), node, life];
         let seed: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let high = u128::from(catena_format::checksum::crc32(&seed));
         let time = u128::from(now.wall.get().cast_unsigned() & 0xffff_ffff_ffff);
@@ -444,7 +446,7 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::ProducerIds
                 | Proposal::RaiseProducer(_)
                 | Proposal::Chain(_)
-                | Proposal::NodeDown
+                | Proposal::NodeDown(_)
                 | Proposal::AllowJoin(_)
                 | Proposal::Admit(_),
                 _,
@@ -718,6 +720,20 @@ impl<M: Memory + Clone> Node<M> {
             SettingInForce { key: known.key.into(), value: value.into(), origin }
         };
         TOPIC_SETTINGS.iter().map(in_force).collect()
+    }
+
+    /// Of a partition that only other nodes have.
+    pub(crate) fn detail_elsewhere(&self, topic: &Topic, partition: &Partition) -> PartitionDetail {
+        PartitionDetail {
+            place: self.place_of(topic, partition),
+            log_start: Offset::ZERO,
+            high_watermark: Offset::ZERO,
+            durable_end: Offset::ZERO,
+            log_end: Offset::ZERO,
+            bytes: 0,
+            segments: 0,
+            damaged: Vec::new(),
+        }
     }
 
     pub(crate) fn detail(&self, held: &Held<M>) -> PartitionDetail {

@@ -2,7 +2,7 @@
 //! once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
@@ -16,13 +16,13 @@ use catena_log::{
     io::{Done, FileName, IoError, Memory, Op, Outcome, Purse},
 };
 use catena_node::{
-    Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post, SessionId, Status,
+    Dial, Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post, SessionId, Status,
 };
-use catena_replication::control::{Catalog, Entry, NodeProfile, encode};
+use catena_replication::control::{Catalog, Entry, NodeProfile, decode, encode};
 use catena_wire::{
-    Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest,
-    FetchResponse, FrameHeader, FrameLimits, HandshakeRequest, Message, MetadataRequest,
-    MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
+    Api, CreateTopicRequest, DescribeTopicRequest, DescribeTopicResponse, Durability, ErrorCode,
+    FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits, HandshakeRequest,
+    Message, MetadataRequest, MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
     limits::PEER_HEADER_BYTES, peer::PeerHeader,
 };
 
@@ -30,6 +30,8 @@ type Share = <Purse as Memory>::Share;
 type Files = BTreeMap<(Directory, FileName), Vec<u8>>;
 
 const CORES: u16 = 2;
+/// From dialling to a connection that stands.
+const DIAL_TAKES: Duration = Duration::from_millis(15);
 const SESSION: SessionId = SessionId { core: 0, number: 1 };
 
 /// A process and its disk.
@@ -38,6 +40,8 @@ struct Machine {
     files: Files,
     up: bool,
     life: u64,
+    /// What its disk knows of.
+    lives: Vec<u64>,
     /// How much of the list it has heard.
     heard: usize,
     parcels: VecDeque<(u16, u16, Parcel)>,
@@ -62,6 +66,10 @@ struct World {
     list: Vec<(Vec<u8>, Option<Proposer>)>,
     leader: usize,
     links: BTreeMap<End, End>,
+    /// Who is dialled from where, and when it stands.
+    dials: VecDeque<(Duration, usize, u16, Dial)>,
+    /// From whom to whom no connection comes about.
+    unreachable: BTreeSet<(usize, usize)>,
     numbers: u64,
     clock: Duration,
     correlation: u32,
@@ -79,13 +87,14 @@ fn id(machine: usize) -> NodeId {
 impl World {
     fn new(nodes: usize) -> Self {
         let mut catalog = Catalog::default();
-        catalog.found(id(0), 1, profile(0));
+        catalog.found(id(0), 1 << 16, profile(0));
         catalog.apply(&Entry::AllowJoin { token: 1, time: 0, until: 1 }).unwrap();
         let admitted = (1..nodes).map(|node| {
-            let (life, profile) = (10 + node as u64, Box::new(profile(node)));
+            let (life, profile) = ((10 + node as u64) << 16, Box::new(profile(node)));
             (encode(&Entry::AdmitNode { token: 1, time: 0, life, profile }), None)
         });
-        let machine = |_| Machine {
+        let machine = |node: usize| Machine {
+            lives: vec![if node == 0 { 1 << 16 } else { (10 + node as u64) << 16 }],
             cores: Vec::new(),
             files: Files::new(),
             up: false,
@@ -100,6 +109,8 @@ impl World {
             list: admitted.collect(),
             leader: 0,
             links: BTreeMap::new(),
+            dials: VecDeque::new(),
+            unreachable: BTreeSet::new(),
             numbers: 0,
             clock: Duration::from_secs(1),
             correlation: 0,
@@ -114,14 +125,18 @@ impl World {
     }
 
     /// A process begins on its disk.
-    fn start(&mut self, at: usize) {
+    fn begin(&mut self, at: usize) {
         self.numbers += 1;
-        let life = 1000 + self.numbers;
+        let life = (1000 + self.numbers) << 16;
+        let known = self.machines[at].lives.clone();
+        self.machines[at].lives.push(life);
         let identity = NodeIdentity { cluster: ClusterId::new(7), node: id(at) };
         let memory = Purse::new(256 << 20);
         let node = |core| {
             let post = match core {
-                0 => Post::Member { cores: CORES, life, profile: profile(at) },
+                0 => {
+                    Post::Member { cores: CORES, life, known: known.clone(), profile: profile(at) }
+                }
                 core => Post::Further { core, cores: CORES },
             };
             Node::new(identity, Limits::default(), post, memory.clone())
@@ -135,6 +150,11 @@ impl World {
         first.on_ordered(Ordered::Leads(self.leader == at), now);
         first.on_connect(SESSION);
         self.settle();
+    }
+
+    /// The same, and a client of it.
+    fn start(&mut self, at: usize) {
+        self.begin(at);
         let hello = HandshakeRequest {
             client: "test".into(),
             client_version: "0".into(),
@@ -179,6 +199,7 @@ impl World {
             for machine in &mut self.machines {
                 machine.cores.iter_mut().for_each(|core| core.on_tick(now));
             }
+            self.dialled();
             self.settle();
         }
     }
@@ -258,28 +279,55 @@ impl World {
         any
     }
 
+    /// Connections that have come about by now stand, if somebody takes them.
+    fn dialled(&mut self) {
+        let now = self.now();
+        while let Some((_, at, core, dial)) = self.dials.pop_front_if(|d| d.0 <= now.monotonic) {
+            if !self.machines[at].up {
+                continue;
+            }
+            let to = dial.node.get() as usize - 1;
+            assert_eq!(dial.address, profile(to).peer);
+            let refused = !self.machines[to].up || self.unreachable.contains(&(at, to));
+            let node = &mut self.machines[at].cores[usize::from(core)];
+            if refused {
+                node.on_no_link(dial.node, dial.core, now);
+                continue;
+            }
+            self.numbers += 2;
+            let here = End { machine: at, core, link: LinkId(self.numbers) };
+            let there = End { machine: to, core: dial.core, link: LinkId(self.numbers + 1) };
+            self.links.insert(here, there);
+            self.links.insert(there, here);
+            node.on_link(here.link, Some((dial.node, dial.core)), now);
+            let node = &mut self.machines[to].cores[usize::from(dial.core)];
+            node.on_link(there.link, None, now);
+        }
+    }
+
+    /// The connections between the first cores of two processes break, and no other comes about.
+    fn part(&mut self, one: usize, other: usize) {
+        self.unreachable.extend([(one, other), (other, one)]);
+        let now = self.now();
+        let between = |(here, there): (&End, &End)| {
+            let ends = (here.machine, there.machine, here.core, there.core);
+            ends == (one, other, 0, 0) || ends == (other, one, 0, 0)
+        };
+        let broken: Vec<_> =
+            self.links.iter().filter(|link| between(*link)).map(|(end, _)| *end).collect();
+        for end in broken {
+            self.links.remove(&end);
+            self.machines[end.machine].cores[0].on_link_lost(end.link, now);
+        }
+        self.settle();
+    }
+
     fn connect(&mut self, at: usize) -> bool {
         let now = self.now();
         let mut any = false;
         for core in 0..CORES {
             while let Some(dial) = self.machines[at].cores[usize::from(core)].poll_dial() {
-                any = true;
-                let to = dial.node.get() as usize - 1;
-                assert_eq!(dial.address, profile(to).peer);
-                if !self.machines[to].up {
-                    let node = &mut self.machines[at].cores[usize::from(core)];
-                    node.on_no_link(dial.node, dial.core, now);
-                    continue;
-                }
-                self.numbers += 2;
-                let here = End { machine: at, core, link: LinkId(self.numbers) };
-                let there = End { machine: to, core: dial.core, link: LinkId(self.numbers + 1) };
-                self.links.insert(here, there);
-                self.links.insert(there, here);
-                let node = &mut self.machines[to].cores[usize::from(dial.core)];
-                node.on_link(there.link, None, now);
-                let node = &mut self.machines[at].cores[usize::from(core)];
-                node.on_link(here.link, Some((dial.node, dial.core)), now);
+                self.dials.push_back((self.clock + DIAL_TAKES, at, core, dial));
             }
             let mut sends = Vec::new();
             while let Some(send) = self.machines[at].cores[usize::from(core)].poll_link_send() {
@@ -533,4 +581,117 @@ fn two_of_three_are_enough_and_one_refuses() {
     world.start(chain[1]);
     world.until("two are there", |w| w.chain(chain[0], "events", 0).len() == 2);
     world.until("it takes", |w| w.produce(chain[0], topic, 0, 1).error == ErrorCode::None);
+}
+
+/// How often a node has been given up, as the list has it.
+fn given_up(world: &World) -> usize {
+    let entries = world.list.iter().filter_map(|(bytes, _)| decode(bytes));
+    entries.filter(|entry| matches!(entry, Entry::NodeDown { .. })).count()
+}
+
+#[test]
+fn a_node_that_comes_back_is_not_given_up_again_before_it_can_be_reached() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 3, 3), ErrorCode::None);
+    // The last leads, so that it is the other that has to dial.
+    world.kill(0);
+    world.kill(1);
+    world.until("both are out", |w| given_up(w) == 2);
+    for back in [0, 1] {
+        world.pass(Duration::from_secs(3));
+        world.start(back);
+    }
+    world.until("all are back", |w| {
+        (0..3).all(|partition| w.chain(2, "events", partition).len() == 3)
+    });
+    world.pass(Duration::from_secs(5));
+    assert_eq!(given_up(&world), 2);
+}
+
+#[test]
+fn a_node_that_was_given_up_alive_goes_on_as_another() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 6, 3), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let incarnation = |w: &World| {
+        let mut catalog = Catalog::default();
+        assert!(catalog.restore(&w.founding));
+        w.list.iter().for_each(|(bytes, _)| drop(catalog.apply(&decode(bytes).unwrap())));
+        catalog.incarnation(id(2))
+    };
+    let before = incarnation(&world);
+    // The link to who leads is gone for a while; those to the other, and of other cores, stand.
+    world.part(0, 2);
+    world.until("it is given up", |w| given_up(w) > 0);
+    world.unreachable.clear();
+    world.until("it is another", |w| incarnation(w) > before);
+    world.until("it is back in all chains", |w| {
+        (0..6).all(|partition| w.chain(0, "events", partition).len() == 3)
+    });
+    for partition in 0..6 {
+        let head = world.chain(0, "events", partition)[0];
+        world.until("three have it", |w| {
+            let receipt = w.produce(head, topic, partition as u32, 0);
+            receipt.error == ErrorCode::None && receipt.copies == 3
+        });
+    }
+}
+
+#[test]
+fn a_node_tells_of_partitions_that_only_others_have() {
+    let mut world = World::new(4);
+    assert_eq!(world.create(3, "events", 4, 3), ErrorCode::None);
+    let (topic, partitions) = world.partitions(1, "events");
+    for at in 0..4 {
+        let request = DescribeTopicRequest { name: "events".into() };
+        let (head, _) = world.ask(at, Api::DescribeTopic, &request, &[]);
+        let described = DescribeTopicResponse::decode(&head).unwrap();
+        assert_eq!(described.partitions.len(), 4);
+        for (partition, place) in (0..).zip(&partitions) {
+            let known = &described.partitions[partition as usize].place;
+            assert_eq!((known.index, &known.chain), (place.index, &place.chain));
+            let receipt = world.produce(at, topic, partition, 0);
+            let is_head = place.chain[0] == id(at);
+            let expected = if is_head { ErrorCode::None } else { ErrorCode::NotHead };
+            assert_eq!(receipt.error, expected, "node {at}, partition {partition}");
+        }
+    }
+}
+
+#[test]
+fn behind_an_entry_that_cannot_be_read_nothing_is_done() {
+    let mut world = World::new(1);
+    assert_eq!(world.create(0, "events", 1, 1), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let mut strange = encode(&Entry::NodeStarted { node: 1 });
+    strange[0] = 200;
+    world.list.push((strange, None));
+    world.list.push((encode(&Entry::DeleteTopic { id: topic.get() }), None));
+    world.settle();
+    assert!(matches!(world.machines[0].cores[0].status(), Status::Failed(_)));
+    assert!(world.machines[0].files.keys().any(|(of, _)| *of != Directory::Catalog));
+    let refused = world.produce(0, topic, 0, 0).error;
+    assert_eq!(refused, ErrorCode::PartitionFailed);
+}
+
+#[test]
+fn an_older_copy_of_a_directory_is_refused_and_of_two_processes_the_first_ends() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 3), ErrorCode::None);
+    let status = |w: &World| w.machines[2].cores[0].status();
+    let older = world.machines[2].lives.clone();
+    world.kill(2);
+    world.start(2);
+    assert_eq!(status(&world), Status::Serving);
+    // Somebody copies the directory, and begins to be the node.
+    let known = world.machines[2].lives.clone();
+    let entry = Entry::StartNode { node: 3, life: 77 << 16, known, profile: profile(2) };
+    world.list.push((encode(&entry), None));
+    world.settle();
+    assert_eq!(status(&world), Status::Outdated);
+    world.kill(2);
+    world.machines[2].lives = older;
+    world.begin(2);
+    world.settle();
+    assert_eq!(status(&world), Status::Outdated);
 }

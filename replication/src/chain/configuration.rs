@@ -127,6 +127,12 @@ impl Configuration {
         Some(self.next(chain, self.joining))
     }
 
+    /// The same in another epoch.
+    #[must_use]
+    pub fn restated(&self) -> Self {
+        self.next(self.chain.clone(), self.joining)
+    }
+
     /// With somebody who begins to copy. `None`: he is there already, or somebody else is copying.
     #[must_use]
     pub fn with_joining(&self, joiner: MemberId) -> Option<Self> {

@@ -21,7 +21,7 @@ mod tests;
 
 pub use self::{
     cluster::{ClusterNode, NODES_MAX, REPLICAS_MAX, TOKENS_MAX},
-    entry::{ChainChange, Entry, NodeProfile, Touched, decode, encode},
+    entry::{ChainChange, Entry, NodeProfile, Touched, decode, encode, same_process},
 };
 
 /// The most partitions of all topics together.
@@ -125,6 +125,9 @@ pub enum CatalogError {
     /// The node's process is not the one that is meant, or does not run.
     #[error("node {0} does not run, or has started anew")]
     NotRunning(u64),
+    /// The directory of a node that starts does not know of its last life.
+    #[error("node {0} has lived since in another directory: this one is an older copy")]
+    OlderDirectory(u64),
     /// The node is the only one that holds what it holds, or holds something at all.
     #[error("node {0} is needed by a partition")]
     NodeNeeded(u64),
@@ -462,7 +465,10 @@ impl Catalog {
     fn grow(&mut self, id: u128, wished: u32) -> Result<(), CatalogError> {
         let topic = self.topic_mut(id)?;
         let there = topic.partition_count();
-        let like = topic.partitions.iter().cycle().take(wished.saturating_sub(there) as usize);
+        if wished <= there {
+            return Ok(());
+        }
+        let like = topic.partitions.iter().cycle().take((wished - there) as usize);
         let homes: Vec<Vec<NodeId>> = like.map(|partition| partition.homes.clone()).collect();
         let least = topic.partitions.iter().map(|p| p.configuration.min_replicas).max();
         topic.created.clear();

@@ -11,7 +11,7 @@ mod plan;
 pub use catalog::{
     Applied, Catalog, CatalogError, ChainChange, ClusterNode, Entry, NODES_MAX, NodeProfile,
     PARTITIONS_MAX, Partition, RAISED_PRODUCERS_MAX, REPLICAS_MAX, TOKENS_MAX, TOPICS_MAX, Topic,
-    Touched, decode, encode,
+    Touched, decode, encode, same_process,
 };
 pub use config::{BATCH_BYTES_KEY, ConfigError, TOPIC_SETTINGS, TopicConfig, TopicSetting};
 pub use orderer::{Orderer, OrdererEvent, ProposalId};

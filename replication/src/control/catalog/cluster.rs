@@ -6,7 +6,7 @@ use catena_format::{Epoch, Incarnation, NodeId, TopicId};
 
 use super::{
     Applied, Catalog, CatalogError, Partition, Topic,
-    entry::{ChainChange, Entry, NodeProfile},
+    entry::{ChainChange, Entry, NodeProfile, same_process},
 };
 use crate::chain::{Configuration, MemberId};
 
@@ -86,7 +86,7 @@ impl Catalog {
                     self.tokens.insert(*token, *until);
                 }
             }
-            Entry::StartNode { node, life, profile } => {
+            Entry::StartNode { node, life, profile, .. } => {
                 return Ok(self.start(NodeId::new(*node), *life, profile));
             }
             Entry::NodeDown { node, .. } => self.down(NodeId::new(*node)),
@@ -128,7 +128,11 @@ impl Catalog {
                 let room = until <= time || others.count() < TOKENS_MAX;
                 room.then_some(()).ok_or(CatalogError::TooManyTokens)
             }
-            Entry::StartNode { node, .. } => self.known(*node).map(drop),
+            Entry::StartNode { node, life, known, .. } => {
+                let last = self.known(*node)?.life;
+                let is_known = same_process(last, *life) || known.contains(&last);
+                is_known.then_some(()).ok_or(CatalogError::OlderDirectory(*node))
+            }
             Entry::NodeDown { node, incarnation } => {
                 let known = self.known(*node)?;
                 let same = known.up && known.incarnation.get() == *incarnation;
@@ -286,8 +290,10 @@ impl Catalog {
         if in_chain && !chain.any(|other| other.node != node && self.runs(*other)) {
             return Err(CatalogError::NodeNeeded(node.get()));
         }
-        // Of one that is only waited for nothing but the list of homes changes.
-        Ok(configuration.without(node).or_else(|| Some(configuration.clone())))
+        // Of one that is only waited for the list of homes changes: what was thought of before
+        // that is over all the same.
+        let same = || configuration.restated();
+        Ok(configuration.without(node).or_else(|| Some(same())))
     }
 }
 

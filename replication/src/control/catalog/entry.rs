@@ -129,8 +129,11 @@ pub enum Entry {
     StartNode {
         /// The node.
         node: u64,
-        /// Names the process, by chance: said again, it changes nothing.
+        /// Names the process, by chance, but for its last 16 bits, which count how often it was
+        /// believed to be gone: said again, it changes nothing.
         life: u64,
+        /// The lives that its directory knows of: the last one must be among them.
+        known: Vec<u64>,
         /// What it is from now on.
         profile: NodeProfile,
     },
@@ -172,6 +175,12 @@ pub struct NodeProfile {
     pub cores: u16,
     /// It votes and holds no partition.
     pub witness: bool,
+}
+
+/// Whether two lives are of one process.
+#[must_use]
+pub const fn same_process(one: u64, other: u64) -> bool {
+    one >> 16 == other >> 16
 }
 
 /// A change of a chain; each raises its epoch by one.

@@ -11,11 +11,13 @@ fn profile(rack: &str) -> NodeProfile {
 const TOKEN: u128 = 99;
 
 fn admit(token: u128, time: i64, life: u64) -> Entry {
-    Entry::AdmitNode { token, time, life, profile: Box::new(profile("")) }
+    Entry::AdmitNode { token, time, life: life << 16, profile: Box::new(profile("")) }
 }
 
+/// A process starts on the directory of its node's last life.
 fn start(catalog: &mut Catalog, node: u64, life: u64) -> Incarnation {
-    let entry = Entry::StartNode { node, life, profile: profile("") };
+    let known = vec![catalog.node(NodeId::new(node)).unwrap().life];
+    let entry = Entry::StartNode { node, life: life << 16, known, profile: profile("") };
     match catalog.apply(&entry) {
         Ok(Applied::Started(incarnation)) => incarnation,
         other => panic!("{other:?}"),
@@ -28,7 +30,7 @@ fn cluster() -> Catalog {
     catalog.apply(&Entry::NodeStarted { node: 1 }).unwrap();
     catalog.apply(&create(1, "old", 1)).unwrap();
     catalog.apply(&Entry::TopicReady { id: 1 }).unwrap();
-    catalog.found(NodeId::new(1), 11, profile(""));
+    catalog.found(NodeId::new(1), 11 << 16, profile(""));
     catalog.apply(&Entry::AllowJoin { token: TOKEN, time: 1000, until: 2000 }).unwrap();
     for (node, life) in [(2, 12), (3, 13)] {
         let admit = admit(TOKEN, 1999, life);
@@ -80,8 +82,20 @@ fn a_node_is_admitted_once_and_another_life_is_another_incarnation() {
     assert_eq!(chain(&catalog, 1, 0), (1, vec![1], None));
     assert_eq!(start(&mut catalog, 1, 21), Incarnation::new(2));
     assert_eq!(chain(&catalog, 1, 0), (2, vec![1], None));
-    let stranger = Entry::StartNode { node: 9, life: 1, profile: profile("") };
+    let stranger = Entry::StartNode { node: 9, life: 1, known: vec![0], profile: profile("") };
     assert_eq!(catalog.apply(&stranger), Err(CatalogError::UnknownNode(9)));
+    // A directory that does not know of the last life is an older copy; one that knows of more
+    // than was ever ordered is not.
+    let from =
+        |known: Vec<u64>, life| Entry::StartNode { node: 3, life, known, profile: profile("") };
+    let older = catalog.apply(&from(vec![13 << 16], 34 << 16));
+    assert_eq!(older, Err(CatalogError::OlderDirectory(3)));
+    let known = vec![33 << 16, 34 << 16, 35 << 16];
+    let third = Ok(Applied::Started(Incarnation::new(3)));
+    assert_eq!(catalog.apply(&from(known, 36 << 16)), third);
+    // The same process, believed to be gone.
+    let fourth = Ok(Applied::Started(Incarnation::new(4)));
+    assert_eq!(catalog.apply(&from(Vec::new(), (36 << 16) + 1)), fourth);
     let late = Entry::NodeDown { node: 3, incarnation: 1 };
     assert_eq!(catalog.apply(&late), Err(CatalogError::NotRunning(3)));
 }
@@ -118,7 +132,8 @@ fn heads_and_copies_are_spread_over_nodes_and_racks() {
     assert!([1, 2, 3].map(copies).iter().all(|copies| (3..=4).contains(copies)), "{nodes:?}");
     assert_eq!(place(&catalog, 1, 4), None);
     for (node, rack) in [(1, "a"), (2, "a"), (3, "b")] {
-        let entry = Entry::StartNode { node, life: 90 + node, profile: profile(rack) };
+        let known = vec![catalog.node(NodeId::new(node)).unwrap().life];
+        let entry = Entry::StartNode { node, life: 90 << 16, known, profile: profile(rack) };
         catalog.apply(&entry).unwrap();
     }
     for chain in place(&catalog, 8, 2).unwrap().chunks(2) {
@@ -136,6 +151,9 @@ fn a_topic_is_ready_once_all_its_nodes_have_created_it() {
     for node in [1, 2] {
         catalog.apply(&Entry::TopicCreated { id: 2, node }).unwrap();
         assert_eq!(ready(&catalog), 0);
+        // A change that adds no partition keeps what was said.
+        catalog.apply(&change(2, 0, "other")).unwrap();
+        catalog.apply(&change(2, 2, "t2")).unwrap();
     }
     // The third dies in between: the chains are complete without it.
     down(&mut catalog, 3);
