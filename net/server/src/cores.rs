@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use catena_consensus::Consensus;
 use catena_node::Parcel;
 use glommio::Placement;
 
@@ -21,6 +22,8 @@ pub(crate) enum Cargo {
     Parcel(Parcel),
     /// A connection whose client asked for that core, and when its handshake must have ended.
     Connection(OwnedFd, Instant),
+    /// A connection of another node that is for that core.
+    Peer(OwnedFd),
 }
 
 /// What all cores share: counters and ways, no data.
@@ -33,6 +36,10 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Current>,
     /// Removes the files of deleted topics.
     pub(crate) remover: Remover,
+    /// Of a node of a cluster.
+    pub(crate) consensus: Option<Arc<Consensus>>,
+    /// Where other nodes connect, if they do.
+    pub(crate) peer_address: Option<SocketAddr>,
     /// Connections open, over all cores.
     pub(crate) connections: AtomicUsize,
     /// Where clients connect, from the moment the first core listens.
@@ -53,7 +60,8 @@ impl Shared {
     /// The shared part and each core's end of the ways.
     pub(crate) fn new(
         cores: u16,
-        address: SocketAddr,
+        (address, peer_address): (SocketAddr, Option<SocketAddr>),
+        consensus: Option<Arc<Consensus>>,
         stop: Arc<AtomicBool>,
         metrics: Arc<Metrics>,
         live: Arc<Current>,
@@ -65,6 +73,8 @@ impl Shared {
             metrics,
             live,
             remover,
+            consensus,
+            peer_address,
             connections: AtomicUsize::new(0),
             address,
             listening: AtomicUsize::new(0),

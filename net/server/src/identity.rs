@@ -1,7 +1,8 @@
 //! Who this node is: one small file, written before anything else and never changed after.
 //!
 //! Little-endian, 64 bytes: `0 magic [8], 8 version u16, 10 founded u8, 11 zeros, 16 cluster u128,
-//! 32 node u64, 40 zeros, 60 CRC-32 of bytes 0 to 60`.
+//! 32 node u64, 40 zeros, 60 CRC-32 of bytes 0 to 60`. Version 1 is a node alone, which orders its
+//! catalog itself, version 2 one of a cluster.
 
 use std::{
     fs::{self, File},
@@ -16,7 +17,8 @@ use catena_uring::create_directory;
 use crate::cli::Exit;
 
 const MAGIC: [u8; 8] = *b"CTNNODE\0";
-const VERSION: u16 = 1;
+const VERSION_ALONE: u16 = 1;
+const VERSION_MEMBER: u16 = 2;
 const BYTES: usize = 64;
 
 /// Why a directory has no usable identity.
@@ -49,6 +51,8 @@ impl IdentityError {
 pub(crate) struct Identity {
     pub(crate) node: NodeIdentity,
     pub(crate) founded: bool,
+    /// It is of a cluster, whose consensus orders the catalog.
+    pub(crate) member: bool,
 }
 
 impl Identity {
@@ -80,7 +84,7 @@ impl Identity {
             .map_err(|e| io(e.into()))?;
         let cluster = ClusterId::new(u128::from_le_bytes(random));
         let node = NodeIdentity { cluster, node: NodeId::new(1) };
-        let identity = Self { node, founded: false };
+        let identity = Self { node, founded: false, member: false };
         identity.write(root)?;
         Ok(identity)
     }
@@ -111,7 +115,8 @@ impl Identity {
     fn encode(&self) -> [u8; BYTES] {
         let mut bytes = [0; BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
-        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        let version = if self.member { VERSION_MEMBER } else { VERSION_ALONE };
+        bytes[8..10].copy_from_slice(&version.to_le_bytes());
         bytes[10] = u8::from(self.founded);
         bytes[16..32].copy_from_slice(&self.node.cluster.get().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.node.node.get().to_le_bytes());
@@ -127,7 +132,7 @@ impl Identity {
             return Err(damaged());
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != VERSION {
+        if ![VERSION_ALONE, VERSION_MEMBER].contains(&version) {
             return Err(IdentityError::Version(path.to_owned(), version));
         }
         if bytes[10] > 1 {
@@ -136,6 +141,6 @@ impl Identity {
         let cluster = u128::from_le_bytes(bytes[16..32].try_into().map_err(|_| damaged())?);
         let node = u64::from_le_bytes(bytes[32..40].try_into().map_err(|_| damaged())?);
         let node = NodeIdentity { cluster: ClusterId::new(cluster), node: NodeId::new(node) };
-        Ok(Self { node, founded: bytes[10] == 1 })
+        Ok(Self { node, founded: bytes[10] == 1, member: version == VERSION_MEMBER })
     }
 }

@@ -4,6 +4,7 @@
 mod admin;
 mod budget;
 mod cli;
+mod cluster;
 mod commands;
 mod config;
 mod connection;
@@ -77,12 +78,17 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     let client = || commands::client(&cli.remote);
-    if !matches!(cli.command, Command::Topic(_) | Command::Produce(_) | Command::Consume(_)) {
+    let remote = matches!(
+        cli.command,
+        Command::Topic(_) | Command::Cluster(_) | Command::Produce(_) | Command::Consume(_)
+    );
+    if !remote {
         commands::no_remote(&cli.remote)?;
     }
     match cli.command {
         Command::Serve(args) => serve(&args),
         Command::Topic(command) => commands::topic(&mut client()?, command, cli.output),
+        Command::Cluster(command) => commands::cluster(&mut client()?, command, cli.output),
         Command::Produce(args) => commands::produce(&mut client()?, &args, cli.output),
         Command::Consume(args) => commands::consume(&mut client()?, &args, cli.output),
         Command::Segment(command) => {

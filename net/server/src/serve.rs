@@ -1,6 +1,8 @@
 //! `catena serve`: from a directory and an address to a running node.
 
 use std::{
+    net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,15 +11,18 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use catena_consensus::Consensus;
 use catena_log::OpenError;
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
+use catena_replication::control::NodeProfile;
 use catena_uring::{DmaMemory, Findings, Hands, HandsOptions, lock_directory, probe};
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, net::TcpListener};
 
 use crate::{
     admin::Admin,
     cli::Exit,
-    config::{Config, Gathered, Sources},
+    cluster::{self, Membership},
+    config::{Config, Gathered, HostPort, Sources},
     cores::{Cargo, Shared, placement},
     identity::Identity,
     live::{Current, Live, reload_on_hangup},
@@ -109,40 +114,29 @@ async fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let data_dir = &config.storage.data_dir;
-    let listener = bind_alone(config.listen.client).await?;
-    let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
-    let identity = Identity::open(data_dir)?;
-    let hands = Hands::start(data_dir, hands_options).await?;
-    let cores = metrics.cores();
-    let admin = Admin::start(config.listen.admin.0, metrics.clone())
-        .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
-    let count = u16::try_from(cores)?;
-    let remover = Remover::start().context("cannot start the thread that removes files")?;
-    let (shared, mut arrivals) = Shared::new(count, address, stop, metrics, live, remover);
-    let others = arrivals.split_off(1);
-    let create = !identity.founded;
-    let post = Post::First { create, cores: count };
-    let node = make_node(&config, identity.node, post, &hands)?;
-    let shell = Shell::new(shell_options(&config, 0, &shared)?, node, hands);
-    shell.carry_out();
+    let First { shell, shared, node, standing, admin, listener, arrivals, others } =
+        begin(&config, hands_options, live, metrics, stop).await?;
     if !wait_for_catalog(&shell).await? {
         tracing::info!("stopped before the catalog was open");
         return Ok(());
     }
-    identity.note_founded(data_dir)?;
+    match standing {
+        Standing::Alone(identity) => identity.note_founded(data_dir)?,
+        Standing::Member(membership) => membership.note_life(data_dir)?,
+    }
     let leftovers = shell.remove_leftovers().context("cannot look through the partitions")?;
     let partitions = shell.look(|node| node.known().len());
-    let threads = start_further(&config, hands_options, identity.node, &shared, others).await?;
+    let threads = start_further(&config, hands_options, node, &shared, others).await?;
     for arrivals in arrivals {
         shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     }
-    let (cluster, node) = (identity.node.cluster.get(), identity.node.node);
-    let milliseconds = began.elapsed().as_millis();
+    let (cluster, id, cores) = (node.cluster.get(), node.node, shared.cores());
     tracing::info!(
-        "{} is ready on {address} in {milliseconds} ms (metrics on {}): cluster {cluster:032x}, \
-         node {node}, {cores} cores, {leftovers} leftovers removed, {partitions} partitions that \
-         serve as they open",
+        "{} is ready on {} in {} ms (metrics on {}): cluster {cluster:032x}, node {id}, {cores} \
+         cores, {leftovers} leftovers removed, {partitions} partitions that serve as they open",
         config.node.name.0,
+        shared.address,
+        began.elapsed().as_millis(),
         admin.address(),
     );
     // Without systemd there is nobody to tell.
@@ -160,6 +154,100 @@ async fn run(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The first core, as it opens the catalog.
+struct First {
+    shell: Rc<Shell>,
+    shared: Arc<Shared>,
+    node: NodeIdentity,
+    standing: Standing,
+    admin: Admin,
+    listener: TcpListener,
+    arrivals: Vec<flume::Receiver<(u16, Cargo)>>,
+    /// Of the further cores.
+    others: Vec<flume::Receiver<(u16, Cargo)>>,
+}
+
+async fn begin(
+    config: &Config,
+    hands_options: HandsOptions,
+    live: Arc<Current>,
+    metrics: Arc<Metrics>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<First> {
+    let listener = bind_alone(config.listen.client).await?;
+    let address = listener.local_addr().map_err(|e| anyhow::anyhow!("no local address: {e}"))?;
+    let peers = match config.listen.peer {
+        Some(peer) => Some(bind_alone(peer).await?),
+        None => None,
+    };
+    let peer_address = peers.as_ref().and_then(|peers| peers.local_addr().ok());
+    let cores = u16::try_from(metrics.cores())?;
+    let (node, post, standing) = enter(config, address, peer_address, cores)?;
+    let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
+    let admin = Admin::start(config.listen.admin.0, metrics.clone())
+        .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
+    let remover = Remover::start().context("cannot start the thread that removes files")?;
+    let consensus = standing.consensus();
+    let addresses = (address, peer_address);
+    let (shared, mut arrivals) =
+        Shared::new(cores, addresses, consensus, stop, metrics, live, remover);
+    let others = arrivals.split_off(1);
+    let decides = make_node(config, node, post, &hands)?;
+    let shell = Shell::new(shell_options(config, 0, &shared)?, decides, hands);
+    shell.carry_out();
+    if let Standing::Member(membership) = &standing {
+        membership.begin(&shell);
+    }
+    if let Some(peers) = peers {
+        shell.spawn(Task::Listener, cluster::listen(shell.clone(), peers));
+    }
+    Ok(First { shell, shared, node, standing, admin, listener, arrivals, others })
+}
+
+/// What a node is to others.
+enum Standing {
+    Alone(Identity),
+    Member(Membership),
+}
+
+impl Standing {
+    fn consensus(&self) -> Option<Arc<Consensus>> {
+        match self {
+            Self::Alone(_) => None,
+            Self::Member(membership) => Some(membership.consensus.clone()),
+        }
+    }
+}
+
+/// Finds out who this node is, alone or in a cluster.
+fn enter(
+    config: &Config,
+    client: SocketAddr,
+    peer: Option<SocketAddr>,
+    cores: u16,
+) -> anyhow::Result<(NodeIdentity, Post, Standing)> {
+    let Some(peer) = peer else {
+        cluster::refuse_member(&config.storage.data_dir)?;
+        let identity = Identity::open(&config.storage.data_dir)?;
+        let post = Post::First { create: !identity.founded, cores };
+        return Ok((identity.node, post, Standing::Alone(identity)));
+    };
+    let told = |given: &Option<HostPort>, bound: SocketAddr| {
+        given.as_ref().map_or_else(|| bound.to_string(), |given| given.0.clone())
+    };
+    let profile = NodeProfile {
+        client: told(&config.listen.advertised, client),
+        peer: told(&config.listen.peer_advertised, peer),
+        rack: config.node.rack.as_ref().map(|rack| rack.0.clone()).unwrap_or_default(),
+        cores,
+        witness: false,
+    };
+    let membership = cluster::enter(config, profile.clone())?;
+    let (life, known) = (membership.life, membership.known.clone());
+    let post = Post::Member { cores, life, known, profile };
+    Ok((membership.node, post, Standing::Member(membership)))
 }
 
 /// Starts the further cores and waits until they listen.
@@ -215,6 +303,9 @@ async fn serve_core(
     shell.spawn(Task::Parcels, shell.clone().receive(arrivals));
     let listener = bind(shared.address)?;
     shell.spawn(Task::Listener, shell.clone().listen(listener));
+    if let Some(peers) = shared.peer_address {
+        shell.spawn(Task::Listener, cluster::listen(shell.clone(), bind(peers)?));
+    }
     shared.listening.fetch_add(1, Ordering::Relaxed);
     shell.watch(Task::Clock, shell.run()).await;
     shell.watch(Task::Clock, shell.drain()).await;
@@ -267,13 +358,17 @@ fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Re
     })
 }
 
+/// Why a process ends that is not its node any more.
+pub(crate) const OUTDATED: &str = "another process has been this node since: this directory is an \
+     older copy, or a copy of it is in use";
+
 /// After so long without a catalog something is wrong: the log says so, once.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
 
 /// The catalog cannot be opened, and without it nobody knows what there is.
 #[derive(Debug, thiserror::Error)]
 #[error("the catalog in meta/catalog cannot be opened: {0}")]
-pub(crate) struct CatalogClosed(OpenError);
+pub(crate) struct CatalogClosed(pub(crate) OpenError);
 
 impl CatalogClosed {
     /// What is not readable will not be so after a restart.
@@ -296,6 +391,7 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
                     tracing::warn!("the catalog is not open yet: is the disk full, or very slow?");
                 }
             }
+            Status::Outdated => bail!(OUTDATED),
             Status::Failed(error) => bail!(CatalogClosed(error)),
             Status::Poisoned(error) => bail!("the catalog cannot be written: {error}"),
             Status::Serving | Status::Draining => return Ok(true),

@@ -15,8 +15,9 @@ use catena_log::{
     Finding, Now, RecoveryReport,
     io::{Done, OpId},
 };
-use catena_node::{Directory, Node, Notice, Send, SessionId, Status};
+use catena_node::{Directory, LinkId, Node, Notice, Send, SessionId, Status};
 use catena_uring::{DmaMemory, Folder, Hands, Share, attach_stream, create_directory};
+use catena_wire::peer::PeerHeader;
 use glommio::{
     net::{TcpListener, TcpStream},
     timer::sleep,
@@ -25,13 +26,14 @@ use tracing::Level;
 
 use crate::{
     budget::Budget,
-    connection,
+    cluster, connection,
     cores::{Cargo, Shared},
     live::Live,
     metrics::{ConnectionEnds, Numbers},
     outbox::{Outbox, Unsent},
     received::{Ended, Received},
     remover::remove_log,
+    serve::OUTDATED,
     tasks::Task,
 };
 
@@ -80,6 +82,7 @@ pub(crate) struct Shell {
     places: RefCell<BTreeMap<Directory, Place>>,
     outboxes: RefCell<BTreeMap<SessionId, Rc<Outbox>>>,
     unsent: Rc<Unsent>,
+    links: cluster::Links,
     /// Memory for what clients are sending.
     budget: Rc<Budget>,
     slow_consumers: Cell<u64>,
@@ -104,6 +107,7 @@ impl Shell {
             places: RefCell::new(BTreeMap::new()),
             outboxes: RefCell::new(BTreeMap::new()),
             unsent: Rc::default(),
+            links: cluster::Links::default(),
             slow_consumers: Cell::new(0),
             ends: Cell::default(),
             stalls: Cell::new(0),
@@ -120,6 +124,11 @@ impl Shell {
     /// The settings in force that may change.
     pub(crate) fn live(&self) -> Arc<Live> {
         self.shared().live.get()
+    }
+
+    /// The links to other nodes.
+    pub(crate) fn links(&self) -> &cluster::Links {
+        &self.links
     }
 
     pub(crate) fn core(&self) -> u16 {
@@ -186,6 +195,19 @@ impl Shell {
         !self.send_all() || self.outboxes.borrow().contains_key(&session)
     }
 
+    /// Hands a message of another node on; [`Shell::carry_out`] follows when all that came are
+    /// handed on.
+    pub(crate) fn link_message(
+        &self,
+        link: LinkId,
+        header: &PeerHeader,
+        head: &[u8],
+        payload: &[u8],
+        now: Now,
+    ) {
+        self.node.borrow_mut().on_link_message(link, header, head, payload, now);
+    }
+
     /// Looks at the node.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Node<DmaMemory>) -> T) -> T {
         look(&self.node.borrow())
@@ -231,6 +253,7 @@ impl Shell {
     /// What is no operation: none of it gives the node an input before this returns.
     fn carry_out_beside(self: &Rc<Self>) {
         self.send_all();
+        self.carry_out_in_cluster();
         loop {
             let parcel = self.node.borrow_mut().poll_parcel();
             let Some((to, parcel)) = parcel else { break };
@@ -243,6 +266,29 @@ impl Shell {
         }
         while let Some(notice) = self.node.borrow_mut().poll_notice() {
             tell(&notice);
+        }
+    }
+
+    /// What other nodes are sent, and consensus is asked for.
+    fn carry_out_in_cluster(self: &Rc<Self>) {
+        let Some(consensus) = &self.shared().consensus else { return };
+        loop {
+            let proposal = self.node.borrow_mut().poll_proposal();
+            let Some((number, entry)) = proposal else { break };
+            if let Some(refused) = cluster::propose(consensus, number, entry) {
+                let now = self.now();
+                self.node.borrow_mut().on_ordered(refused, now);
+            }
+        }
+        loop {
+            let send = self.node.borrow_mut().poll_link_send();
+            let Some(send) = send else { break };
+            self.links.send(send);
+        }
+        loop {
+            let dial = self.node.borrow_mut().poll_dial();
+            let Some(dial) = dial else { return };
+            self.spawn(Task::Link, cluster::dial(self.clone(), dial));
         }
     }
 
@@ -267,6 +313,12 @@ impl Shell {
             match cargo {
                 Cargo::Parcel(parcel) => {
                     self.input(|node, now| node.on_parcel(from, parcel, now));
+                }
+                Cargo::Peer(descriptor) => {
+                    let (shell, stream) = (self.clone(), attach_stream(descriptor));
+                    self.spawn(Task::Link, async move {
+                        cluster::serve_peer(&shell, stream, true).await;
+                    });
                 }
                 Cargo::Connection(descriptor, deadline) => {
                     self.serve(attach_stream(descriptor), deadline, true);
@@ -466,6 +518,9 @@ impl Shell {
     fn tick(self: &Rc<Self>) {
         self.input(Node::on_tick);
         let (now, status) = (self.started.elapsed(), self.node.borrow().status());
+        if status == Status::Outdated {
+            self.shared().fail(OUTDATED.to_owned());
+        }
         let last = self.published.get();
         if last.is_none_or(|(at, told)| now >= at + PUBLISH_EVERY || told != status) {
             self.published.set(Some((now, status)));

@@ -27,16 +27,22 @@ pub(crate) enum Task {
     Removal,
     /// Does what time brings, and publishes the numbers.
     Clock,
+    /// Speaks with another node.
+    Link,
+    /// Hands on what consensus has ordered, and looks after who takes part.
+    Consensus,
 }
 
 impl Task {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Listener,
         Self::Connection,
         Self::Operation,
         Self::Parcels,
         Self::Removal,
         Self::Clock,
+        Self::Link,
+        Self::Consensus,
     ];
 
     fn name(self) -> &'static str {
@@ -47,6 +53,8 @@ impl Task {
             Self::Parcels => "parcels",
             Self::Removal => "removal",
             Self::Clock => "clock",
+            Self::Link => "link",
+            Self::Consensus => "consensus",
         }
     }
 }

@@ -22,6 +22,18 @@ pub(crate) struct SettingArgs {
     /// What clients are told to connect to, when it is another address (listen.advertised).
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// The address for other nodes: makes the node one of a cluster (listen.peer).
+    #[arg(long, value_name = "ADDR")]
+    peer: Option<String>,
+    /// What other nodes are told to connect to, when it is another (listen.peer_advertised).
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_peer: Option<String>,
+    /// On an empty directory: the peer address of a node of the cluster to join (cluster.join).
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// The file with the token that allows it to (cluster.token_file).
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<String>,
     /// The address of metrics and health checks, on loopback (listen.admin).
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -49,6 +61,10 @@ impl SettingArgs {
             ("--data-dir", "storage.data_dir", &self.data_dir),
             ("--listen", "listen.client", &self.listen),
             ("--advertise", "listen.advertised", &self.advertise),
+            ("--peer", "listen.peer", &self.peer),
+            ("--advertise-peer", "listen.peer_advertised", &self.advertise_peer),
+            ("--join", "cluster.join", &self.join),
+            ("--token-file", "cluster.token_file", &self.token_file),
             ("--admin", "listen.admin", &self.admin),
             ("--cores", "node.cores", &self.cores),
             ("--log-level", "logging.level", &self.log_level),

@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to a server or a disk. What a command does is for `main` to route.
 
+mod cluster;
 mod configure;
 mod exit;
 mod generate;
@@ -15,6 +16,7 @@ mod topic;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
+    cluster::{ClusterCommand, TokenArgs},
     configure::{ConfigCommand, SettingArgs},
     exit::Exit,
     generate::{completions, man_pages},
@@ -60,6 +62,9 @@ pub(crate) enum Command {
     /// Create, list, describe, change, delete and trim topics.
     #[command(subcommand)]
     Topic(TopicCommand),
+    /// Let processes join a cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Send each line of the input as a record.
     ///
     /// A line that no batch of the topic can hold ends the input: it is named by its file and
@@ -148,6 +153,9 @@ mod tests {
             "catena consume NAME --from timestamp:2026-01-01T00:00:00Z --until count --count 7",
             "catena consume NAME --follow",
             "catena topic alter NAME --set retention.ms=5 --unset segment.ms",
+            "catena cluster token --lifetime 2days",
+            "catena cluster token --revoke 0123456789abcdef0123456789abcdef",
+            "catena serve --peer 127.0.0.1:1 --join a:1 --token-file f --advertise-peer b:2",
             "catena topic trim NAME --partition 0 --to 17",
             "catena segment verify a.seg b.seg",
             "catena config check catena.toml",
@@ -167,6 +175,8 @@ mod tests {
         assert_eq!(kind("catena consume t --until count"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("catena produce t --batch-bytes 0B"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena topic list --tls-cert a"), ErrorKind::MissingRequiredArgument);
+        assert_eq!(kind("catena cluster token --lifetime 0s"), ErrorKind::ValueValidation);
+        assert_eq!(kind("catena cluster token --revoke abc"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena brew"), ErrorKind::InvalidSubcommand);
         assert_eq!(parse("catena brew").unwrap_err().exit_code(), i32::from(Exit::Usage.code()));
     }

@@ -1,5 +1,6 @@
 //! What the client commands do: topics, produce, consume.
 
+mod cluster;
 mod consume;
 mod format;
 mod input;
@@ -13,6 +14,7 @@ use catena_client::{Class, Client, Error, ErrorCode, Options, TlsOptions};
 use serde_json::Value;
 
 pub(crate) use self::{
+    cluster::cluster,
     consume::{From, Until, consume},
     format::Format,
     produce::{NotStored, produce},

@@ -29,8 +29,8 @@ pub(crate) use self::{
     gather::{Flag, Gathered, Sources},
     print::{check, print},
     reference::reference,
-    settings::{Limits, Listen, Logging, Node, Settings, Storage, Timeouts, Topic},
-    value::{LogFormat, LogLevel, LogOutput},
+    settings::{Cluster, Limits, Listen, Logging, Node, Settings, Storage, Timeouts, Topic},
+    value::{HostPort, LogFormat, LogLevel, LogOutput},
 };
 
 /// The largest batches that the memory of a core has room for, at least. What waits for clients may
@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) node: Node,
     /// Where it listens.
     pub(crate) listen: Listen,
+    /// How it comes into a cluster.
+    pub(crate) cluster: Cluster,
     /// How long it waits.
     pub(crate) timeouts: Timeouts,
     /// What it says.
@@ -131,7 +133,9 @@ impl Config {
         gathered: &Gathered,
         problems: &mut Vec<error::Problem>,
     ) -> Self {
-        let Settings { node, listen, timeouts, logging, limits, storage, topic, tls } = settings;
+        let Settings { node, listen, cluster, timeouts, logging, limits, storage, topic, tls } =
+            settings;
+        resolve_cluster(&listen, &cluster, gathered, problems);
         if topic.max_batch_bytes > limits.batch_bytes {
             problems.push(error::Problem::Above {
                 origin: gathered.origin("topic.max.batch.bytes"),
@@ -164,7 +168,7 @@ impl Config {
             });
         }
         let tls = resolve_tls(tls, gathered, problems);
-        Self { node, listen, timeouts, logging, limits, storage, topic, tls }
+        Self { node, listen, cluster, timeouts, logging, limits, storage, topic, tls }
     }
 }
 
@@ -172,6 +176,35 @@ impl Config {
 #[cfg(test)]
 pub(crate) fn declared_flags() -> Vec<&'static str> {
     settings::SETTINGS.iter().filter_map(|setting| setting.flag).collect()
+}
+
+/// Who joins needs a token, and to be reached; and others must be told addresses that lead here.
+fn resolve_cluster(
+    listen: &Listen,
+    cluster: &Cluster,
+    gathered: &Gathered,
+    problems: &mut Vec<error::Problem>,
+) {
+    let mut needs = |key, missing| {
+        problems.push(error::Problem::Needs { origin: gathered.origin(key), key, missing });
+    };
+    let Some(peer) = listen.peer else {
+        if cluster.join.is_some() {
+            needs("cluster.join", "listen.peer");
+        }
+        return;
+    };
+    match (&cluster.join, &cluster.token_file) {
+        (Some(_), None) => needs("cluster.join", "cluster.token_file"),
+        (None, Some(_)) => needs("cluster.token_file", "cluster.join"),
+        _ => {}
+    }
+    if peer.ip().is_unspecified() && listen.peer_advertised.is_none() {
+        needs("listen.peer", "listen.peer_advertised");
+    }
+    if listen.client.ip().is_unspecified() && listen.advertised.is_none() {
+        needs("listen.peer", "listen.advertised");
+    }
 }
 
 fn resolve_tls(

@@ -119,6 +119,9 @@ settings! {
         name: NodeName = "catena";
         /// How many cores serve partitions, one pinned thread each. It may change between starts.
         cores: Cores = "auto", from "1" to "1024", flag "cores";
+        /// What the node shares with those that fail together with it, such as a power line: copies
+        /// are kept in different racks where there are such.
+        rack: Option<NodeName> = "none";
     }
     /// Where the node listens.
     listen as Listen {
@@ -126,8 +129,21 @@ settings! {
         client: SocketAddr = "127.0.0.1:9200", flag "listen";
         /// What clients are told to connect to, when it is not the address listened on.
         advertised: Option<HostPort> = "none", flag "advertise";
+        /// The address for other nodes: with it the node is one of a cluster, which it founds on a
+        /// directory that has none. Who reaches it can read and write everything: it belongs in a
+        /// network of the nodes' own.
+        peer: Option<SocketAddr> = "none", flag "peer";
+        /// What other nodes are told to connect to, when it is not the address listened on.
+        peer_advertised: Option<HostPort> = "none", flag "advertise-peer";
         /// The address of metrics and health checks, on loopback.
         admin: LoopbackAddr = "127.0.0.1:9201", flag "admin";
+    }
+    /// How the node comes into a cluster. Both are needed on an empty directory only.
+    cluster as Cluster {
+        /// The peer address of any node of the cluster to join.
+        join: Option<HostPort> = "none", flag "join";
+        /// A file with a token of that cluster, as `catena cluster token` prints it.
+        token_file: Option<PathBuf> = "none", flag "token-file";
     }
     /// How long the node waits.
     timeouts as Timeouts {

@@ -89,7 +89,8 @@ impl Cores {
 impl LogLevel {
     /// The filter that it stands for.
     pub(crate) fn filter(&self) -> EnvFilter {
-        EnvFilter::builder().parse_lossy(&self.0)
+        // What the consensus library has to say about itself is for who asks for it.
+        EnvFilter::builder().parse_lossy(format!("openraft=warn,{}", self.0))
     }
 }
 

@@ -27,7 +27,7 @@ impl World {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let node = NodeIdentity { cluster: ClusterId::new(1), node: NodeId::new(1) };
-        Identity { node, founded: true }.write(root.path()).unwrap();
+        Identity { node, founded: true, member: false }.write(root.path()).unwrap();
         open(root.path().join("meta").join("catalog"), 0);
         let (folder, log) = open(root.path().join("p").join(format!("{:016x}", 7)), 7);
         let mut world = Self { root, folder, log, clock: 0 };

@@ -199,8 +199,19 @@ pub(crate) fn ask<'r, R: Message<'r>>(
     api: Api,
     request: &R,
 ) -> std::io::Result<(FrameHeader, Vec<u8>)> {
+    ask_with(stream, api, request, &[])
+}
+
+/// The same, with a payload.
+pub(crate) fn ask_with<'r, R: Message<'r>>(
+    stream: &mut (impl Read + Write),
+    api: Api,
+    request: &R,
+    payload: &[u8],
+) -> std::io::Result<(FrameHeader, Vec<u8>)> {
     let mut bytes = Vec::new();
-    encode_message(api, 7, request, 0, &mut bytes).unwrap();
+    encode_message(api, 7, request, payload.len(), &mut bytes).unwrap();
+    bytes.extend_from_slice(payload);
     stream.write_all(&bytes)?;
     let mut header = [0; FRAME_HEADER_BYTES];
     stream.read_exact(&mut header)?;
