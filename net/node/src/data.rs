@@ -20,7 +20,7 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    cores::{Content, FIRST, NOWHERE},
+    cores::NOWHERE,
     held::{Awaited, Held, Reader, Waiter},
     node::{Caller, Directory, Node, Notice, SessionId, Status},
     window::FETCH_BYTES_MIN,
@@ -132,6 +132,7 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Failed(error) => {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);
+                    self.leave_if_sick(uid, now);
                 }
                 Event::Reply(reply) => self.replied(uid, &reply),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
@@ -140,6 +141,7 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Poisoned(error) => {
                     self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
                     self.end_trims(uid, error);
+                    self.leave_if_sick(uid, now);
                 }
                 Event::Found(finding) => {
                     self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
@@ -165,12 +167,7 @@ impl<M: Memory + Clone> Node<M> {
         let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
         let partition = held.replica.identity().partition.get();
         let (topic, epoch) = (held.topic.get(), epoch.get());
-        let entry = Entry::ChangeChain { topic, partition, epoch, change };
-        if self.core == FIRST {
-            self.propose_chain(uid, &entry, now);
-        } else {
-            self.send_parcel(FIRST, Content::Propose(uid, entry));
-        }
+        self.ask_for_chain(uid, Entry::ChangeChain { topic, partition, epoch, change }, now);
     }
 
     fn replied(&mut self, uid: PartitionUid, reply: &Reply) {

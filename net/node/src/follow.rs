@@ -15,17 +15,17 @@ use std::{
 use catena_format::{Epoch, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{AppendError, Fold, LogIdentity, Now, OpenError, io::Memory};
 use catena_replication::{
-    Replica, ReplicaConfig, Ticket,
+    Phase, Replica, ReplicaConfig, Ticket,
     chain::{MemberId, Role},
     control::{
-        Applied, Catalog, CatalogError, ClusterNode, Entry, NodeProfile, Partition, ProposalId,
-        Topic, Touched, decode, due, encode, same_process,
+        Applied, Catalog, CatalogError, ChainChange, ClusterNode, Entry, NodeProfile, Partition,
+        ProposalId, Topic, Touched, decode, due, encode, same_process,
     },
 };
 use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
 
 use crate::{
-    cores::{Content, NOWHERE, Place},
+    cores::{Content, FIRST, NOWHERE, Place},
     held::{Creating, Held},
     node::{Caller, Directory, Node, Status},
     topics::{Proposal, catalog_code},
@@ -586,13 +586,42 @@ impl<M: Memory + Clone> Node<M> {
         }
         let Some(held) = self.held.get_mut(&uid) else { return };
         held.chain = configuration.chain.iter().map(|member| member.node).collect();
+        held.epoch = configuration.epoch;
         held.replica.enter_as(me, configuration.clone(), now);
         self.beside(uid, &configuration, me);
+        self.leave_if_sick(uid, now);
         self.dirty.insert(Directory::Partition(uid));
         self.replica_events(uid, now);
         if role == Role::Outside {
             let text = "the node is not in the partition's chain any more";
             self.end_subscriptions(uid, ErrorCode::NotHead, text);
+        }
+    }
+
+    /// A replica that cannot be opened, or takes nothing more, keeps its chain from going on: it
+    /// leaves, and the others have what it had; after its next start it copies what it lacks. The
+    /// last of a chain stays.
+    pub(crate) fn leave_if_sick(&mut self, uid: PartitionUid, now: Now) {
+        let Some(held) = self.held.get(&uid) else { return };
+        let me = self.identity.node;
+        let failed = matches!(held.replica.phase(), Phase::Failed(_));
+        let poisoned = held.replica.log().is_some_and(|log| log.poisoned().is_some());
+        let others = held.chain.iter().any(|node| *node != me);
+        if !(failed || poisoned) || !others || held.neighbours.is_empty() {
+            return;
+        }
+        let (topic, epoch) = (held.topic.get(), held.epoch.get());
+        let partition = held.replica.identity().partition.get();
+        let change = ChainChange::Leave(me.get(), self.incarnation.get());
+        self.ask_for_chain(uid, Entry::ChangeChain { topic, partition, epoch, change }, now);
+    }
+
+    /// Has the first core propose a change of a chain.
+    pub(crate) fn ask_for_chain(&mut self, uid: PartitionUid, entry: Entry, now: Now) {
+        if self.core == FIRST {
+            self.propose_chain(uid, &entry, now);
+        } else {
+            self.send_parcel(FIRST, Content::Propose(uid, entry));
         }
     }
 

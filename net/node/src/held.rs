@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use catena_format::{NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{Epoch, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{ReadId, io::Memory};
 use catena_replication::{Replica, Ticket};
 use catena_wire::FetchRequest;
@@ -70,6 +70,8 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) replica: Replica<M>,
     pub(crate) topic: TopicId,
     pub(crate) chain: Vec<NodeId>,
+    /// The newest that is known of the chain.
+    pub(crate) epoch: Epoch,
     /// Nodes beside it in the chain.
     pub(crate) neighbours: Vec<NodeId>,
     pub(crate) tick: Option<Duration>,
@@ -85,6 +87,7 @@ impl<M: Memory> Held<M> {
             replica,
             topic,
             chain: Vec::new(),
+            epoch: Epoch::default(),
             neighbours: Vec::new(),
             tick: None,
             waiters: Vec::new(),

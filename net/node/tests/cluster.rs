@@ -695,3 +695,32 @@ fn an_older_copy_of_a_directory_is_refused_and_of_two_processes_the_first_ends()
     world.settle();
     assert_eq!(status(&world), Status::Outdated);
 }
+
+#[test]
+fn a_node_whose_copy_is_gone_does_not_keep_its_chain_from_going_on() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 3), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let chain = world.chain(0, "events", 0);
+    for sequence in 0..3 {
+        assert_eq!(world.produce(chain[0], topic, 0, sequence).copies, 3);
+    }
+    let sick = chain[1];
+    world.kill(sick);
+    world.machines[sick].files.retain(|(of, _), _| *of == Directory::Catalog);
+    world.start(sick);
+    world.until("it is out", |w| !w.chain(chain[0], "events", 0).contains(&sick));
+    world.until("the others go on", |w| {
+        let receipt = w.produce(chain[0], topic, 0, 3);
+        receipt.error == ErrorCode::None && receipt.copies == 2
+    });
+    let shown = world.fetch(chain[0], topic, 0);
+    assert_eq!(shown.0, 4);
+    // It does not come back in the life in which it has nothing, and does in the next.
+    world.pass(Duration::from_secs(2));
+    assert!(!world.chain(chain[0], "events", 0).contains(&sick));
+    world.kill(sick);
+    world.start(sick);
+    world.until("it is back", |w| w.chain(chain[0], "events", 0).contains(&sick));
+    world.until("it shows all", |w| w.fetch(sick, topic, 0) == shown);
+}

@@ -51,6 +51,8 @@ pub struct Partition {
     pub configuration: Configuration,
     /// The nodes that keep a copy: those of the chain, who joins, and who is to come back.
     pub homes: Vec<NodeId>,
+    /// Nodes whose copy has failed them, each in the incarnation of which that is known.
+    pub sick: Vec<MemberId>,
 }
 
 /// A topic.
@@ -431,6 +433,7 @@ impl Catalog {
                 min_replicas,
             },
             homes: homes.clone(),
+            sick: Vec::new(),
         };
         (0..).zip(chains.iter().zip(homes)).map(partition).collect()
     }

@@ -74,7 +74,8 @@ pub fn due(catalog: &Catalog) -> Vec<Entry> {
         let away = |node: &&NodeId| {
             let outside = chain.chain.iter().all(|member| member.node != **node);
             let room = joining.get(*node).is_none_or(|joins| *joins < JOINS_MAX);
-            outside && room && catalog.runs(catalog.member(**node))
+            let member = catalog.member(**node);
+            outside && room && catalog.runs(member) && !partition.sick.contains(&member)
         };
         let Some(node) = partition.homes.iter().find(away) else { continue };
         *joining.entry(*node).or_default() += 1;

@@ -92,10 +92,10 @@ impl Catalog {
             Entry::NodeDown { node, .. } => self.down(NodeId::new(*node)),
             Entry::RemoveNode { node } => drop(self.nodes.remove(&NodeId::new(*node))),
             Entry::ChangeChain { topic, partition, epoch, change } => {
-                let (configuration, homes) = self.next_chain(*topic, *partition, *epoch, change)?;
+                let next = self.next_chain(*topic, *partition, *epoch, change)?;
                 let topic = self.topic_mut(*topic)?;
                 if let Some(partition) = topic.partitions.get_mut(*partition as usize) {
-                    (partition.configuration, partition.homes) = (configuration, homes);
+                    *partition = next;
                 }
                 topic.settle_ready();
             }
@@ -238,15 +238,15 @@ impl Catalog {
         partition: u32,
         epoch: u32,
         change: &ChainChange,
-    ) -> Result<(Configuration, Vec<NodeId>), CatalogError> {
+    ) -> Result<Partition, CatalogError> {
         let topic = self.topic(TopicId::new(topic)).ok_or(CatalogError::UnknownTopic)?;
         let partition =
             topic.partitions.get(partition as usize).ok_or(CatalogError::UnknownTopic)?;
-        let Partition { configuration, homes, .. } = partition;
+        let mut partition = partition.clone();
+        let Partition { configuration, homes, sick, .. } = &mut partition;
         if configuration.epoch != Epoch::new(epoch) {
             return Err(CatalogError::ChainMoved(configuration.epoch));
         }
-        let mut homes = homes.clone();
         let next = match change {
             ChainChange::Join(node) => {
                 let known = self.known(*node)?;
@@ -257,6 +257,7 @@ impl Catalog {
                 if !homes.contains(&joiner.node) {
                     homes.push(joiner.node);
                 }
+                sick.retain(|member| member.node != joiner.node);
                 let room = configuration.chain.len() < usize::from(REPLICAS_MAX);
                 configuration.with_joining(joiner).filter(|_| room)
             }
@@ -268,7 +269,19 @@ impl Catalog {
             ChainChange::Remove(node) => {
                 let id = NodeId::new(*node);
                 homes.retain(|home| *home != id);
+                sick.retain(|member| member.node != id);
                 self.removed(configuration, id)?
+            }
+            ChainChange::Leave(node, incarnation) => {
+                let incarnation = Incarnation::new(*incarnation);
+                let member = MemberId { node: NodeId::new(*node), incarnation };
+                let there = configuration.chain.iter().chain(&configuration.joining);
+                if !there.clone().any(|other| *other == member) {
+                    return Err(CatalogError::NotRunning(*node));
+                }
+                sick.retain(|other| other.node != member.node);
+                sick.push(member);
+                self.removed(configuration, member.node)?
             }
             ChainChange::Reorder(nodes) => {
                 let chain = nodes.iter().map(|node| self.member(NodeId::new(*node))).collect();
@@ -276,7 +289,8 @@ impl Catalog {
             }
         };
         let next = next.ok_or(CatalogError::Chain("the chain allows no such change"))?;
-        Ok((next, homes))
+        partition.configuration = next;
+        Ok(partition)
     }
 
     /// Without a node that is to hold no copy any more.

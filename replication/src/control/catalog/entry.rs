@@ -194,6 +194,9 @@ pub enum ChainChange {
     Remove(u64),
     /// The same members stand in another order, from head to tail.
     Reorder(Vec<u64>),
+    /// A node whose copy fails it leaves, in this incarnation; another member runs. It comes back
+    /// in its next one.
+    Leave(u64, u64),
 }
 
 /// What a node that follows the catalog has to look at after an entry.

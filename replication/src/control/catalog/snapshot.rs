@@ -65,6 +65,7 @@ struct PartitionV3 {
     joining: Option<(u64, u64)>,
     min_replicas: u8,
     homes: Vec<u64>,
+    sick: Vec<(u64, u64)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -112,6 +113,7 @@ impl From<SnapshotV2> for SnapshotV3 {
             joining: None,
             min_replicas: 1,
             homes: partition.chain,
+            sick: Vec::new(),
         };
         let topic = |topic: TopicV2| TopicV3 {
             id: topic.id,
@@ -193,6 +195,7 @@ impl PartitionV3 {
             && nodes.len() == members
             && (1..=REPLICAS_MAX).contains(&self.min_replicas)
             && self.homes.len() <= NODES_MAX
+            && self.sick.len() <= NODES_MAX
             && nodes.iter().all(|node| self.homes.contains(node))
     }
 }
@@ -273,6 +276,7 @@ impl Topic {
             joining: p.configuration.joining.as_ref().map(member),
             min_replicas: p.configuration.min_replicas,
             homes: p.homes.iter().map(|node| node.get()).collect(),
+            sick: p.sick.iter().map(member).collect(),
         };
         TopicV3 {
             id: self.id.get(),
@@ -299,6 +303,7 @@ impl Topic {
                 min_replicas: p.min_replicas,
             },
             homes: p.homes.into_iter().map(NodeId::new).collect(),
+            sick: p.sick.into_iter().map(member).collect(),
         };
         Self {
             id: TopicId::new(topic.id),

@@ -224,8 +224,18 @@ fn chains_change_as_they_may() {
     assert!(matches!(chain_error, Err(CatalogError::Chain(_))));
     change(&mut catalog, ChainChange::Join(other)).unwrap();
     ready(&mut catalog, 2, 0).unwrap();
+    let incarnation = catalog.incarnation(NodeId::new(other)).get();
+    let stale = change(&mut catalog, ChainChange::Leave(other, incarnation + 1));
+    assert_eq!(stale, Err(CatalogError::NotRunning(other)));
+    change(&mut catalog, ChainChange::Leave(other, incarnation)).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (5, vec![nodes[1], nodes[0]], None));
+    assert!(due(&catalog).is_empty(), "not in this life");
+    start(&mut catalog, other, 70);
+    assert_eq!(due(&catalog).len(), 1);
+    change(&mut catalog, ChainChange::Join(other)).unwrap();
+    ready(&mut catalog, 2, 0).unwrap();
     change(&mut catalog, ChainChange::Remove(nodes[0])).unwrap();
-    assert_eq!(chain(&catalog, 2, 0), (5, vec![nodes[1], other], None));
+    assert_eq!(chain(&catalog, 2, 0), (8, vec![nodes[1], other], None));
     assert!(due(&catalog).is_empty(), "it was to go");
     down(&mut catalog, other);
     assert_eq!(
