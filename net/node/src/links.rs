@@ -40,7 +40,10 @@ const DIAL_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// A node without a link to who leads for so long is gone.
 const GONE_AFTER: Duration = Duration::from_millis(100);
 
-/// A connection to another node, named by the shell.
+/// Bytes that may wait for one link: beyond, its partitions say nothing more until some are sent.
+const UNSENT_BYTES_MAX: usize = 32 << 20;
+
+/// A connection to another node, never named twice; named by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LinkId(pub u64);
 
@@ -78,6 +81,10 @@ struct Shard {
 }
 
 struct Open {
+    /// Bytes that the shell has not sent yet.
+    unsent: usize,
+    /// What waits until some of them are.
+    blocked: BTreeSet<PartitionUid>,
     /// Who was dialled.
     dialled: Option<(NodeId, u16)>,
     /// Who it is, once both sides have said so.
@@ -138,7 +145,10 @@ impl<S> Links<S> {
         Some((link, member))
     }
 
-    fn post(&mut self, link: LinkId, bytes: Vec<u8>, shares: Vec<S>) {
+    fn post(&mut self, link: LinkId, bytes: Vec<u8>, shares: Vec<S>, size: usize) {
+        if let Some(open) = self.open.get_mut(&link) {
+            open.unsent += size;
+        }
         self.sends.push_back(LinkSend { link, bytes, shares, last: false });
     }
 
@@ -169,7 +179,10 @@ impl<M: Memory + Clone> Node<M> {
 
     /// A connection to another node stands; `dialled`: it was asked for by [`Node::poll_dial`].
     pub fn on_link(&mut self, link: LinkId, dialled: Option<(NodeId, u16)>, now: Now) {
-        self.links.open.insert(link, Open { dialled, peer: None, heard: now.monotonic });
+        self.links.open.insert(
+            link,
+            Open { unsent: 0, blocked: BTreeSet::new(), dialled, peer: None, heard: now.monotonic },
+        );
         let Some((node, _)) = dialled else { return };
         let Some(beside) = self.links.nodes.get(&node) else { return self.links.hang_up(link) };
         let hello = PeerHello {
@@ -198,7 +211,10 @@ impl<M: Memory + Clone> Node<M> {
 
     /// A connection is gone: what was on its way may not have come.
     pub fn on_link_lost(&mut self, link: LinkId, now: Now) {
-        let Some(Open { dialled, peer, .. }) = self.links.open.remove(&link) else { return };
+        let Some(Open { dialled, peer, blocked, .. }) = self.links.open.remove(&link) else {
+            return;
+        };
+        self.dirty.extend(blocked.into_iter().map(Directory::Partition));
         let shard = peer.map(|(member, core)| (member.node, core)).or(dialled);
         let Some(shard) = shard else { return };
         let Some(known) = self.links.shards.get_mut(&shard) else { return };
@@ -228,6 +244,42 @@ impl<M: Memory + Clone> Node<M> {
             self.dirty.insert(Directory::Partition(uid));
             self.replica_events(uid, now);
         }
+    }
+
+    /// Some bytes have come over a link: it is not silent.
+    pub fn on_link_heard(&mut self, link: LinkId, now: Now) {
+        if let Some(open) = self.links.open.get_mut(&link) {
+            open.heard = now.monotonic;
+        }
+    }
+
+    /// So many bytes of what [`Node::poll_link_send`] gave were sent; whether somebody waited for
+    /// that.
+    pub fn on_link_sent(&mut self, link: LinkId, bytes: usize) -> bool {
+        let Some(open) = self.links.open.get_mut(&link) else { return false };
+        open.unsent = open.unsent.saturating_sub(bytes);
+        if open.unsent > UNSENT_BYTES_MAX / 2 || open.blocked.is_empty() {
+            return false;
+        }
+        let blocked = std::mem::take(&mut open.blocked);
+        self.dirty.extend(blocked.into_iter().map(Directory::Partition));
+        true
+    }
+
+    /// Whether a link to somebody beside a partition has as much to send as it may; then the
+    /// partition is woken when it has less.
+    fn is_blocked(&mut self, uid: PartitionUid) -> bool {
+        let Some(held) = self.held.get(&uid) else { return false };
+        let mut blocked = false;
+        for node in held.neighbours.clone() {
+            let linked = self.links.linked(node, self.core_there(node, uid));
+            let open = linked.and_then(|(link, _)| self.links.open.get_mut(&link));
+            if let Some(open) = open.filter(|open| open.unsent >= UNSENT_BYTES_MAX) {
+                open.blocked.insert(uid);
+                blocked = true;
+            }
+        }
+        blocked
     }
 
     /// A whole message has come over a link.
@@ -407,6 +459,13 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// A partition is gone.
+    pub(crate) fn nobody_beside(&mut self, uid: PartitionUid) {
+        self.links.shards.values_mut().for_each(|shard| {
+            shard.partitions.remove(&uid);
+        });
+    }
+
     fn core_there(&self, node: NodeId, uid: PartitionUid) -> u16 {
         core_of(uid, self.links.nodes.get(&node).map_or(1, |beside| beside.profile.cores))
     }
@@ -415,7 +474,10 @@ impl<M: Memory + Clone> Node<M> {
     fn want(&mut self, (node, core): (NodeId, u16)) {
         let shard = self.links.shards.entry((node, core)).or_default();
         let dials = self.identity.node < node && shard.link.is_none() && shard.dial_at.is_none();
-        if let Some(beside) = self.links.nodes.get(&node).filter(|_| dials) {
+        // Who is not there says so when it is.
+        let needed = !shard.partitions.is_empty() || (self.core, core) == (FIRST, FIRST);
+        let dials = dials && needed;
+        if let Some(beside) = self.links.nodes.get(&node).filter(|beside| dials && beside.up) {
             // Until the shell has told what became of it.
             shard.dial_at = Some(Duration::MAX);
             let address = beside.profile.peer.clone();
@@ -443,13 +505,10 @@ impl<M: Memory + Clone> Node<M> {
         for link in over.map(|(link, _)| *link).collect::<Vec<_>>() {
             self.links.hang_up(link);
         }
-        if self.core != FIRST {
-            return;
-        }
         let others = self.links.nodes.keys().copied().filter(|id| *id != self.identity.node);
-        for node in others.collect::<Vec<_>>() {
-            self.want((node, FIRST));
-        }
+        let first = others.filter(|_| self.core == FIRST).map(|node| (node, FIRST));
+        let wanted: BTreeSet<_> = self.links.shards.keys().copied().chain(first).collect();
+        wanted.into_iter().for_each(|shard| self.want(shard));
     }
 
     /// Does what time brings to links.
@@ -530,10 +589,11 @@ impl<M: Memory + Clone> Node<M> {
         let Directory::Partition(uid) = directory else { return false };
         let mut any = false;
         loop {
-            let Some(held) = self.held.get_mut(&uid) else { return any };
-            if held.neighbours.is_empty() {
+            let Some(held) = self.held.get(&uid) else { return any };
+            if held.neighbours.is_empty() || self.is_blocked(uid) {
                 return any;
             }
+            let Some(held) = self.held.get_mut(&uid) else { return any };
             let Some(parcel) = held.replica.poll_parcel() else { break };
             any = true;
             self.send_to_neighbour(uid, parcel);
@@ -559,7 +619,8 @@ impl<M: Memory + Clone> Node<M> {
         match said {
             Some(Ok(())) => {
                 bytes.extend_from_slice(&fold);
-                self.links.post(link, bytes, batches.shares);
+                let size = bytes.len() + batches.bytes;
+                self.links.post(link, bytes, batches.shares, size);
             }
             // What is too long for a message never gets there; the link must not stand for that.
             Some(Err(_)) | None => self.links.hang_up(link),

@@ -519,6 +519,7 @@ impl<M: Memory + Clone> Node<M> {
         let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
         for uid in &uids {
             self.phases.remove(uid);
+            self.nobody_beside(*uid);
             self.end_subscriptions(*uid, ErrorCode::UnknownTopic, "the topic was deleted");
             let Some(held) = self.held.remove(uid) else { continue };
             self.past.add(&held.replica);
@@ -559,6 +560,7 @@ impl<M: Memory + Clone> Node<M> {
             return;
         };
         let Some(topic) = self.catalog().topic(id) else { return };
+        let (own, partitions) = (self.identity.node, topic.partition_count());
         let created = topic.partitions.iter().skip(from.get() as usize);
         let here = |partition: &&Partition| self.is_here(topic.id, partition.index);
         let created = created.filter(here);
@@ -577,7 +579,7 @@ impl<M: Memory + Clone> Node<M> {
         } else if all_exist {
             let ready = match &self.follower {
                 None => Entry::TopicReady { id: id.get() },
-                Some(_) => Entry::TopicCreated { id: id.get(), node: self.identity.node.get() },
+                Some(_) => Entry::TopicCreated { id: id.get(), node: own.get(), partitions },
             };
             let told = self.submit(Proposal::Ready(id), &ready, now).is_ok();
             self.creating.insert(id, Creating { waiting, from, told });

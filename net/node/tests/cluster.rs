@@ -70,6 +70,9 @@ struct World {
     dials: VecDeque<(Duration, usize, u16, Dial)>,
     /// From whom to whom no connection comes about.
     unreachable: BTreeSet<(usize, usize)>,
+    /// What has left a process that has not heard so, and whether it does not for now.
+    owed: Vec<(End, usize)>,
+    stuffed: bool,
     numbers: u64,
     clock: Duration,
     correlation: u32,
@@ -111,6 +114,8 @@ impl World {
             links: BTreeMap::new(),
             dials: VecDeque::new(),
             unreachable: BTreeSet::new(),
+            owed: Vec::new(),
+            stuffed: false,
             numbers: 0,
             clock: Duration::from_secs(1),
             correlation: 0,
@@ -279,6 +284,15 @@ impl World {
         any
     }
 
+    /// Whoever has sent something hears that it has left.
+    fn pay(&mut self) {
+        for (end, bytes) in std::mem::take(&mut self.owed) {
+            if let Some(node) = self.machines[end.machine].cores.get_mut(usize::from(end.core)) {
+                node.on_link_sent(end.link, bytes);
+            }
+        }
+    }
+
     /// Connections that have come about by now stand, if somebody takes them.
     fn dialled(&mut self) {
         let now = self.now();
@@ -345,6 +359,10 @@ impl World {
                     let (head, payload) = rest.split_at(header.head_bytes as usize);
                     let node = &mut self.machines[there.machine].cores[usize::from(there.core)];
                     node.on_link_message(there.link, &header, head, payload, now);
+                    self.owed.push((here, bytes.len()));
+                }
+                if !self.stuffed {
+                    self.pay();
                 }
                 if send.last {
                     self.links.remove(&here);
@@ -417,16 +435,15 @@ impl World {
         partition: u32,
         sequence: i32,
     ) -> ProduceResponse<'static> {
-        let request = ProduceRequest {
-            topic,
-            partition: PartitionIndex::new(partition),
-            durability: Durability::ChainDisk,
-            deadline_ms: 0,
-            expect_next_offset: None,
-        };
-        let batch = batch(sequence);
-        let (head, _) = self.ask(at, Api::Produce, &request, &batch);
+        let (head, _) =
+            self.ask(at, Api::Produce, &produce_request(topic, partition), &batch(sequence));
         ProduceResponse::decode(&head).unwrap().into_owned()
+    }
+
+    /// Sends a large batch, and does not wait for the answer.
+    fn offer(&mut self, at: usize, topic: TopicId, sequence: i32, bytes: usize) {
+        let batch = batch_of(sequence, &vec![7; bytes]);
+        self.send(at, Api::Produce, &produce_request(topic, 0), &batch);
     }
 
     /// What a node shows of a partition: its high watermark, and all batches below.
@@ -455,9 +472,23 @@ impl World {
     }
 }
 
+fn produce_request(topic: TopicId, partition: u32) -> ProduceRequest {
+    ProduceRequest {
+        topic,
+        partition: PartitionIndex::new(partition),
+        durability: Durability::ChainDisk,
+        deadline_ms: 0,
+        expect_next_offset: None,
+    }
+}
+
 fn batch(sequence: i32) -> Vec<u8> {
+    batch_of(sequence, &[sequence as u8; 300])
+}
+
+fn batch_of(sequence: i32, value: &[u8]) -> Vec<u8> {
     let mut builder = BatchBuilder::new();
-    builder.push(Millis::new(1_000_000), None, Some(&[sequence as u8; 300]), &[]);
+    builder.push(Millis::new(1_000_000), None, Some(value), &[]);
     let (id, epoch, sequence) =
         (ProducerId::new(5), ProducerEpoch::new(0), Sequence::new(sequence));
     builder.build(Producer { id, epoch, sequence }).unwrap()
@@ -723,4 +754,33 @@ fn a_node_whose_copy_is_gone_does_not_keep_its_chain_from_going_on() {
     world.start(sick);
     world.until("it is back", |w| w.chain(chain[0], "events", 0).contains(&sick));
     world.until("it shows all", |w| w.fetch(sick, topic, 0) == shown);
+}
+
+#[test]
+fn what_a_link_does_not_take_waits_with_its_partitions() {
+    let mut world = World::new(2);
+    assert_eq!(world.create(0, "events", 1, 2), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let chain = world.chain(0, "events", 0);
+    assert_eq!(world.produce(chain[0], topic, 0, 0).copies, 2);
+    let stored = |w: &World, at: usize| {
+        let held = w.machines[at].cores.iter().flat_map(|core| core.replicas());
+        held.map(|replica| replica.log().unwrap().log_end().get()).max().unwrap()
+    };
+    // It leaves, and nobody says so.
+    world.stuffed = true;
+    let (most, limit) = (48, 32);
+    for sequence in 1..most {
+        world.offer(chain[0], topic, sequence, 1_000_000);
+    }
+    world.pass(Duration::from_millis(50));
+    assert_eq!(stored(&world, chain[0]), most as u64);
+    let there = stored(&world, chain[1]);
+    assert!((limit..most as u64).contains(&there), "{there} of {most}");
+    world.stuffed = false;
+    world.pay();
+    world.until("all of it is there", |w| {
+        w.settle();
+        stored(w, chain[1]) == most as u64
+    });
 }

@@ -208,6 +208,20 @@ impl Shell {
         self.node.borrow_mut().on_link_message(link, header, head, payload, now);
     }
 
+    /// Some bytes have left for another node.
+    pub(crate) fn link_sent(self: &Rc<Self>, link: LinkId, bytes: usize) {
+        let woken = self.node.borrow_mut().on_link_sent(link, bytes);
+        if woken {
+            self.carry_out();
+        }
+    }
+
+    /// Some bytes have come from another node.
+    pub(crate) fn link_heard(&self, link: LinkId) {
+        let now = self.now();
+        self.node.borrow_mut().on_link_heard(link, now);
+    }
+
     /// Looks at the node.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Node<DmaMemory>) -> T) -> T {
         look(&self.node.borrow())

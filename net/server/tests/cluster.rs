@@ -164,6 +164,15 @@ fn each_of_three_is_killed_and_nothing_is_lost_or_twice() {
     let mut nodes = cluster(root.path());
     client(&nodes[1].client).create_topic("events", PARTITIONS, Vec::new()).unwrap();
     client(&nodes[2].client).producer_id().unwrap();
+    let described = Command::new(env!("CARGO_BIN_EXE_catena"))
+        .args(["--server", &nodes[0].client, "topic", "describe", "events"])
+        .output()
+        .unwrap();
+    let described = String::from_utf8(described.stdout).unwrap();
+    for node in 1..=3 {
+        let column = described.lines().filter(|line| line.contains(&format!("  {node}>")));
+        assert_eq!(column.count(), 1, "each is the head of one chain:\n{described}");
+    }
     let mut next = vec![0; PARTITIONS as usize];
     let mut round = |nodes: &[Node], times: i32| {
         for partition in 0..PARTITIONS {

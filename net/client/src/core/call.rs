@@ -64,11 +64,12 @@ pub(crate) fn ping() -> Result<Call<()>, Error> {
 pub(crate) fn create_topic(
     name: &str,
     partitions: u32,
+    replicas: u8,
     config: Vec<Setting<'_>>,
     validate_only: bool,
 ) -> Result<Call<()>, Error> {
     let name = name.into();
-    let request = CreateTopicRequest { name, partitions, replicas: 0, config, validate_only };
+    let request = CreateTopicRequest { name, partitions, replicas, config, validate_only };
     Call::new(Api::CreateTopic, &request, status)
 }
 

@@ -156,7 +156,21 @@ impl Client {
         partitions: u32,
         config: Vec<Setting<'_>>,
     ) -> Result<(), Error> {
-        self.ask(call::create_topic(name, partitions, config, false)).await
+        self.ask(call::create_topic(name, partitions, 0, config, false)).await
+    }
+
+    /// The same, with so many copies on as many nodes; zero: three, or as many as there are nodes.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create_replicated_topic(
+        &mut self,
+        name: &str,
+        partitions: u32,
+        replicas: u8,
+        config: Vec<Setting<'_>>,
+    ) -> Result<(), Error> {
+        self.ask(call::create_topic(name, partitions, replicas, config, false)).await
     }
 
     /// Says whether [`Client::create_topic`] would be carried out now; nothing is created.
@@ -169,7 +183,7 @@ impl Client {
         partitions: u32,
         config: Vec<Setting<'_>>,
     ) -> Result<(), Error> {
-        self.ask(call::create_topic(name, partitions, config, true)).await
+        self.ask(call::create_topic(name, partitions, 0, config, true)).await
     }
 
     /// Makes and takes back settings of a topic.

@@ -38,6 +38,9 @@ pub(crate) struct CreateArgs {
     /// How many partitions; without it the server's `topic.partitions`.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) partitions: Option<u32>,
+    /// Copies of each partition, on as many nodes; without it three, or as many as there are nodes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) replicas: Option<u8>,
     /// A setting, for instance `retention.ms=86400000`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) set: Vec<(String, String)>,

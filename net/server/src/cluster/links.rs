@@ -173,7 +173,7 @@ pub(crate) async fn serve_peer(shell: &Rc<Shell>, mut stream: TcpStream, arrived
 async fn converse(shell: &Rc<Shell>, socket: &Socket, dialled: Option<(NodeId, u16)>) {
     let (link, out) = shell.links().begin();
     shell.input(|node, now| node.on_link(link, dialled, now));
-    future::or(read(shell, link, socket), write(socket, &out)).await;
+    future::or(read(shell, link, socket), write(shell, link, socket, &out)).await;
     shell.links().open.borrow_mut().remove(&link);
     shell.input(|node, now| node.on_link_lost(link, now));
 }
@@ -213,12 +213,15 @@ async fn read(shell: &Rc<Shell>, link: LinkId, socket: &Socket) {
         }
         match socket.read(&mut buffer[end..]).await {
             Ok(0) | Err(_) => return,
-            Ok(read) => end += read,
+            Ok(read) => {
+                end += read;
+                shell.link_heard(link);
+            }
         }
     }
 }
 
-async fn write(socket: &Socket, out: &Out) {
+async fn write(shell: &Rc<Shell>, link: LinkId, socket: &Socket, out: &Out) {
     while let Some(send) = out.next().await {
         let mut slices = vec![&*send.bytes];
         slices.extend(send.shares.iter().map(AsRef::as_ref));
@@ -226,7 +229,9 @@ async fn write(socket: &Socket, out: &Out) {
         if sent.is_err() || send.last {
             break;
         }
-        out.bytes.set(out.bytes.get() - bytes_of(&send));
+        let bytes = bytes_of(&send);
+        out.bytes.set(out.bytes.get() - bytes);
+        shell.link_sent(link, bytes);
     }
     socket.close().await;
 }

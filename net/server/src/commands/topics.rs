@@ -58,7 +58,8 @@ fn create(client: &mut Client, args: CreateArgs, json: bool) -> anyhow::Result<(
     }
     // Zero: as many as the server gives a new topic.
     let (name, wished) = (args.name, args.partitions.unwrap_or(0));
-    let created = match client.create_topic(&name, wished, settings(args.set)) {
+    let (replicas, made) = (args.replicas.unwrap_or(0), settings(args.set));
+    let created = match client.create_replicated_topic(&name, wished, replicas, made) {
         Ok(()) => true,
         Err(Error::Server { code: ErrorCode::TopicExists, .. }) if args.if_not_exists => false,
         Err(error) => return Err(error.into()),
@@ -118,23 +119,30 @@ fn describe(name: &str, topic: &DescribeTopicResponse<'_>, json: bool) -> anyhow
     for setting in &topic.config {
         writeln!(out, "  {} = {} ({})", setting.key, setting.value, origin_name(setting.origin))?;
     }
-    let head = ("PARTITION", "EPOCH", "LOG START", "HIGH WATERMARK", "BYTES", "SEGMENTS", "STATE");
-    let (a, b, c, d, e, f, g) = head;
-    writeln!(out, "{a:>9} {b:>6} {c:>12} {d:>14} {e:>14} {f:>8}  {g}")?;
+    let [a, b, c, d] = ["PARTITION", "EPOCH", "LOG START", "HIGH WATERMARK"];
+    let [e, f, g, h] = ["BYTES", "SEGMENTS", "CHAIN", "STATE"];
+    writeln!(out, "{a:>9} {b:>6} {c:>12} {d:>14} {e:>14} {f:>8}  {g:<8} {h}")?;
     for p in &topic.partitions {
         writeln!(
             out,
-            "{:>9} {:>6} {:>12} {:>14} {:>14} {:>8}  {}",
+            "{:>9} {:>6} {:>12} {:>14} {:>14} {:>8}  {:<8} {}",
             p.place.index,
             p.place.epoch,
             p.log_start,
             p.high_watermark,
             p.bytes,
             p.segments,
+            chain(p),
             state(p)
         )?;
     }
     Ok(())
+}
+
+/// The nodes of a chain, from its head to its tail.
+fn chain(partition: &PartitionDetail) -> String {
+    let nodes: Vec<String> = partition.place.chain.iter().map(ToString::to_string).collect();
+    nodes.join(">")
 }
 
 fn state(partition: &PartitionDetail) -> String {
@@ -164,6 +172,7 @@ fn description(name: &str, topic: &DescribeTopicResponse<'_>) -> Value {
         json!({
             "partition": p.place.index.get(),
             "epoch": p.place.epoch.get(),
+            "chain": p.place.chain.iter().map(|node| node.get()).collect::<Value>(),
             "core": p.place.core,
             "log_start": p.log_start.get(),
             "high_watermark": p.high_watermark.get(),

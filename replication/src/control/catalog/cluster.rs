@@ -74,9 +74,12 @@ impl Catalog {
                     partition.homes = homes;
                 }
             }
-            Entry::TopicCreated { id, node } => {
-                self.topic_mut(*id)?.created.insert(NodeId::new(*node));
-                self.topic_mut(*id)?.settle_ready();
+            Entry::TopicCreated { id, node, partitions } => {
+                let topic = self.topic_mut(*id)?;
+                if topic.partition_count() == *partitions {
+                    topic.created.insert(NodeId::new(*node));
+                    topic.settle_ready();
+                }
             }
             Entry::AdmitNode { life, profile, .. } => return Ok(self.admit(*life, profile)),
             Entry::AllowJoin { token, time, until } => {

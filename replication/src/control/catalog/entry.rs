@@ -97,12 +97,14 @@ pub enum Entry {
         /// A shorter chain takes nothing.
         min_replicas: u8,
     },
-    /// All partitions that a topic has by now, and that this node has a part in, exist on its disk.
+    /// All partitions of a topic that this node has a part in exist on its disk.
     TopicCreated {
         /// The topic.
         id: u128,
         /// The node.
         node: u64,
+        /// How many partitions the topic had then: it says nothing of those that are newer.
+        partitions: u32,
     },
     /// A process that has no number yet becomes a node of the cluster.
     AdmitNode {

@@ -149,7 +149,7 @@ fn a_topic_is_ready_once_all_its_nodes_have_created_it() {
     topic(&mut catalog, 2, 2, 3, 2);
     let ready = |catalog: &Catalog| catalog.topic(TopicId::new(2)).unwrap().ready;
     for node in [1, 2] {
-        catalog.apply(&Entry::TopicCreated { id: 2, node }).unwrap();
+        catalog.apply(&Entry::TopicCreated { id: 2, node, partitions: 2 }).unwrap();
         assert_eq!(ready(&catalog), 0);
         // A change that adds no partition keeps what was said.
         catalog.apply(&change(2, 0, "other")).unwrap();
@@ -161,8 +161,12 @@ fn a_topic_is_ready_once_all_its_nodes_have_created_it() {
     assert_eq!(catalog.apply(&change(2, 4, "")), Ok(Applied::Done));
     assert_eq!(ready(&catalog), 2);
     assert_eq!(chain(&catalog, 2, 3).1.len(), 2);
-    for node in [1, 2] {
-        catalog.apply(&Entry::TopicCreated { id: 2, node }).unwrap();
+    // What was said before they were added says nothing of these.
+    for partitions in [2, 4] {
+        assert_eq!(ready(&catalog), 2);
+        for node in [1, 2] {
+            catalog.apply(&Entry::TopicCreated { id: 2, node, partitions }).unwrap();
+        }
     }
     assert_eq!(ready(&catalog), 4);
 }
