@@ -26,12 +26,14 @@ fn a_founder_orders_alone_and_goes_on_after_a_restart() {
     }
     let state = cluster.state(1);
     assert!(state.starts_with(b"before;"));
+    let term = cluster.status(1).term;
     cluster.stop(1);
     cluster.start(1, Begin::Found { snapshot: b"something else".to_vec() });
     wait_for("the state from the disk", || cluster.state(1) == state);
     cluster.propose_until_applied(1);
     let status = cluster.status(1);
     assert_eq!((status.role, status.leader), (Role::Leader, Some(NodeId::new(1))));
+    assert!(status.term > term, "it was elected anew");
     assert_eq!(status.voters, nodes(&[1]));
     assert!(status.learners.is_empty());
     assert_eq!(status.applied, status.last);

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     options::{Begin, Options},
-    types::{Entry, LogId, Membership, Meta},
+    types::{Entry, LogId, Membership, Meta, Vote},
 };
 
 pub(super) const MEMBER_MAGIC: [u8; 8] = *b"CATCMEMB";
@@ -165,7 +165,7 @@ pub(crate) fn open(place: &Place, begin: &Begin) -> Result<Opened, StoreError> {
     let (entries, found) = read_log(place, &state, snapshot.as_ref())?;
     let committed = Arc::new(Mutex::new(state.committed.map(|id| id.index)));
     let mut memory = Memory {
-        vote: state.vote,
+        vote: state.vote.map(|vote| not_leading(vote, place.member.node)),
         purged: state.purged,
         committed: state.committed,
         ..Memory::default()
@@ -218,6 +218,14 @@ fn create(place: &Place, begin: &Begin) -> Result<(), StoreError> {
     file::write(&path, STATE_MAGIC, &state).map_err(of(&path))?;
     let path = place.paths.member();
     file::write(&path, MEMBER_MAGIC, &place.member).map_err(of(&path))
+}
+
+/// openraft would have a node that led go on leading its term. On a directory that is an older copy
+/// it would then order other entries under numbers that were given, and nobody could tell; so
+/// whoever starts is elected anew, by others who know what there is.
+fn not_leading(vote: Vote, node: u64) -> Vote {
+    let led = vote.leader_id.node_id == node;
+    Vote { committed: vote.committed && !led, ..vote }
 }
 
 /// The founder's first snapshot stands for an entry with index 0, which makes it the only voter.
