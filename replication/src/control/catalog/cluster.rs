@@ -133,7 +133,8 @@ impl Catalog {
             }
             Entry::StartNode { node, life, known, .. } => {
                 let last = self.known(*node)?.life;
-                let is_known = same_process(last, *life) || known.contains(&last);
+                let mut known = known.iter().chain([life]);
+                let is_known = known.any(|life| same_process(last, *life));
                 is_known.then_some(()).ok_or(CatalogError::OlderDirectory(*node))
             }
             Entry::NodeDown { node, incarnation } => {

@@ -134,7 +134,8 @@ pub enum Entry {
         /// Names the process, by chance, but for its last 16 bits, which count how often it was
         /// believed to be gone: said again, it changes nothing.
         life: u64,
-        /// The lives that its directory knows of: the last one must be among them.
+        /// The lives that its directory knows of, one of each process: the last one must be of
+        /// these.
         known: Vec<u64>,
         /// What it is from now on.
         profile: NodeProfile,

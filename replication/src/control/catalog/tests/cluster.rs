@@ -96,6 +96,9 @@ fn a_node_is_admitted_once_and_another_life_is_another_incarnation() {
     // The same process, believed to be gone.
     let fourth = Ok(Applied::Started(Incarnation::new(4)));
     assert_eq!(catalog.apply(&from(Vec::new(), (36 << 16) + 1)), fourth);
+    // The next one on its directory, which does not know that it was.
+    let fifth = Ok(Applied::Started(Incarnation::new(5)));
+    assert_eq!(catalog.apply(&from(vec![36 << 16], 37 << 16)), fifth);
     let late = Entry::NodeDown { node: 3, incarnation: 1 };
     assert_eq!(catalog.apply(&late), Err(CatalogError::NotRunning(3)));
 }
