@@ -166,7 +166,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             Content::Ready(topic) => drop(self.creating.remove(&topic)),
             Content::Altered(topic) => self.configure(&topic),
-            Content::Deleted(topic) => self.release(topic, now),
+            Content::Deleted(topic) => drop(self.release(topic, now)),
             Content::Serve(incarnation) => {
                 if std::mem::replace(&mut self.incarnation, incarnation) != incarnation {
                     self.links.hang_up_all();
@@ -191,7 +191,7 @@ impl<M: Memory + Clone> Node<M> {
             Content::Fenced(ticket) => self.fenced(ticket),
             Content::Part(part) => self.take_part(*part, now),
             Content::Nodes(nodes) => self.take_nodes(nodes),
-            Content::Propose(uid, entry) => self.propose_chain(uid, &entry, now),
+            Content::Propose(uid, entry) => self.propose_chain(uid, &entry),
             Content::Describe { ticket, topic } => {
                 let details = self.details_here(topic);
                 self.send_parcel(from, Content::Details { ticket, details });

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use catena_format::{BatchError, Epoch, Offset, PartitionIndex, PartitionUid, TopicId};
+use catena_format::{BatchError, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{
     AppendError, Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome,
     io::{IoError, Memory},
 };
 use catena_replication::{
-    Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket,
-    chain::{MemberId, Role},
-    control::{ChainChange, Entry},
-    validate::InvalidBatch,
+    Event, Phase, ProduceError, ProduceRequest as Produce, Refusal, Reply, Ticket, chain::Role,
+    control::ChainChange, validate::InvalidBatch,
 };
 use catena_wire::{
     ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
@@ -132,7 +130,7 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Failed(error) => {
                     self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
                     self.partition_opened(uid, now);
-                    self.leave_if_sick(uid, now);
+                    self.leave_if_sick(uid);
                 }
                 Event::Reply(reply) => self.replied(uid, &reply),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
@@ -141,7 +139,7 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Poisoned(error) => {
                     self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
                     self.end_trims(uid, error);
-                    self.leave_if_sick(uid, now);
+                    self.leave_if_sick(uid);
                 }
                 Event::Found(finding) => {
                     self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
@@ -152,22 +150,16 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Contradicted(why) => {
                     self.notices.push_back(Notice::Contradicted(*held.replica.identity(), why));
                 }
-                Event::JoinReady { epoch, joiner } => self.join_ready(uid, epoch, joiner, now),
+                Event::JoinReady { epoch, joiner } => {
+                    let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
+                    self.ask_for_chain(uid, epoch, change);
+                }
                 Event::Unlink(peer) => self.unlink(uid, peer),
             }
         }
         if committed {
             self.wake_waiters(uid, now);
         }
-    }
-
-    /// The joiner of a chain can be its tail.
-    fn join_ready(&mut self, uid: PartitionUid, epoch: Epoch, joiner: MemberId, now: Now) {
-        let Some(held) = self.held.get(&uid) else { return };
-        let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
-        let partition = held.replica.identity().partition.get();
-        let (topic, epoch) = (held.topic.get(), epoch.get());
-        self.ask_for_chain(uid, Entry::ChangeChain { topic, partition, epoch, change }, now);
     }
 
     fn replied(&mut self, uid: PartitionUid, reply: &Reply) {

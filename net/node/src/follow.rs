@@ -13,7 +13,7 @@ use std::{
 };
 
 use catena_format::{Epoch, Incarnation, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
-use catena_log::{AppendError, Fold, LogIdentity, Now, OpenError, io::Memory};
+use catena_log::{AppendError, Fold, Now, OpenError, io::Memory};
 use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
     chain::{MemberId, Role},
@@ -26,7 +26,7 @@ use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
 
 use crate::{
     cores::{Content, FIRST, NOWHERE, Place},
-    held::{Creating, Held},
+    held::{Awaited, Creating, Held},
     node::{Caller, Directory, Node, Status},
     topics::{Proposal, catalog_code},
 };
@@ -168,7 +168,7 @@ impl<M: Memory + Clone> Node<M> {
                 self.not_ordered(proposal, ErrorCode::NoQuorum, &why, now);
             }
             Ordered::InDoubt(proposal) => {
-                let text = crate::held::Awaited::Change.in_doubt();
+                let text = Awaited::Change.in_doubt();
                 self.not_ordered(proposal, ErrorCode::Timeout, text, now);
             }
             Ordered::Leads(leads) => {
@@ -197,7 +197,7 @@ impl<M: Memory + Clone> Node<M> {
         let gone = |topic: &&Topic| self.catalog().topic(topic.id).is_none();
         let gone: Vec<_> = before.topics().filter(gone).map(|topic| topic.id).collect();
         gone.into_iter().for_each(|topic| self.follow_topic(topic, now));
-        self.follow(Touched::Everything, now);
+        self.follow_nodes();
         let topics: Vec<_> = self.catalog().topics().map(|topic| topic.id).collect();
         topics.into_iter().for_each(|topic| self.follow_topic(topic, now));
         self.follow_producers();
@@ -359,7 +359,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Proposes a change of a chain, unless one is under way.
-    pub(crate) fn propose_chain(&mut self, uid: PartitionUid, entry: &Entry, _now: Now) {
+    pub(crate) fn propose_chain(&mut self, uid: PartitionUid, entry: &Entry) {
         let Some(follower) = &mut self.follower else { return };
         if follower.changing.insert(uid)
             && self.submit_to_cluster(Proposal::Chain(uid), entry).is_err()
@@ -486,16 +486,10 @@ impl<M: Memory + Clone> Node<M> {
 
     fn follow_topic(&mut self, id: TopicId, now: Now) {
         let Some(topic) = self.catalog().topic(id).cloned() else {
-            let of_topic = self.places.range((id, PartitionIndex::new(0))..);
-            let of_topic = of_topic.take_while(|((topic, _), _)| *topic == id);
-            let uids: Vec<_> = of_topic.map(|(_, place)| place.uid).collect();
-            if let Some(follower) = &mut self.follower {
-                for uid in uids {
-                    follower.told.remove(&uid);
-                }
-            }
             self.tell_cores(|| Content::Deleted(id));
-            self.release(id, now);
+            for uid in self.release(id, now) {
+                self.follower.as_mut().and_then(|follower| follower.told.remove(&uid));
+            }
             return self.answer_waiting(id, ErrorCode::UnknownTopic, "the topic was deleted");
         };
         for partition in &topic.partitions {
@@ -535,11 +529,14 @@ impl<M: Memory + Clone> Node<M> {
         let core = if home { core_of(partition.uid, self.cores) } else { NOWHERE };
         let news = (partition.configuration.epoch, core);
         let (uid, ready, incarnation) = (partition.uid, topic.ready, self.incarnation);
-        let (partition, config) = (partition.clone(), self.replica_config(topic));
-        let Some(follower) = &mut self.follower else { return };
-        let before = follower.told.insert(uid, news);
+        let Some(follower) = &self.follower else { return };
+        let before = follower.told.get(&uid).copied();
         if before == Some(news) {
             return;
+        }
+        let (partition, config) = (partition.clone(), self.replica_config(topic));
+        if let Some(follower) = &mut self.follower {
+            follower.told.insert(uid, news);
         }
         let part = || {
             let (topic, partition) = (id, partition.clone());
@@ -566,12 +563,7 @@ impl<M: Memory + Clone> Node<M> {
         let fresh = partition.index.get() >= ready && !matches!(role, Role::Outside);
         if core == self.core && role != Role::Outside && !self.held.contains_key(&uid) {
             let create = fresh || role == Role::Joiner;
-            let identity = LogIdentity {
-                cluster: self.identity.cluster,
-                topic,
-                partition: partition.index,
-                uid,
-            };
+            let identity = self.log_of(topic, partition.index, uid);
             let chain = (me, configuration.clone());
             let replica = Replica::new(identity, config, chain, create, self.memory.clone());
             self.held.insert(uid, Held::new(replica, topic));
@@ -589,7 +581,7 @@ impl<M: Memory + Clone> Node<M> {
         held.epoch = configuration.epoch;
         held.replica.enter_as(me, configuration.clone(), now);
         self.beside(uid, &configuration, me);
-        self.leave_if_sick(uid, now);
+        self.leave_if_sick(uid);
         self.dirty.insert(Directory::Partition(uid));
         self.replica_events(uid, now);
         if role == Role::Outside {
@@ -601,25 +593,26 @@ impl<M: Memory + Clone> Node<M> {
     /// A replica that cannot be opened, or takes nothing more, keeps its chain from going on: it
     /// leaves, and the others have what it had; after its next start it copies what it lacks. The
     /// last of a chain stays.
-    pub(crate) fn leave_if_sick(&mut self, uid: PartitionUid, now: Now) {
+    pub(crate) fn leave_if_sick(&mut self, uid: PartitionUid) {
         let Some(held) = self.held.get(&uid) else { return };
         let me = self.identity.node;
         let failed = matches!(held.replica.phase(), Phase::Failed(_));
         let poisoned = held.replica.log().is_some_and(|log| log.poisoned().is_some());
         let others = held.chain.iter().any(|node| *node != me);
-        if !(failed || poisoned) || !others || held.neighbours.is_empty() {
-            return;
+        if (failed || poisoned) && others && !held.neighbours.is_empty() {
+            let change = ChainChange::Leave(me.get(), self.incarnation.get());
+            self.ask_for_chain(uid, held.epoch, change);
         }
-        let (topic, epoch) = (held.topic.get(), held.epoch.get());
-        let partition = held.replica.identity().partition.get();
-        let change = ChainChange::Leave(me.get(), self.incarnation.get());
-        self.ask_for_chain(uid, Entry::ChangeChain { topic, partition, epoch, change }, now);
     }
 
-    /// Has the first core propose a change of a chain.
-    pub(crate) fn ask_for_chain(&mut self, uid: PartitionUid, entry: Entry, now: Now) {
+    /// Has the first core propose a change of a partition's chain that was thought of in an epoch.
+    pub(crate) fn ask_for_chain(&mut self, uid: PartitionUid, epoch: Epoch, change: ChainChange) {
+        let Some(held) = self.held.get(&uid) else { return };
+        let partition = held.replica.identity().partition.get();
+        let (topic, epoch) = (held.topic.get(), epoch.get());
+        let entry = Entry::ChangeChain { topic, partition, epoch, change };
         if self.core == FIRST {
-            self.propose_chain(uid, &entry, now);
+            self.propose_chain(uid, &entry);
         } else {
             self.send_parcel(FIRST, Content::Propose(uid, entry));
         }
@@ -634,12 +627,8 @@ impl<M: Memory + Clone> Node<M> {
         if self.status != Status::Serving {
             return;
         }
-        for entry in due(&follower.catalog) {
-            let Entry::ChangeChain { topic, partition, .. } = &entry else { continue };
-            let topic = self.catalog().topic(TopicId::new(*topic));
-            let partition = topic.and_then(|topic| topic.partitions.get(*partition as usize));
-            let Some(uid) = partition.map(|partition| partition.uid) else { continue };
-            self.propose_chain(uid, &entry, now);
+        for (uid, entry) in due(&follower.catalog) {
+            self.propose_chain(uid, &entry);
         }
     }
 }

@@ -184,7 +184,9 @@ impl<M: Memory + Clone> Node<M> {
             Open { unsent: 0, blocked: BTreeSet::new(), dialled, peer: None, heard: now.monotonic },
         );
         let Some((node, _)) = dialled else { return };
-        let Some(beside) = self.links.nodes.get(&node) else { return self.links.hang_up(link) };
+        if !self.links.nodes.contains_key(&node) {
+            return self.links.hang_up(link);
+        }
         let hello = PeerHello {
             cluster: self.identity.cluster,
             to_node: node,
@@ -198,7 +200,6 @@ impl<M: Memory + Clone> Node<M> {
             features: 0,
             software: software(),
         };
-        debug_assert_eq!(beside.member.node, node);
         self.links.say(link, &PeerMessage::Hello(hello), false);
     }
 
@@ -269,15 +270,19 @@ impl<M: Memory + Clone> Node<M> {
     /// Whether a link to somebody beside a partition has as much to send as it may; then the
     /// partition is woken when it has less.
     fn is_blocked(&mut self, uid: PartitionUid) -> bool {
-        let Some(held) = self.held.get(&uid) else { return false };
+        let Some(held) = self.held.get_mut(&uid) else { return false };
+        let neighbours = std::mem::take(&mut held.neighbours);
         let mut blocked = false;
-        for node in held.neighbours.clone() {
+        for node in neighbours.iter().copied() {
             let linked = self.links.linked(node, self.core_there(node, uid));
             let open = linked.and_then(|(link, _)| self.links.open.get_mut(&link));
             if let Some(open) = open.filter(|open| open.unsent >= UNSENT_BYTES_MAX) {
                 open.blocked.insert(uid);
                 blocked = true;
             }
+        }
+        if let Some(held) = self.held.get_mut(&uid) {
+            held.neighbours = neighbours;
         }
         blocked
     }
@@ -609,13 +614,10 @@ impl<M: Memory + Clone> Node<M> {
             return;
         };
         let mut bytes = Vec::new();
-        let said = if fold.is_empty() {
-            let message = peer_message(message, &batches, &fold);
-            message.map(|message| message.encode(uid, &batches.shares, &mut bytes))
-        } else {
-            let message = peer_message(message, &batches, &fold);
-            message.map(|message| message.encode(uid, &[&fold], &mut bytes))
-        };
+        let said = peer_message(message, &batches, &fold).map(|message| match fold.is_empty() {
+            true => message.encode(uid, &batches.shares, &mut bytes),
+            false => message.encode(uid, &[&fold], &mut bytes),
+        });
         match said {
             Some(Ok(())) => {
                 bytes.extend_from_slice(&fold);

@@ -677,6 +677,16 @@ impl<M: Memory + Clone> Node<M> {
         self.next_number
     }
 
+    /// Which log a partition's is.
+    pub(crate) fn log_of(
+        &self,
+        topic: TopicId,
+        partition: PartitionIndex,
+        uid: PartitionUid,
+    ) -> LogIdentity {
+        LogIdentity { cluster: self.identity.cluster, topic, partition, uid }
+    }
+
     pub(crate) fn knows_topic(&self, topic: TopicId) -> bool {
         let mut from_it = self.places.range((topic, PartitionIndex::new(0))..);
         from_it.next().is_some_and(|((id, _), _)| *id == topic)
@@ -709,14 +719,8 @@ fn order<M: Memory + Clone>(
 ) -> (u16, u16, Option<Orderer<M>>, Option<Follower>) {
     match post {
         Post::First { create, cores } => {
-            let catalog = LogIdentity {
-                cluster: identity.cluster,
-                topic: TopicId::new(0),
-                partition: PartitionIndex::new(0),
-                uid: PartitionUid::new(0),
-            };
             let (segment, memory) = (limits.catalog_segment_bytes, memory.clone());
-            let orderer = Orderer::new(catalog, identity.node, segment, create, memory);
+            let orderer = Orderer::new(identity.cluster, identity.node, segment, create, memory);
             (FIRST, cores, Some(orderer), None)
         }
         Post::Member { cores, life, known, profile } => {

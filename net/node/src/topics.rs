@@ -120,12 +120,7 @@ impl<M: Memory + Clone> Node<M> {
             if place.core != self.core {
                 continue;
             }
-            let identity = LogIdentity {
-                cluster: self.identity.cluster,
-                topic: topic.id,
-                partition: partition.index,
-                uid: partition.uid,
-            };
+            let identity = self.log_of(topic.id, partition.index, partition.uid);
             let chain = (me, partition.configuration.clone());
             let replica = Replica::new(identity, config, chain, create, self.memory.clone());
             let mut held = Held::new(replica, topic.id);
@@ -509,8 +504,8 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// Lets go of all that belongs to a topic that is deleted.
-    pub(crate) fn release(&mut self, topic: TopicId, now: Now) {
+    /// Lets go of all that belongs to a topic that is deleted; tells its partitions.
+    pub(crate) fn release(&mut self, topic: TopicId, now: Now) -> Vec<PartitionUid> {
         let creating = self.creating.remove(&topic);
         if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
             self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
@@ -541,6 +536,7 @@ impl<M: Memory + Clone> Node<M> {
         for ticket in gone.collect::<Vec<_>>() {
             self.unchanged(ticket, ErrorCode::UnknownTopic, "the topic was deleted");
         }
+        uids
     }
 
     /// A partition is open, or cannot be.

@@ -1,6 +1,8 @@
 //! Nodes of a cluster on files in memory: consensus is a list, and links carry what is sent at
 //! once.
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -13,26 +15,23 @@ use catena_format::{
 };
 use catena_log::{
     Fold, Now,
-    io::{Done, FileName, IoError, Memory, Op, Outcome, Purse},
+    io::{Done, Purse},
 };
 use catena_node::{
-    Dial, Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post, SessionId, Status,
+    Dial, Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post, Status,
 };
 use catena_replication::control::{Catalog, Entry, NodeProfile, decode, encode};
 use catena_wire::{
     Api, CreateTopicRequest, DescribeTopicRequest, DescribeTopicResponse, Durability, ErrorCode,
-    FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits, HandshakeRequest,
-    Message, MetadataRequest, MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
+    FRAME_HEADER_BYTES, FetchRequest, FetchResponse, FrameHeader, FrameLimits, Message,
+    MetadataRequest, MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
     limits::PEER_HEADER_BYTES, peer::PeerHeader,
 };
-
-type Share = <Purse as Memory>::Share;
-type Files = BTreeMap<(Directory, FileName), Vec<u8>>;
+use common::{Files, SESSION, hello, perform};
 
 const CORES: u16 = 2;
 /// From dialling to a connection that stands.
 const DIAL_TAKES: Duration = Duration::from_millis(15);
-const SESSION: SessionId = SessionId { core: 0, number: 1 };
 
 /// A process and its disk.
 struct Machine {
@@ -160,15 +159,7 @@ impl World {
     /// The same, and a client of it.
     fn start(&mut self, at: usize) {
         self.begin(at);
-        let hello = HandshakeRequest {
-            client: "test".into(),
-            client_version: "0".into(),
-            apis: Vec::new(),
-            features: 0,
-            mechanism: "".into(),
-            authentication: Vec::new().into(),
-        };
-        let correlation = self.send(at, Api::Handshake, &hello, &[]);
+        let correlation = self.send(at, Api::Handshake, &hello(), &[]);
         assert!(self.machines[at].answers.contains_key(&correlation));
     }
 
@@ -492,49 +483,6 @@ fn batch_of(sequence: i32, value: &[u8]) -> Vec<u8> {
     let (id, epoch, sequence) =
         (ProducerId::new(5), ProducerEpoch::new(0), Sequence::new(sequence));
     builder.build(Producer { id, epoch, sequence }).unwrap()
-}
-
-fn perform(
-    files: &mut Files,
-    directory: Directory,
-    op: Op<Share>,
-) -> Result<Outcome<Share>, IoError> {
-    match op {
-        Op::List => {
-            let all = files.iter().filter(|((of, _), _)| *of == directory);
-            let list = all.map(|((_, file), bytes)| (*file, bytes.len() as u64)).collect();
-            return Ok(Outcome::Files(list));
-        }
-        Op::Claim { file } | Op::Sync { file } => {
-            files.get(&(directory, file)).ok_or(IoError::NotFound)?;
-        }
-        Op::Extend { file, from, to } | Op::Release { file, from, to } => {
-            let stored = files.entry((directory, file)).or_default();
-            stored.resize(stored.len().max(to.get() as usize), 0);
-            stored[from.get() as usize..to.get() as usize].fill(0);
-        }
-        Op::Write { file, position, bytes, .. } => {
-            let stored = files.entry((directory, file)).or_default();
-            let (at, bytes) = (position.get() as usize, bytes.as_ref());
-            stored.resize(stored.len().max(at + bytes.len()), 0);
-            stored[at..at + bytes.len()].copy_from_slice(bytes);
-        }
-        Op::SyncDirectory => {}
-        Op::Read { file, position, length } => {
-            let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
-            let at = stored.len().min(position.get() as usize);
-            let bytes = stored[at..stored.len().min(at + length)].to_vec();
-            return Ok(Outcome::Read(bytes.into()));
-        }
-        Op::Rename { from, to } => {
-            let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;
-            files.insert((directory, to), bytes);
-        }
-        Op::Remove { file } => {
-            files.remove(&(directory, file)).ok_or(IoError::NotFound)?;
-        }
-    }
-    Ok(Outcome::Unit)
 }
 
 #[test]

@@ -5,16 +5,17 @@
 //! catalog itself, version 2 one of a cluster.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use catena_format::{ClusterId, NodeId, checksum::crc32};
 use catena_node::NodeIdentity;
-use catena_uring::create_directory;
 
-use crate::cli::Exit;
+use crate::{
+    cli::Exit,
+    machine::{random, replace_file},
+};
 
 const MAGIC: [u8; 8] = *b"CTNNODE\0";
 const VERSION_ALONE: u16 = 1;
@@ -79,10 +80,7 @@ impl Identity {
 
     fn found(root: &Path) -> Result<Self, IdentityError> {
         let io = |e: io::Error| IdentityError::Io(root.to_owned(), e);
-        let mut random = [0u8; 16];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-            .map_err(|e| io(e.into()))?;
-        let cluster = ClusterId::new(u128::from_le_bytes(random));
+        let cluster = ClusterId::new(u128::from_le_bytes(random().map_err(io)?));
         let node = NodeIdentity { cluster, node: NodeId::new(1) };
         let identity = Self { node, founded: false, member: false };
         identity.write(root)?;
@@ -100,16 +98,7 @@ impl Identity {
     /// Writes the identity durably, whole or not at all.
     pub(crate) fn write(&self, root: &Path) -> Result<(), IdentityError> {
         let meta = root.join("meta");
-        let write = || {
-            create_directory(&meta)?;
-            let new = meta.join("identity.new");
-            let mut file = File::create(&new)?;
-            file.write_all(&self.encode())?;
-            file.sync_all()?;
-            fs::rename(&new, meta.join("identity"))?;
-            File::open(&meta)?.sync_all()
-        };
-        write().map_err(|e| IdentityError::Io(meta.clone(), e))
+        replace_file(&meta, "identity", &self.encode()).map_err(|e| IdentityError::Io(meta, e))
     }
 
     fn encode(&self) -> [u8; BYTES] {

@@ -13,6 +13,7 @@ mod doctor;
 mod identity;
 mod live;
 mod logging;
+mod machine;
 mod metrics;
 mod outbox;
 mod received;

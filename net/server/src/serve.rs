@@ -229,8 +229,8 @@ fn enter(
     cores: u16,
 ) -> anyhow::Result<(NodeIdentity, Post, Standing)> {
     let Some(peer) = peer else {
-        cluster::refuse_member(&config.storage.data_dir)?;
         let identity = Identity::open(&config.storage.data_dir)?;
+        cluster::refuse_member(&config.storage.data_dir, &identity)?;
         let post = Post::First { create: !identity.founded, cores };
         return Ok((identity.node, post, Standing::Alone(identity)));
     };

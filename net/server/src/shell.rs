@@ -7,10 +7,9 @@ use std::{
     path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
-use catena_format::Millis;
 use catena_log::{
     Finding, Now, RecoveryReport,
     io::{Done, OpId},
@@ -29,6 +28,7 @@ use crate::{
     cluster, connection,
     cores::{Cargo, Shared},
     live::Live,
+    machine::wall_clock,
     metrics::{ConnectionEnds, Numbers},
     outbox::{Outbox, Unsent},
     received::{Ended, Received},
@@ -168,9 +168,7 @@ impl Shell {
     }
 
     pub(crate) fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let wall = i64::try_from(wall.as_millis()).unwrap_or(i64::MAX);
-        Now { wall: Millis::new(wall), monotonic: self.started.elapsed() }
+        Now { wall: wall_clock(), monotonic: self.started.elapsed() }
     }
 
     /// Gives the node an input, then carries out what follows.

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use catena_format::{
-    BatchHeader, Epoch, Millis, NodeId, Offset, frame, planted,
+    BatchHeader, ClusterId, Epoch, Millis, NodeId, Offset, PartitionIndex, PartitionUid, TopicId,
+    frame, planted,
     records::{BatchBuilder, Producer},
 };
 use catena_log::{
@@ -55,15 +56,21 @@ pub struct Orderer<M: Memory> {
 }
 
 impl<M: Memory + Clone> Orderer<M> {
-    /// Opens the catalog's log, of segments of `segment_bytes`, or creates it on an empty
-    /// directory.
+    /// Opens the log of a cluster's catalog, of segments of `segment_bytes`, or creates it on an
+    /// empty directory.
     pub fn new(
-        identity: LogIdentity,
+        cluster: ClusterId,
         node: NodeId,
         segment_bytes: u64,
         create: bool,
         memory: M,
     ) -> Self {
+        let identity = LogIdentity {
+            cluster,
+            topic: TopicId::new(0),
+            partition: PartitionIndex::new(0),
+            uid: PartitionUid::new(0),
+        };
         let retention_bytes = Some(segment_bytes * SEGMENTS_KEPT);
         // Nobody reads it: what it says is in the catalog.
         let tail_cache_bytes = 0;

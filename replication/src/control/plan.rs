@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catena_format::NodeId;
+use catena_format::{NodeId, PartitionUid};
 
 use super::catalog::{Catalog, ChainChange, ClusterNode, Entry};
 
@@ -57,9 +57,9 @@ pub fn place(catalog: &Catalog, partitions: u32, replicas: u8) -> Option<Vec<u64
 }
 
 /// Changes of chains that are due: a node that keeps a copy and runs again joins its chain, some at
-/// a time.
+/// a time. Each is of a partition.
 #[must_use]
-pub fn due(catalog: &Catalog) -> Vec<Entry> {
+pub fn due(catalog: &Catalog) -> Vec<(PartitionUid, Entry)> {
     let mut joining: BTreeMap<NodeId, usize> = BTreeMap::new();
     let partitions = || catalog.topics().flat_map(|t| t.partitions.iter().map(move |p| (t.id, p)));
     for joiner in partitions().filter_map(|(_, partition)| partition.configuration.joining) {
@@ -79,12 +79,13 @@ pub fn due(catalog: &Catalog) -> Vec<Entry> {
         };
         let Some(node) = partition.homes.iter().find(away) else { continue };
         *joining.entry(*node).or_default() += 1;
-        due.push(Entry::ChangeChain {
+        let entry = Entry::ChangeChain {
             topic: topic.get(),
             partition: partition.index.get(),
             epoch: chain.epoch.get(),
             change: ChainChange::Join(node.get()),
-        });
+        };
+        due.push((partition.uid, entry));
     }
     due
 }

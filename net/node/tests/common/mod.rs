@@ -24,6 +24,7 @@ use catena_wire::{
 };
 
 pub(crate) type Share = <Purse as Memory>::Share;
+pub(crate) type Files = BTreeMap<(Directory, FileName), Vec<u8>>;
 
 /// What becomes of an operation.
 pub(crate) enum Verdict {
@@ -66,7 +67,7 @@ pub(crate) struct World {
     /// Operations performed or failed.
     pub(crate) operations: u64,
     clock: Duration,
-    files: BTreeMap<(Directory, FileName), Vec<u8>>,
+    files: Files,
     held: Vec<(Directory, OpId, Op<Share>)>,
     correlation: u32,
 }
@@ -93,7 +94,7 @@ impl World {
             unread: Vec::new(),
             operations: 0,
             clock: Duration::from_secs(1),
-            files: BTreeMap::new(),
+            files: Files::new(),
             held: Vec::new(),
             correlation: 0,
         };
@@ -140,15 +141,7 @@ impl World {
         self.settle();
         assert_eq!(self.node.status(), Status::Serving);
         self.node.on_connect(SESSION);
-        let hello = HandshakeRequest {
-            client: "test".into(),
-            client_version: "0".into(),
-            apis: Vec::new(),
-            features: 0,
-            mechanism: "".into(),
-            authentication: Vec::new().into(),
-        };
-        assert_eq!(self.ask(Api::Handshake, &hello).expect("an answer").error(), ErrorCode::None);
+        assert_eq!(self.ask(Api::Handshake, &hello()).expect("an answer").error(), ErrorCode::None);
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -203,7 +196,7 @@ impl World {
 
     fn settle_further(&mut self, at: usize) {
         while let Some((directory, id, op)) = self.further[at].poll_op() {
-            let result = self.perform(directory, op);
+            let result = perform(&mut self.files, directory, op);
             let now = self.now();
             self.further[at].on_done(directory, Done { id, result }, now);
         }
@@ -216,7 +209,7 @@ impl World {
     fn settle_first(&mut self) {
         while let Some((directory, id, op)) = self.node.poll_op() {
             let result = match (self.judge)(directory, &op) {
-                Verdict::Perform => self.perform(directory, op),
+                Verdict::Perform => perform(&mut self.files, directory, op),
                 Verdict::Fail(error) => Err(error),
                 Verdict::Hold => {
                     self.held.push((directory, id, op));
@@ -265,51 +258,11 @@ impl World {
         self.judge = judge;
         self.cut_off = false;
         for (directory, id, op) in std::mem::take(&mut self.held) {
-            let result = self.perform(directory, op);
+            let result = perform(&mut self.files, directory, op);
             let now = self.now();
             self.node.on_done(directory, Done { id, result }, now);
         }
         self.settle();
-    }
-
-    fn perform(&mut self, directory: Directory, op: Op<Share>) -> Result<Outcome<Share>, IoError> {
-        let files = &mut self.files;
-        match op {
-            Op::List => {
-                let all = files.iter().filter(|((of, _), _)| *of == directory);
-                let list = all.map(|((_, file), bytes)| (*file, bytes.len() as u64)).collect();
-                return Ok(Outcome::Files(list));
-            }
-            Op::Claim { file } | Op::Sync { file } => {
-                files.get(&(directory, file)).ok_or(IoError::NotFound)?;
-            }
-            Op::Extend { file, from, to } | Op::Release { file, from, to } => {
-                let stored = files.entry((directory, file)).or_default();
-                stored.resize(stored.len().max(to.get() as usize), 0);
-                stored[from.get() as usize..to.get() as usize].fill(0);
-            }
-            Op::Write { file, position, bytes, .. } => {
-                let stored = files.entry((directory, file)).or_default();
-                let (at, bytes) = (position.get() as usize, bytes.as_ref());
-                stored.resize(stored.len().max(at + bytes.len()), 0);
-                stored[at..at + bytes.len()].copy_from_slice(bytes);
-            }
-            Op::SyncDirectory => {}
-            Op::Read { file, position, length } => {
-                let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
-                let at = stored.len().min(position.get() as usize);
-                let bytes = stored[at..stored.len().min(at + length)].to_vec();
-                return Ok(Outcome::Read(bytes.into()));
-            }
-            Op::Rename { from, to } => {
-                let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;
-                files.insert((directory, to), bytes);
-            }
-            Op::Remove { file } => {
-                files.remove(&(directory, file)).ok_or(IoError::NotFound)?;
-            }
-        }
-        Ok(Outcome::Unit)
     }
 
     /// Sends a request; its correlation id.
@@ -395,6 +348,62 @@ impl World {
         };
         self.send(Api::Fetch, &request, &[])
     }
+}
+
+/// What a client says first.
+pub(crate) fn hello() -> HandshakeRequest<'static> {
+    HandshakeRequest {
+        client: "test".into(),
+        client_version: "0".into(),
+        apis: Vec::new(),
+        features: 0,
+        mechanism: "".into(),
+        authentication: Vec::new().into(),
+    }
+}
+
+/// Performs an operation on files in memory.
+pub(crate) fn perform(
+    files: &mut Files,
+    directory: Directory,
+    op: Op<Share>,
+) -> Result<Outcome<Share>, IoError> {
+    match op {
+        Op::List => {
+            let all = files.iter().filter(|((of, _), _)| *of == directory);
+            let list = all.map(|((_, file), bytes)| (*file, bytes.len() as u64)).collect();
+            return Ok(Outcome::Files(list));
+        }
+        Op::Claim { file } | Op::Sync { file } => {
+            files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+        }
+        Op::Extend { file, from, to } | Op::Release { file, from, to } => {
+            let stored = files.entry((directory, file)).or_default();
+            stored.resize(stored.len().max(to.get() as usize), 0);
+            stored[from.get() as usize..to.get() as usize].fill(0);
+        }
+        Op::Write { file, position, bytes, .. } => {
+            let stored = files.entry((directory, file)).or_default();
+            let (at, bytes) = (position.get() as usize, bytes.as_ref());
+            stored.resize(stored.len().max(at + bytes.len()), 0);
+            stored[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        Op::SyncDirectory => {}
+        Op::Read { file, position, length } => {
+            let stored = files.get(&(directory, file)).ok_or(IoError::NotFound)?;
+            let at = stored.len().min(position.get() as usize);
+            let bytes = stored[at..stored.len().min(at + length)].to_vec();
+            return Ok(Outcome::Read(bytes.into()));
+        }
+        Op::Rename { from, to } => {
+            let bytes = files.remove(&(directory, from)).ok_or(IoError::NotFound)?;
+            files.insert((directory, to), bytes);
+        }
+        Op::Remove { file } => {
+            files.remove(&(directory, file)).ok_or(IoError::NotFound)?;
+        }
+    }
+    Ok(Outcome::Unit)
 }
 
 fn node(limits: Limits, post: Post, memory: Purse) -> Node<Purse> {

@@ -31,7 +31,11 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     if lifetime >= least { Ok(lifetime) } else { Err("shorter than a millisecond".to_owned()) }
 }
 
-fn token(text: &str) -> Result<u128, String> {
+/// Reads a token, as it is printed.
+///
+/// # Errors
+/// What one looks like.
+pub(crate) fn token(text: &str) -> Result<u128, String> {
     let digits = (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten();
     digits.ok_or_else(|| "a token is 32 hexadecimal digits".to_owned())
 }

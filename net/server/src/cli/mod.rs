@@ -16,7 +16,7 @@ mod topic;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
-    cluster::{ClusterCommand, TokenArgs},
+    cluster::{ClusterCommand, TokenArgs, token},
     configure::{ConfigCommand, SettingArgs},
     exit::Exit,
     generate::{completions, man_pages},

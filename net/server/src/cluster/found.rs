@@ -1,18 +1,14 @@
 //! The catalog that a cluster begins with: that of the node which was alone until now.
 
-use std::{
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::bail;
 use catena_blocking::{Folder, Heap};
-use catena_format::{Millis, PartitionIndex, PartitionUid, TopicId};
-use catena_log::{LogIdentity, Now, io::Done};
+use catena_log::{Now, io::Done};
 use catena_node::Limits;
 use catena_replication::control::{Catalog, NodeProfile, Orderer, OrdererEvent};
 
-use crate::{identity::Identity, serve::CatalogClosed};
+use crate::{identity::Identity, machine::wall_clock, serve::CatalogClosed};
 
 /// Opens the catalog of a node alone, as its next start would, which this is: nothing that was
 /// given in any life of it is given again.
@@ -25,19 +21,11 @@ pub(super) fn catalog(
     profile: &NodeProfile,
 ) -> anyhow::Result<Catalog> {
     let node = identity.node;
-    let log = LogIdentity {
-        cluster: node.cluster,
-        topic: TopicId::new(0),
-        partition: PartitionIndex::new(0),
-        uid: PartitionUid::new(0),
-    };
     let segment = Limits::default().catalog_segment_bytes;
     let create = !identity.founded;
     let folder = Folder::new(root.join("meta").join("catalog"));
-    let mut orderer = Orderer::new(log, node.node, segment, create, Heap);
-    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let wall = Millis::new(i64::try_from(began.as_millis()).unwrap_or(i64::MAX));
-    let now = Now { wall, monotonic: Duration::ZERO };
+    let mut orderer = Orderer::new(node.cluster, node.node, segment, create, Heap);
+    let now = Now { wall: wall_clock(), monotonic: Duration::ZERO };
     loop {
         while let Some(event) = orderer.poll_event() {
             match event {

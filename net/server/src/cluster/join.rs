@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use catena_format::{JoinToken, PartitionUid};
 use catena_node::NodeIdentity;
 use catena_replication::control::NodeProfile;
@@ -18,6 +18,8 @@ use catena_wire::{
     limits::PEER_HEADER_BYTES,
     peer::{Join, PeerHeader, PeerMessage, PeerPreface, PeerThread},
 };
+
+use crate::cli;
 
 /// How long it is tried.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -45,11 +47,8 @@ pub(super) fn join(
 ) -> anyhow::Result<NodeIdentity> {
     let token = fs::read_to_string(token_file)
         .with_context(|| format!("cannot read the token in {}", token_file.display()))?;
-    let token = token.trim();
-    let digits = (token.len() == 32).then(|| u128::from_str_radix(token, 16).ok()).flatten();
-    let Some(token) = digits else {
-        bail!("{} holds no token: 32 hexadecimal digits", token_file.display());
-    };
+    let token = cli::token(token.trim());
+    let token = token.map_err(|why| anyhow!("{} holds none: {why}", token_file.display()))?;
     let join = Join {
         token: JoinToken::new(token),
         life,
@@ -80,13 +79,13 @@ fn ask(address: &str, request: &[u8]) -> Result<NodeIdentity, Failure> {
     let message = header.decode(&head, &[]);
     let message = message.context("the answer cannot be read").map_err(Failure::Lasting)?;
     let PeerMessage::Admitted(admitted) = message else {
-        let error = anyhow::anyhow!("{address} answers something else");
+        let error = anyhow!("{address} answers something else");
         return Err(Failure::Lasting(error));
     };
     if admitted.error == ErrorCode::None {
         return Ok(NodeIdentity { cluster: admitted.cluster, node: admitted.node });
     }
-    let error = anyhow::anyhow!("the cluster at {address} does not take it: {}", admitted.message);
+    let error = anyhow!("the cluster at {address} does not take it: {}", admitted.message);
     // Asked again in the same life it gets the same number.
     match admitted.error.class() {
         Class::Definite => Err(Failure::Lasting(error)),

@@ -109,7 +109,8 @@ pub(crate) async fn dial(shell: Rc<Shell>, dial: Dial) {
             Ok(address) => TcpStream::connect(address).await?,
             Err(_) => TcpStream::connect(resolve(address).await?).await?,
         };
-        let socket = Socket::plain(stream.into_nodelay()?);
+        stream.set_nodelay(true)?;
+        let socket = Socket::plain(stream);
         let preface = PeerPreface { to: PeerThread::Core(core) }.encode();
         Ok((socket.write_slices(&[&preface]).await?, socket))
     };
@@ -126,17 +127,6 @@ async fn resolve(address: String) -> std::io::Result<SocketAddr> {
     let resolving = glommio::executor().spawn_blocking(move || address.to_socket_addrs());
     let mut found = resolving.await?;
     found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
-}
-
-trait NoDelay: Sized {
-    fn into_nodelay(self) -> Result<Self, glommio::GlommioError<()>>;
-}
-
-impl NoDelay for TcpStream {
-    fn into_nodelay(self) -> Result<Self, glommio::GlommioError<()>> {
-        self.set_nodelay(true)?;
-        Ok(self)
-    }
 }
 
 /// Serves a connection to the peers' listener, here or on the thread that it is for; `arrived`: it

@@ -2,13 +2,11 @@
 //! `meta/lives`, the last one that the cluster is known to have taken note of first. A directory
 //! that does not know of a node's last life is an older copy.
 
-use std::{
-    fs::{self, File},
-    io::{self, Write},
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use anyhow::{Context, bail};
+
+use crate::machine::replace_file;
 
 const FILE: &str = "lives";
 /// Starts that may come to nothing one after the other.
@@ -43,16 +41,8 @@ pub(super) fn write(root: &Path, lives: &[u64]) -> anyhow::Result<()> {
     let first = lives.iter().take(1);
     let last = lives.iter().skip(1.max(lives.len().saturating_sub(LIVES_MAX - 1)));
     let text: String = first.chain(last).map(|life| format!("{life:016x}\n")).collect();
-    let write = || {
-        catena_uring::create_directory(&meta)?;
-        let new = meta.join("lives.new");
-        let mut file = File::create(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, meta.join(FILE))?;
-        File::open(&meta)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}", meta.join(FILE).display()))
+    let written = replace_file(&meta, FILE, text.as_bytes());
+    written.with_context(|| format!("cannot write {}", meta.join(FILE).display()))
 }
 
 #[cfg(test)]

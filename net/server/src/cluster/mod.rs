@@ -7,12 +7,7 @@ mod lives;
 mod members;
 mod names;
 
-use std::{
-    path::Path,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use catena_consensus::{Begin, Consensus, Machine, Options, Settings, Told};
@@ -24,7 +19,13 @@ use catena_wire::peer::{PeerPreface, PeerThread};
 use glommio::timer::sleep;
 
 pub(crate) use self::links::{Links, dial, listen, serve_peer};
-use crate::{config::Config, identity::Identity, shell::Shell, tasks::Task};
+use crate::{
+    config::Config,
+    identity::Identity,
+    machine::{random, wall_clock},
+    shell::Shell,
+    tasks::Task,
+};
 
 /// How often who leads looks whether others are to take part, or to vote.
 const MEMBERS_EVERY: Duration = Duration::from_millis(100);
@@ -77,7 +78,7 @@ impl Machine for Copy {
 pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Membership> {
     let root = &config.storage.data_dir;
     // The rest counts how often this process is believed to be gone.
-    let life = random()? & !0xffff;
+    let life = u64::from_le_bytes(random()?) & !0xffff;
     let known = lives::read(root)?;
     // Before anybody can have heard of it.
     lives::write(root, &[&known[..], &[life]].concat())?;
@@ -122,21 +123,15 @@ pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Mem
 ///
 /// # Errors
 /// When it is.
-pub(crate) fn refuse_member(root: &Path) -> anyhow::Result<()> {
-    match Identity::read(root)? {
-        Some(identity) if identity.member => anyhow::bail!(
-            "{} is of a node of cluster {:032x}: say where other nodes reach it (listen.peer)",
-            root.display(),
-            identity.node.cluster.get(),
-        ),
-        _ => Ok(()),
+pub(crate) fn refuse_member(root: &Path, identity: &Identity) -> anyhow::Result<()> {
+    if !identity.member {
+        return Ok(());
     }
-}
-
-fn random() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_le_bytes(bytes))
+    anyhow::bail!(
+        "{} is of a node of cluster {:032x}: say where other nodes reach it (listen.peer)",
+        root.display(),
+        identity.node.cluster.get(),
+    )
 }
 
 impl Membership {
@@ -211,8 +206,6 @@ async fn tend_members(shell: Rc<Shell>, consensus: Arc<Consensus>) {
 
 /// Proposes what the node wants ordered.
 pub(crate) fn propose(consensus: &Consensus, proposal: u64, entry: Vec<u8>) -> Option<Ordered> {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let time = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    let refused = consensus.propose(proposal, time, entry).err()?;
+    let refused = consensus.propose(proposal, wall_clock().get(), entry).err()?;
     Some(Ordered::Refused(proposal, refused.to_string()))
 }

@@ -9,7 +9,10 @@ use catena_client::{Client, format::JoinToken};
 use serde_json::json;
 
 use super::print_json;
-use crate::cli::{ClusterCommand, Output, TokenArgs};
+use crate::{
+    cli::{ClusterCommand, Output, TokenArgs},
+    machine::random,
+};
 
 /// Runs a command about the cluster of the server that is named.
 ///
@@ -25,9 +28,7 @@ pub(crate) fn cluster(
         client.allow_join(JoinToken::new(token), Duration::ZERO)?;
         return Ok(());
     }
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
-    let token = u128::from_le_bytes(random);
+    let token = u128::from_le_bytes(random()?);
     client.allow_join(JoinToken::new(token), lifetime)?;
     match output {
         Output::Json => print_json(&json!({ "token": format!("{token:032x}") }))?,
