@@ -7,7 +7,7 @@ use catena_format::{
     limits::PARTITIONS_PER_TOPIC_MAX, planted,
 };
 use catena_log::{
-    LogConfig, LogIdentity, Now,
+    LogConfig, Now,
     io::{IoError, Memory},
 };
 use catena_replication::{
