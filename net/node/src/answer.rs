@@ -225,7 +225,10 @@ impl<M: Memory + Clone> Node<M> {
         let response = ProduceResponse {
             error: ErrorCode::None,
             level: wire_level(receipt.level),
-            flags: ReceiptFlags { duplicate: receipt.duplicate, tentative: receipt.copies == 0 },
+            flags: ReceiptFlags {
+                duplicate: receipt.duplicate,
+                tentative: receipt.level != Level::ChainDisk,
+            },
             copies: receipt.copies,
             partition,
             first_offset: receipt.base,

@@ -551,8 +551,7 @@ impl<M: Memory + Clone> Node<M> {
     /// Of the node that leads: who has no link to it any more, and did not come back at once, is
     /// gone.
     fn tell_gone(&mut self, now: Now) {
-        let leads = self.follower.as_ref().is_some_and(|follower| follower.leads);
-        if !leads || self.status != Status::Serving {
+        if !self.accuses() {
             return;
         }
         let up = self.links.nodes.values().filter(|beside| beside.up);
@@ -574,6 +573,12 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
+    /// Whether it is this node that says who is gone.
+    fn accuses(&self) -> bool {
+        let leads = self.follower.as_ref().is_some_and(|follower| follower.leads);
+        leads && self.status == Status::Serving
+    }
+
     /// When [`Node::on_tick`] has something to do about links, if ever.
     pub(crate) fn next_link_tick(&self) -> Option<Duration> {
         if self.links.shards.is_empty() && self.links.open.is_empty() {
@@ -585,7 +590,7 @@ impl<M: Memory + Clone> Node<M> {
         };
         let away = self.links.away.iter().filter(|(node, _)| accusable(node));
         let gone = away.map(|(_, since)| *since + GONE_AFTER).min();
-        let gone = gone.filter(|_| self.follower.as_ref().is_some_and(|follower| follower.leads));
+        let gone = gone.filter(|_| self.accuses());
         [Some(self.links.next_ping), dials, gone].into_iter().flatten().min()
     }
 

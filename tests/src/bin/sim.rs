@@ -28,14 +28,16 @@ fn main() -> ExitCode {
             bounds = Bounds::parse(less);
             seed.parse().ok().map(|seed: u64| seed..seed.saturating_add(1))
         }
-        ["--seeds", range] => {
+        ["--seeds", range, ref less @ ..] => {
+            bounds = Bounds::parse(less);
             range.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?))
         }
         _ => None,
     };
     let (Some(seeds), Some(bounds)) = (seeds, bounds) else {
         eprintln!(
-            "usage: cargo sim --seed N [--acked N] [--without PART,…] | --seeds A..B [--record]"
+            "usage: cargo sim --seed N | --seeds A..B [--nodes N] [--acked N] [--without PART,…] \
+             [--record]"
         );
         return ExitCode::from(2);
     };
@@ -44,19 +46,19 @@ fn main() -> ExitCode {
     summary.broken.iter().for_each(|broken| println!("{broken}"));
     summary.shrunk.iter().for_each(|shrunk| println!("{shrunk}"));
     println!("{}", summary.line());
-    if record && let Err(error) = run(&summary, command, began).record() {
+    if record && let Err(error) = run(&summary, bounds.nodes, command, began).record() {
         eprintln!("the run could not be booked: {error}");
         return ExitCode::FAILURE;
     }
     if summary.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run(summary: &range::Summary, command: String, began: Instant) -> Run {
+fn run(summary: &range::Summary, nodes: u16, command: String, began: Instant) -> Run {
     let total = &summary.total;
     let broken = summary.broken.len() as u64;
     let faults = total.faults.iter().map(|(kind, times)| ((*kind).to_owned(), *times));
     Run {
-        method: "simulation",
+        method: if nodes == 1 { "simulation" } else { "cluster" },
         command,
         units: summary.seeds,
         acked: total.acked,

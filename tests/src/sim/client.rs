@@ -15,7 +15,10 @@ mod subscriber;
 
 use std::collections::BTreeMap;
 
-use catena_wire::{Api, ErrorCode, FrameHeader, Message, MetadataResponse, Push, Setting};
+use catena_format::NodeId;
+use catena_wire::{
+    Api, ErrorCode, FrameHeader, Message, MetadataResponse, Push, Setting, TopicMetadata,
+};
 
 pub use self::copier::Copy;
 use self::{
@@ -47,6 +50,8 @@ pub struct Plan {
     pub trims: bool,
     /// How often the topic is deleted, and created once more.
     pub deletions: u32,
+    /// Copies of each partition.
+    pub replicas: u8,
 }
 
 enum Kind {
@@ -86,10 +91,15 @@ impl Client {
         Self::new(number, random, plan, Kind::Reader(Reader::subscriber(number % plan.grown)))
     }
 
-    /// A reader that reads a partition once from end to end.
+    /// A reader that reads a partition once from end to end, as a node has it.
     #[must_use]
-    pub fn checker(number: u32, random: Random, partition: u32, plan: &Plan) -> Self {
-        Self::new(number, random, plan, Kind::Reader(Reader::checker(partition)))
+    pub fn checker(
+        number: u32,
+        random: Random,
+        (partition, node): (u32, NodeId),
+        plan: &Plan,
+    ) -> Self {
+        Self::new(number, random, plan, Kind::Reader(Reader::checker(partition, node)))
     }
 
     /// Who creates the topic, adds partitions, and deletes it.
@@ -143,9 +153,15 @@ impl Client {
         self.tidy();
     }
 
+    /// The node that it wants to be connected to.
+    #[must_use]
+    pub fn wanted(&self) -> Option<NodeId> {
+        self.line.wanted
+    }
+
     /// A new connection stands.
-    pub fn on_connect(&mut self, now_ns: u64) {
-        self.line.greet(now_ns);
+    pub fn on_connect(&mut self, node: NodeId, now_ns: u64) {
+        self.line.greet(node, now_ns);
     }
 
     /// The next message to send.
@@ -189,7 +205,7 @@ impl Client {
 
     /// What a checker has read, and up to where.
     #[must_use]
-    pub fn checked(&self) -> Option<(Part, u64, &BTreeMap<u64, Name>)> {
+    pub fn checked(&self) -> Option<(Part, NodeId, u64, &BTreeMap<u64, Name>)> {
         match &self.kind {
             Kind::Reader(reader) => reader.checked(self.line.topic),
             _ => None,
@@ -212,7 +228,9 @@ impl Client {
     /// Time to do something.
     pub fn on_wake(&mut self, oracle: &mut Oracle) {
         let line = &mut self.line;
-        line.wake_ns = oracle.now_ns + 20_000 + line.random.below(400_000);
+        // Several nodes take longer, each time that one of them is gone.
+        let longest_ns = if line.plan.replicas == 1 { 400_000 } else { 2_000_000 };
+        line.wake_ns = oracle.now_ns + 20_000 + line.random.below(longest_ns);
         if line.stage != Stage::Running {
             return;
         }
@@ -300,7 +318,10 @@ impl Client {
         let topic = response.topics.first().filter(|_| response.error == ErrorCode::None);
         match topic.map(|topic| (topic.error, topic.id)) {
             Some((ErrorCode::UnknownTopic, _)) => {
-                oracle.topics.missed(asked_ns)?;
+                // A node of several may not have heard of it yet.
+                if line.plan.replicas == 1 {
+                    oracle.topics.missed(asked_ns)?;
+                }
                 match &mut self.kind {
                     Kind::Admin(admin) => admin.missed(line, oracle),
                     _ => line.hang_up(oracle.now_ns),
@@ -312,6 +333,13 @@ impl Client {
                 oracle.topics.located(id, asked_ns, oracle.now_ns)?;
                 let anew = std::mem::replace(&mut line.topic, id) != id;
                 line.stage = Stage::Running;
+                if let Some(topic) = topic
+                    && let Some(other) = elsewhere(&self.kind, line, topic)
+                {
+                    line.hang_up(oracle.now_ns);
+                    line.wanted = Some(other);
+                    return Ok(());
+                }
                 match &mut self.kind {
                     Kind::Producer(producer) => producer.located(line, anew, oracle),
                     Kind::Reader(reader) if anew => reader.begin(),
@@ -323,4 +351,28 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// The node to go to for a client's partition, if that is not the one it has asked: producers need
+/// the head of the chain, readers any member.
+fn elsewhere(kind: &Kind, line: &mut Line, topic: &TopicMetadata<'_>) -> Option<NodeId> {
+    let chain = |partition: u32| topic.partitions.get(partition as usize).map(|p| &*p.chain);
+    match kind {
+        Kind::Admin(_) => None,
+        Kind::Producer(producer) => chain(producer.partition())?.first().copied(),
+        Kind::Copier(_) => {
+            let partition = line.random.below(topic.partitions.len().max(1) as u64) as u32;
+            chain(partition)?.first().copied()
+        }
+        Kind::Reader(reader) => match reader.node() {
+            Some(node) => Some(node),
+            None => {
+                let chain = chain(reader.partition)?;
+                let any = line.random.below(chain.len().max(1) as u64) as usize;
+                let there = chain.contains(&line.node);
+                chain.get(any).copied().filter(|_| !there)
+            }
+        },
+    }
+    .filter(|node| *node != line.node)
 }

@@ -111,10 +111,59 @@ deeds! {
     MemoryShort = "memory_short",
     /// A record was refused, for the clock was far behind it.
     TooFarAhead = "too_far_ahead",
+    /// A link between nodes broke.
+    LinkBroken = "link_broken",
+    /// Nothing came through from one node to another.
+    WayCut = "way_cut",
+    /// A node was cut off from all others.
+    Isolated = "isolated",
+    /// Consensus ordered nothing for a while.
+    Silenced = "silenced",
+    /// Who led consensus leads no more, though its process runs.
+    Deposed = "deposed",
+    /// A node heard of nothing that was ordered for a while.
+    Deafened = "deafened",
+    /// A process stood still, and went on.
+    Frozen = "frozen",
 }
 
-/// Every kind that a long range must have seen.
-pub fn all_kinds() -> impl Iterator<Item = &'static str> {
-    let faults = FaultKind::ALL.iter().map(|kind| kind.name());
-    faults.chain(CRASHES).chain(Deed::ALL.iter().map(|deed| deed.name()))
+impl Deed {
+    /// Whether it comes only where there are several nodes.
+    const fn is_of_clusters(self) -> bool {
+        matches!(
+            self,
+            Self::LinkBroken
+                | Self::WayCut
+                | Self::Isolated
+                | Self::Silenced
+                | Self::Deposed
+                | Self::Deafened
+                | Self::Frozen
+        )
+    }
+
+    /// Whether it comes only where a node is alone: topics are deleted there, and disks decay.
+    const fn is_of_one(self) -> bool {
+        matches!(
+            self,
+            Self::Deleted
+                | Self::MetDeleted
+                | Self::LeftoversRemoved
+                | Self::RotScrubbed
+                | Self::PartitionRefused
+                | Self::ManifestOlder
+                | Self::WeaklyLost
+        )
+    }
+}
+
+/// Every kind that a long range of so many nodes must have seen.
+pub fn all_kinds(nodes: u16) -> impl Iterator<Item = &'static str> {
+    let decay = [FaultKind::BitFlip, FaultKind::LostWrite, FaultKind::MisdirectedWrite];
+    let faults = FaultKind::ALL.iter().filter(move |kind| nodes == 1 || !decay.contains(kind));
+    let deeds = Deed::ALL.iter().filter(move |deed| match nodes {
+        1 => !deed.is_of_clusters(),
+        _ => !deed.is_of_one(),
+    });
+    faults.map(|kind| kind.name()).chain(CRASHES).chain(deeds.map(|deed| deed.name()))
 }

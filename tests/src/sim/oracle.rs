@@ -94,6 +94,9 @@ pub struct Oracle {
     pub now_ns: u64,
     /// The node's clock.
     pub wall: Wall,
+    /// There are several nodes: copies may be behind each other, and what only one of them has may
+    /// be lost without a crash.
+    cluster: bool,
     /// Of every topic.
     retention: Retention,
     /// What was done.
@@ -137,8 +140,8 @@ fn name_of(value: &[u8]) -> Option<Name> {
 impl Oracle {
     /// Empty books of topics that may drop what they hold so.
     #[must_use]
-    pub fn new(retention: Retention) -> Self {
-        Self { retention, ..Self::default() }
+    pub fn new(retention: Retention, nodes: u16) -> Self {
+        Self { retention, cluster: nodes > 1, ..Self::default() }
     }
 
     /// Counts a deed.
@@ -217,8 +220,13 @@ impl Oracle {
             return Err(format!("{receipt:?}, and the clock showed {shown:?}"));
         }
         self.epoch(batch.part, receipt.epoch)?;
-        self.settle_open(batch.first);
         self.acked_batches += 1;
+        if self.cluster && receipt.level != Durability::ChainDisk {
+            self.books.entry(batch.part).or_default().shaken.insert(batch.first.0);
+            self.did(Deed::WeaklyAcked);
+            return Ok(());
+        }
+        self.settle_open(batch.first);
         let books = self.books.entry(batch.part).or_default();
         for at in 0..u64::from(batch.count) {
             let (name, offset) = ((batch.first.0, batch.first.1 + at), receipt.offset + at);
@@ -243,6 +251,9 @@ impl Oracle {
     /// # Errors
     /// When the node had it in an earlier life, or has another one in this.
     pub fn epoch(&mut self, part: Part, epoch: Epoch) -> Result<(), String> {
+        if self.cluster {
+            return Ok(());
+        }
         let books = self.books.entry(part).or_default();
         let now = *books.epoch.get_or_insert(epoch);
         if books.past_epoch >= Some(epoch) || now != epoch {
@@ -357,10 +368,12 @@ impl Oracle {
         self.batch_of(*name).map(|sent| sent.batch.latest_ms)
     }
 
-    /// The log start and high watermark that somebody was told last.
+    /// The log start and high watermark that somebody was told last; `None`: of several copies each
+    /// has its own.
     #[must_use]
-    pub fn told(&self, part: Part) -> (u64, u64) {
-        self.books.get(&part).map_or((0, 0), |books| (books.log_start, books.high_watermark))
+    pub fn told(&self, part: Part) -> Option<(u64, u64)> {
+        let told = |books: &Books| (books.log_start, books.high_watermark);
+        (!self.cluster).then(|| self.books.get(&part).map_or((0, 0), told))
     }
 
     /// Somebody asks for the log start to be raised.

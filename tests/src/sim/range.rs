@@ -47,8 +47,9 @@ pub fn run(seeds: Range<u64>) -> Summary {
 pub fn run_within(seeds: Range<u64>, bounds: &Bounds) -> Summary {
     let results = each(seeds, |seed| shrink::run(seed, bounds));
     let failed = results.iter().find_map(|(seed, result)| Some((*seed, result.as_ref().err()?)));
-    let shrunk = failed.filter(|_| *bounds == Bounds::default()).map(shrunk);
-    let mut summary = sum_up(results);
+    let whole = Bounds { nodes: bounds.nodes, ..Bounds::default() };
+    let shrunk = failed.filter(|_| *bounds == whole).map(|failed| shrunk(failed, bounds.nodes));
+    let mut summary = sum_up(results, &whole);
     summary.shrunk = shrunk;
     summary
 }
@@ -76,12 +77,12 @@ pub fn each<R: Send>(seeds: Range<u64>, run: impl Fn(u64) -> R + Sync) -> BTreeM
 }
 
 /// What the first seed that failed needs for it.
-fn shrunk((seed, error): (u64, &String)) -> String {
-    let (bounds, error) = shrink::shrink(seed, error);
+fn shrunk((seed, error): (u64, &String), nodes: u16) -> String {
+    let (bounds, error) = shrink::shrink(seed, nodes, error);
     format!("shrunk: cargo sim --seed {seed}{bounds}\nwhich says: {error}")
 }
 
-fn sum_up(results: BTreeMap<u64, Result<Report, String>>) -> Summary {
+fn sum_up(results: BTreeMap<u64, Result<Report, String>>, whole: &Bounds) -> Summary {
     let mut summary = Summary { seeds: results.len() as u64, ..Summary::default() };
     for (seed, result) in results {
         match result {
@@ -89,17 +90,17 @@ fn sum_up(results: BTreeMap<u64, Result<Report, String>>) -> Summary {
             Err(error) => {
                 summary
                     .broken
-                    .push(format!("seed {seed}: {error}\nreplay: cargo sim --seed {seed}"));
+                    .push(format!("seed {seed}: {error}\nreplay: cargo sim --seed {seed}{whole}"));
             }
         }
     }
-    summary.hold_to_floors();
+    summary.hold_to_floors(whole.nodes);
     summary
 }
 
 impl Summary {
     /// A range that did little proves little. A single seed is a replay, and may be anything.
-    fn hold_to_floors(&mut self) {
+    fn hold_to_floors(&mut self, nodes: u16) {
         let faults = self.total.faults.values().sum();
         let floors = [
             ("acknowledged batches", self.total.acked, ACKED_FLOOR),
@@ -116,7 +117,7 @@ impl Summary {
             let total = &self.total;
             let came =
                 |kind: &str| total.faults.contains_key(kind) || total.deeds.contains_key(kind);
-            let missing = all_kinds().filter(|kind| !came(kind));
+            let missing = all_kinds(nodes).filter(|kind| !came(kind));
             self.broken.extend(missing.map(|kind| format!("{kind} never came")));
         }
     }
@@ -153,18 +154,22 @@ fn json(counts: &Counts) -> String {
 mod tests {
     use super::*;
 
+    fn alone() -> Bounds {
+        Bounds::default()
+    }
+
     fn report(acked: u64, skip: usize) -> Result<Report, String> {
-        let faults = all_kinds().skip(skip).map(|kind| (kind, 10)).collect();
+        let faults = all_kinds(1).skip(skip).map(|kind| (kind, 10)).collect();
         Ok(Report { acked, restarts: 1, faults, fingerprint: acked, ..Report::default() })
     }
 
     #[test]
     fn a_range_that_does_little_is_broken() {
-        let few = sum_up(BTreeMap::from([(0, report(199, 0)), (1, report(200, 0))]));
+        let few = sum_up(BTreeMap::from([(0, report(199, 0)), (1, report(200, 0))]), &alone());
         assert_eq!(few.broken, ["2 seeds saw 399 acknowledged batches: too few"]);
-        let none = sum_up(BTreeMap::new());
+        let none = sum_up(BTreeMap::new(), &alone());
         assert_eq!(none.broken.len(), 3, "{:?}", none.broken);
-        let enough = sum_up(BTreeMap::from([(0, report(200, 0)), (1, report(201, 0))]));
+        let enough = sum_up(BTreeMap::from([(0, report(200, 0)), (1, report(201, 0))]), &alone());
         assert!(enough.broken.is_empty(), "{:?}", enough.broken);
         assert_ne!(enough.total.fingerprint, 0);
     }
@@ -172,14 +177,14 @@ mod tests {
     #[test]
     fn what_never_came_in_a_long_range_is_told() {
         let without = |seeds| (0..seeds).map(|seed| (seed, report(200, 1))).collect();
-        assert!(sum_up(without(ALL_KINDS_SEEDS - 1)).broken.is_empty());
-        let told = sum_up(without(ALL_KINDS_SEEDS)).broken;
-        assert_eq!(told, [format!("{} never came", all_kinds().next().unwrap())]);
+        assert!(sum_up(without(ALL_KINDS_SEEDS - 1), &alone()).broken.is_empty());
+        let told = sum_up(without(ALL_KINDS_SEEDS), &alone()).broken;
+        assert_eq!(told, [format!("{} never came", all_kinds(1).next().unwrap())]);
     }
 
     #[test]
     fn a_broken_seed_tells_how_to_replay_it() {
-        let broken = sum_up(BTreeMap::from([(7, Err("lost".to_owned()))]));
+        let broken = sum_up(BTreeMap::from([(7, Err("lost".to_owned()))]), &alone());
         assert_eq!(broken.broken, ["seed 7: lost\nreplay: cargo sim --seed 7"]);
         assert!(broken.line().contains("\"broken\":1"));
     }

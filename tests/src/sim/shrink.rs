@@ -11,7 +11,11 @@ use super::{disk::FaultKind, world};
 pub const ACKED_MIN: u64 = 200;
 
 /// What a seed can do without, beside each [`FaultKind`].
-pub const PARTS: [&str; 15] = [
+pub const PARTS: [&str; 19] = [
+    "cuts",
+    "breaks",
+    "silence",
+    "freezes",
     "power_loss",
     "process_kill",
     "stops",
@@ -32,6 +36,8 @@ pub const PARTS: [&str; 15] = [
 /// What a history is cut down to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bounds {
+    /// How many nodes there are.
+    pub nodes: u16,
     /// What it does without.
     pub without: BTreeSet<&'static str>,
     /// After how many acknowledged batches it may end.
@@ -40,7 +46,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { without: BTreeSet::new(), acked: ACKED_MIN }
+        Self { nodes: 1, without: BTreeSet::new(), acked: ACKED_MIN }
     }
 }
 
@@ -62,6 +68,7 @@ impl Bounds {
                         bounds.without.insert(all().find(|known| *known == part)?);
                     }
                 }
+                ["--nodes", nodes] => bounds.nodes = nodes.parse().ok().filter(is_few)?,
                 ["--acked", acked] => bounds.acked = acked.parse().ok()?,
                 _ => return None,
             }
@@ -72,12 +79,23 @@ impl Bounds {
 
 impl fmt::Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes != 1 {
+            write!(f, " --nodes {}", self.nodes)?;
+        }
         if self.acked != ACKED_MIN {
             write!(f, " --acked {}", self.acked)?;
         }
         let parts: Vec<_> = self.without.iter().copied().collect();
         if parts.is_empty() { Ok(()) } else { write!(f, " --without {}", parts.join(",")) }
     }
+}
+
+/// The most nodes of a world.
+const NODES_MAX: u16 = 5;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "a filter's")]
+fn is_few(nodes: &u16) -> bool {
+    (1..=NODES_MAX).contains(nodes)
 }
 
 fn all() -> impl Iterator<Item = &'static str> {
@@ -96,12 +114,17 @@ pub fn run(seed: u64, bounds: &Bounds) -> Result<world::Report, String> {
 
 /// The narrowest bounds found in which a failing seed still fails, and what it says then.
 #[must_use]
-pub fn shrink(seed: u64, error: &str) -> (Bounds, String) {
-    shrink_by(error, |bounds| run(seed, bounds).err())
+pub fn shrink(seed: u64, nodes: u16, error: &str) -> (Bounds, String) {
+    let whole = Bounds { nodes, ..Bounds::default() };
+    shrink_by(whole, error, |bounds| run(seed, bounds).err())
 }
 
-fn shrink_by(error: &str, fails: impl Fn(&Bounds) -> Option<String>) -> (Bounds, String) {
-    let mut best = (Bounds::default(), error.to_owned());
+fn shrink_by(
+    whole: Bounds,
+    error: &str,
+    fails: impl Fn(&Bounds) -> Option<String>,
+) -> (Bounds, String) {
+    let mut best = (whole, error.to_owned());
     // Lives end somehow.
     let can_go = |bounds: &Bounds, part| part != "process_kill" || bounds.has("power_loss");
     for part in all() {
@@ -134,7 +157,7 @@ mod tests {
             let needed = bounds.has("trims") && bounds.has("read_error") && bounds.acked > 30;
             needed.then(|| format!("lost at {}", bounds.acked))
         };
-        let (bounds, error) = shrink_by("lost", fails);
+        let (bounds, error) = shrink_by(Bounds::default(), "lost", fails);
         assert_eq!((bounds.acked, error.as_str()), (50, "lost at 50"));
         let left: Vec<_> = all().filter(|part| bounds.has(part)).collect();
         assert_eq!(left, ["process_kill", "trims", "read_error"]);

@@ -1,11 +1,14 @@
 //! Whole nodes in a world of their own: disks, clients, links, a clock, and what befalls them.
 
+mod council;
 mod ending;
 mod machine;
 pub(crate) mod network;
 mod peril;
 mod rot;
 mod stop;
+mod trouble;
+mod wires;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,14 +17,17 @@ use catena_log::{
     Now, OpenError,
     io::{FileName, Op, Purse},
 };
-use catena_node::{Directory, Node, Status};
+use catena_node::{Directory, Status};
 use catena_replication::{Phase, Replica};
 use catena_wire::Setting;
 
 use self::{
-    machine::{Machine, on_the_disk},
+    council::Council,
+    machine::{Machine, first_life, on_the_disk, profile},
     network::{Delivery, Link, Seat},
     peril::Peril,
+    trouble::Trouble,
+    wires::Wires,
 };
 use super::{
     client::{Client, Plan},
@@ -35,10 +41,10 @@ use super::{
 
 /// A seed that is not through after so much of its own time is stuck.
 const STUCK_NS: u64 = 120_000_000_000;
+/// One of several nodes.
+const STUCK_CLUSTER_NS: u64 = 600_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 10_000_000;
-/// How many nodes there are.
-const NODES: u16 = 1;
 const MINUTE_MS: i64 = 60_000;
 /// In a million seeds, those in which each core has little memory.
 const LITTLE_PER_MILLION: u32 = 200_000;
@@ -100,6 +106,11 @@ struct World {
     random: Random,
     /// The nodes, each with a disk of its own.
     machines: Vec<Machine>,
+    /// What orders the catalog of several.
+    council: Option<Council>,
+    /// The links between them, and what befalls these.
+    wires: Wires,
+    trouble: Trouble,
     now_ns: u64,
     plan: Plan,
     clients: Vec<Client>,
@@ -169,6 +180,7 @@ fn disk_options(random: &mut Random, bounds: &Bounds) -> DiskOptions {
 }
 
 fn plan(random: &mut Random, bounds: &Bounds) -> (Plan, Retention) {
+    let nodes = bounds.nodes;
     let created = 1 + random.below(3) as u32;
     let grown = created + random.below(3) as u32;
     // The smallest, and one that is lengthened at first and then ends where its zeros do.
@@ -189,7 +201,12 @@ fn plan(random: &mut Random, bounds: &Bounds) -> (Plan, Retention) {
     }
     let trims = random.chance(300_000);
     let deletions = if random.chance(400_000) { 1 + random.below(3) as u32 } else { 0 };
-    let mut plan = Plan { created, grown, config, trims, deletions };
+    let replicas = match nodes {
+        1 => 1,
+        nodes => nodes.min(2 + u16::from(random.chance(700_000))) as u8,
+    };
+    let deletions = if nodes == 1 { deletions } else { 0 };
+    let mut plan = Plan { created, grown, config, trims, deletions, replicas };
     if !bounds.has("growth") {
         plan.grown = created;
     }
@@ -245,16 +262,23 @@ impl World {
         let mut random = root.stream("world");
         let little = setup.chance(LITTLE_PER_MILLION) && bounds.has("little_memory");
         let budget = if little { LITTLE_BYTES } else { usize::MAX };
-        let mut machine = |number: u16| {
+        let alone = bounds.nodes == 1;
+        let machine = |number: u16| {
             let stream = |name| root.numbered_stream(name, u64::from(number));
             let disk = Disk::new(&stream("disk"), options.clone());
-            let peril = Peril::new(stream("peril"), bounds);
-            Machine::new(number, disk, peril, budget, &mut random)
+            Machine::new(number, alone, disk, Peril::new(stream("peril"), bounds))
         };
-        let machines: Vec<Machine> = (0..NODES).map(&mut machine).collect();
+        let mut machines: Vec<Machine> = (0..bounds.nodes).map(machine).collect();
+        machines.iter_mut().for_each(|machine| machine.boot(budget, &mut random));
+        let lives: Vec<u64> = (0..machines.len()).map(first_life).collect();
+        let council =
+            (!alone).then(|| Council::new(root.stream("council"), &lives, |at| profile(at, 1)));
         let mut world = Self {
             random,
             machines,
+            council,
+            wires: Wires::default(),
+            trouble: Trouble::new(root.stream("trouble"), bounds),
             now_ns: 0,
             plan,
             copier: clients.len() - 1,
@@ -264,18 +288,19 @@ impl World {
             network: BTreeMap::new(),
             link_ns: BTreeMap::new(),
             deliveries: 0,
-            oracle: Oracle::new(retention),
+            oracle: Oracle::new(retention, bounds.nodes),
             restarts: 0,
             faults: BTreeMap::new(),
             faults_on: true,
             budget,
             says_no,
             jumps: setup.chance(400_000) && bounds.has("clock"),
-            decays: setup.chance(300_000) && bounds.has("decay"),
+            decays: setup.chance(300_000) && bounds.has("decay") && alone,
             bounds: bounds.clone(),
             fingerprint: Fingerprint::default(),
         };
         world.each_machine(Self::plan_crash);
+        world.each_machine(Self::attend);
         world
     }
 
@@ -286,7 +311,11 @@ impl World {
 
     fn plan_crash(&mut self, at: usize) {
         let machine = &mut self.machines[at];
-        let life_ns = self.random.below(machine.peril.life_ns_max());
+        let mut life_ns = self.random.below(machine.peril.life_ns_max());
+        // What was to be acknowledged is: the rest is soon over.
+        if self.council.is_some() && self.oracle.acked_batches >= self.bounds.acked {
+            life_ns = life_ns.min(200_000_000);
+        }
         machine.next_crash_ns = self.now_ns + 100_000 + life_ns;
         if self.faults_on && self.jumps && self.random.chance(300_000) {
             self.jump();
@@ -329,16 +358,20 @@ impl World {
 
     /// Faults and crashes until enough was acknowledged.
     fn live(&mut self) -> Result<(), String> {
+        let stuck_ns = if self.council.is_some() { STUCK_CLUSTER_NS } else { STUCK_NS };
         let acked = self.bounds.acked;
         let lives = self.machines.iter().map(|machine| machine.peril.lives_min()).sum::<u64>();
         let lives = lives * acked / ACKED_MIN;
         while self.oracle.acked_batches < acked || self.restarts < lives {
-            if self.now_ns > STUCK_NS {
+            if self.now_ns > stuck_ns {
                 return Err(format!("stuck: {} acked", self.oracle.acked_batches));
             }
             self.step()?;
+            self.befall()?;
             for at in 0..self.machines.len() {
-                if self.now_ns >= self.machines[at].next_crash_ns {
+                if self.machines[at].is_down() {
+                    self.rise(at);
+                } else if self.now_ns >= self.machines[at].next_crash_ns {
                     if self.machines[at].peril.stops() { self.stop(at)? } else { self.crash(at) }
                 }
             }
@@ -350,10 +383,30 @@ impl World {
         self.machines.iter().flat_map(Machine::replicas)
     }
 
-    /// Ends a node's life and begins the next.
+    /// Ends a node's life and begins the next: one of several nodes takes its time.
     fn crash(&mut self, at: usize) {
         self.end_life(at);
-        self.begin_life(at);
+        if self.council.is_some() && self.faults_on {
+            self.machines[at].fall(self.now_ns, &mut self.random);
+            self.disconnect(at);
+        } else {
+            self.begin_life(at);
+        }
+    }
+
+    /// A node that is down begins to run when it is time.
+    fn rise(&mut self, at: usize) {
+        if self.now_ns >= self.machines[at].next_crash_ns {
+            self.begin_life(at);
+        }
+    }
+
+    /// The process of a node takes part in what consensus orders.
+    fn attend(&mut self, at: usize) {
+        let life = self.machines[at].life;
+        if let Some(council) = &mut self.council {
+            council.begin(at, life, self.now_ns);
+        }
     }
 
     fn end_life(&mut self, at: usize) {
@@ -373,6 +426,10 @@ impl World {
         if machine.cores.iter().any(|core| core.stats().scrub_passes > 0) {
             self.oracle.did(Deed::Scrubbed);
         }
+        if let Some(council) = &mut self.council {
+            council.end(at, self.now_ns);
+        }
+        self.cut_loose(at);
     }
 
     fn begin_life(&mut self, at: usize) {
@@ -380,6 +437,7 @@ impl World {
         machine.life += 1;
         self.restarts += 1;
         machine.boot(self.budget, &mut self.random);
+        self.attend(at);
         self.disconnect(at);
         self.oracle.crashed();
         self.plan_crash(at);
@@ -389,31 +447,47 @@ impl World {
 
     /// On to the next event.
     fn step(&mut self) -> Result<(), String> {
-        let cores = self.machines.iter().flat_map(|machine| &machine.cores);
-        let tick = cores.filter_map(Node::next_tick).min();
-        let tick = tick.map(|at| at.as_nanos() as u64);
-        let disks = self.machines.iter().filter_map(|machine| machine.disk.next_event());
+        let machines = self.machines.iter().filter_map(Machine::next_ns).min();
         let network = self.network.first_key_value().map(|((at, _), _)| *at);
         let wake = self.clients.iter().map(Client::wake_ns).min();
-        let next = [disks.min(), tick, network, wake].into_iter().flatten().min();
+        let frozen = |node: usize| self.machines[node].frozen_until_ns;
+        let council = self.council.as_ref().and_then(|council| council.next_ns(frozen));
+        let next = [machines, network, wake, council].into_iter().flatten().min();
         let next = next.unwrap_or(u64::MAX).min(self.now_ns + STEP_NS);
         self.now_ns = self.now_ns.max(next);
         self.oracle.now_ns = self.now_ns;
         let now = self.now();
         for at in 0..self.machines.len() {
-            while let Some(done) = self.machines[at].disk.poll_done(self.now_ns) {
+            while let Some(done) = self.machines[at].poll_done(self.now_ns) {
                 self.machines[at].on_done(done, now);
                 self.carry_out();
             }
         }
-        for machine in &mut self.machines {
+        let now_ns = self.now_ns;
+        for machine in self.machines.iter_mut().filter(|machine| !machine.is_frozen(now_ns)) {
             machine.cores.iter_mut().for_each(|core| core.on_tick(now));
         }
+        self.listen();
         self.deliver()?;
         self.wake_clients();
         self.carry_out();
         self.machines.iter_mut().for_each(|machine| machine.remove(self.now_ns));
         (0..self.machines.len()).try_for_each(|at| self.watch(at))
+    }
+
+    /// The nodes hear what consensus has ordered.
+    fn listen(&mut self) {
+        let now = self.now();
+        let Some(council) = &mut self.council else { return };
+        council.decide(self.now_ns);
+        for (at, machine) in self.machines.iter_mut().enumerate() {
+            if machine.is_down() || machine.is_frozen(self.now_ns) {
+                continue;
+            }
+            while let Some(said) = council.poll(at, self.now_ns) {
+                machine.cores[0].on_ordered(said, now);
+            }
+        }
     }
 
     /// What a server does when it has the catalog: removes what deleted partitions left.
@@ -437,7 +511,7 @@ impl World {
     fn watch(&mut self, at: usize) -> Result<(), String> {
         let machine = &mut self.machines[at];
         machine.slander.take().map_or(Ok(()), Err)?;
-        let status = machine.cores[0].status();
+        let Some(status) = machine.status() else { return Ok(()) };
         if status == Status::Serving {
             machine.founded = true;
             if !std::mem::replace(&mut machine.swept, true) {
@@ -448,6 +522,7 @@ impl World {
         let machine = &self.machines[at];
         let failed = match status {
             Status::Failed(error) => Some(error),
+            Status::Outdated => return Err(format!("node {at} is told that it is not itself")),
             _ => machine.replicas().find_map(|replica| match replica.phase() {
                 Phase::Failed(error) if !machine.is_refused(replica) => Some(error),
                 _ => None,
@@ -512,6 +587,20 @@ impl World {
         while let Some((to, parcel)) = self.machines[at].cores[core].poll_parcel() {
             let link = Link::Cores { node: at, from: number, to };
             self.transmit(link, Delivery::Parcel { node: at, from: number, to, parcel });
+        }
+        while let Some(dial) = self.machines[at].cores[core].poll_dial() {
+            self.dial(at, number, dial);
+        }
+        while let Some(send) = self.machines[at].cores[core].poll_link_send() {
+            let mut bytes = send.bytes;
+            send.shares.iter().for_each(|share| bytes.extend_from_slice(share));
+            self.send_over((at, number, send.link), bytes, send.last);
+        }
+        while let Some((number, entry)) = self.machines[at].cores[core].poll_proposal() {
+            self.fingerprint.bytes(&entry);
+            if let Some(council) = &mut self.council {
+                council.propose(at, number, entry, self.now_ns);
+            }
         }
         while let Some(uid) = self.machines[at].cores[core].poll_removal() {
             self.machines[at].removals.insert(uid.get());

@@ -47,7 +47,7 @@ impl Admin {
         let request = CreateTopicRequest {
             name: TOPIC.into(),
             partitions: line.plan.created,
-            replicas: 0,
+            replicas: if line.plan.replicas == 1 { 0 } else { line.plan.replicas },
             config: line.plan.config.clone(),
             validate_only: false,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use catena_format::TopicId;
+use catena_format::{NodeId, TopicId};
 use catena_log::io::IoError;
 use catena_wire::{
     Api, ApiRange, Class, ErrorCode, HandshakeRequest, Message, MetadataRequest, encode_message,
@@ -41,6 +41,10 @@ pub(super) struct Line {
     pub(super) stage: Stage,
     /// What the topic's name led to.
     pub(super) topic: TopicId,
+    /// The node that it is connected to, or was.
+    pub(super) node: NodeId,
+    /// The one that it would connect to.
+    pub(super) wanted: Option<NodeId>,
     pub(super) wake_ns: u64,
     pub(super) paused_ns: u64,
     correlation: u32,
@@ -60,6 +64,8 @@ impl Line {
             plan,
             stage: Stage::Away,
             topic: TopicId::default(),
+            node: NodeId::default(),
+            wanted: None,
             wake_ns: 0,
             paused_ns: 0,
             correlation: 0,
@@ -84,7 +90,8 @@ impl Line {
         self.wake_ns = self.wake_ns.max(until_ns);
     }
 
-    pub(super) fn greet(&mut self, now_ns: u64) {
+    pub(super) fn greet(&mut self, node: NodeId, now_ns: u64) {
+        (self.node, self.wanted) = (node, None);
         self.hung_up = false;
         self.stage = Stage::Greeting;
         let request = HandshakeRequest {

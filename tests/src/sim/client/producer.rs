@@ -102,6 +102,10 @@ impl Producer {
         }
     }
 
+    pub(super) fn partition(&self) -> u32 {
+        self.partition
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.unacked.is_empty()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catena_format::{Millis, Offset, PartitionIndex, TopicId};
+use catena_format::{Millis, NodeId, Offset, PartitionIndex, TopicId};
 use catena_wire::{
     Api, ErrorCode, FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, Message,
     OffsetQuery, TrimRequest, TrimResponse,
@@ -33,11 +33,15 @@ pub(super) struct Reader {
     pub(super) partition: u32,
     pub(super) offset: u64,
     full: Option<BTreeMap<u64, Name>>,
+    /// The node that it reads everything from.
+    node: Option<NodeId>,
     /// It subscribes instead of fetching.
     pub(super) pushed: Option<Pushed>,
     question: Option<Question>,
     /// What was known of log start and high watermark when the last request was sent.
     pub(super) told: (u64, u64),
+    /// And what this connection has told of them: another copy may be behind.
+    seen: (u64, u64),
     trims_to: u64,
 }
 
@@ -47,9 +51,11 @@ impl Reader {
             partition,
             offset: 0,
             full: None,
+            node: None,
             pushed: None,
             question: None,
             told: (0, 0),
+            seen: (0, 0),
             trims_to: 0,
         }
     }
@@ -58,11 +64,16 @@ impl Reader {
         Self { pushed: Some(Pushed::default()), ..Self::new(partition) }
     }
 
-    pub(super) fn checker(partition: u32) -> Self {
-        Self { full: Some(BTreeMap::new()), ..Self::new(partition) }
+    pub(super) fn checker(partition: u32, node: NodeId) -> Self {
+        Self { full: Some(BTreeMap::new()), node: Some(node), ..Self::new(partition) }
+    }
+
+    pub(super) fn node(&self) -> Option<NodeId> {
+        self.node
     }
 
     pub(super) fn on_hang_up(&mut self) {
+        self.seen = (0, 0);
         self.question = None;
         if let Some(pushed) = &mut self.pushed {
             pushed.asked = None;
@@ -79,22 +90,26 @@ impl Reader {
         self.pushed.as_ref().map_or(0, |pushed| pushed.count)
     }
 
-    pub(super) fn checked(&self, topic: TopicId) -> Option<(Part, u64, &BTreeMap<u64, Name>)> {
-        self.full.as_ref().map(|read| ((topic, self.partition), self.offset, read))
+    pub(super) fn checked(
+        &self,
+        topic: TopicId,
+    ) -> Option<(Part, NodeId, u64, &BTreeMap<u64, Name>)> {
+        let (read, node) = self.full.as_ref().zip(self.node)?;
+        Some(((topic, self.partition), node, self.offset, read))
     }
 
     pub(super) fn on_wake(&mut self, line: &mut Line, oracle: &mut Oracle) {
         let part = (line.topic, self.partition);
         if self.pushed.is_some() {
             if self.pushed.as_ref().is_some_and(|pushed| pushed.asked.is_none()) {
-                self.told = oracle.told(part);
+                self.told = oracle.told(part).unwrap_or(self.seen);
             }
             return self.subscribe(line, oracle);
         }
         if !line.calls.is_empty() {
             return;
         }
-        self.told = oracle.told(part);
+        self.told = oracle.told(part).unwrap_or(self.seen);
         if self.full.is_some() || self.question.is_some() {
             self.read(line, oracle);
         } else if line.plan.trims && line.random.chance(10_000) {
@@ -286,6 +301,7 @@ impl Reader {
                 if self.offset > high && !oracle.decayed {
                     return Err(format!("offset {}, read before, is out of range", self.offset));
                 }
+                self.seen = (log_start, high);
                 self.offset = log_start;
                 return self.judge(line, log_start, oracle);
             }
@@ -298,6 +314,7 @@ impl Reader {
             error => return line.refused(self.partition, error, &response.message, oracle),
         }
         oracle.bounds(part, self.told, log_start, high)?;
+        self.seen = (log_start, high);
         let records = oracle.fetched(part, payload)?;
         oracle.epoch(part, response.epoch)?;
         if let Some((first, _)) = records.first().filter(|(first, _)| *first > self.offset) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use catena_format::NodeId;
 use catena_log::OpenError;
 use catena_node::Status;
 use catena_replication::{Phase, Replica};
@@ -10,8 +11,21 @@ use super::{Machine, Purse, STUCK_NS, World};
 use crate::sim::{
     client::{Client, Plan},
     disk::{FaultKind, FaultOptions, FileKinds},
-    oracle::Kept,
+    oracle::{Kept, Name, Part},
 };
+
+/// What a client has read of a copy: of which partition, on which node, and up to where.
+type Checked<'a> = (Part, NodeId, u64, &'a BTreeMap<u64, Name>);
+/// The copies of all partitions, and where they end.
+pub(super) type Ends = BTreeMap<(u32, NodeId), Home>;
+
+/// A copy of a partition.
+#[derive(Clone, Copy)]
+pub(super) struct Home {
+    machine: usize,
+    directory: u64,
+    high: u64,
+}
 
 /// Batches acknowledged while the disk decays.
 const DECAY_ACKED: u64 = 60;
@@ -25,10 +39,14 @@ impl World {
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.faults_on = false;
         self.set_faults(&FaultOptions::none());
+        self.relieve()?;
         if self.jumps {
             self.oracle.wall.jump(self.now_ns, 0);
         }
-        self.each_machine(Self::crash);
+        self.each_machine(|world, at| match world.machines[at].is_down() {
+            true => world.begin_life(at),
+            false => world.crash(at),
+        });
         self.clients.iter_mut().for_each(|client| client.finish(true));
         let deadline = self.now_ns + STUCK_NS;
         while !self.clients.iter().all(Client::is_done) {
@@ -48,7 +66,8 @@ impl World {
         // One more life: what is read is what the disk holds. Who was told something at the last
         // moment does not make up for it behind the end that is checked.
         self.each_machine(Self::end_life);
-        if self.random.chance(REFUSED_PER_MILLION) && self.bounds.has("rot") {
+        let alone = self.council.is_none();
+        if self.random.chance(REFUSED_PER_MILLION) && self.bounds.has("rot") && alone {
             let deed = self.machines[0].rot_manifest(&mut self.random);
             deed.into_iter().for_each(|deed| self.oracle.did(deed));
         }
@@ -106,27 +125,19 @@ impl World {
         for (machine, wounds) in self.machines.iter().zip(&mut wounds) {
             wounds.append(&mut machine.wounds());
         }
-        let homes = self.homes();
-        let refused = self.machines.iter().filter(|machine| machine.refused.is_some()).count();
-        let there = (ends.len() + refused) as u32;
-        let plan = Plan { created: there, grown: there, ..self.plan.clone() };
-        let first = self.clients.len();
-        for partition in ends.keys() {
-            let number = self.clients.len() as u32;
-            let stream = self.random.numbered_stream("checker", u64::from(number));
-            self.clients.push(Client::checker(number, stream, *partition, &plan));
-        }
+        let first = self.read_all(&ends);
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
             let through = self.clients[first..].iter().filter_map(Client::checked);
-            if through.clone().all(|((_, partition), offset, _)| offset >= ends[&partition]) {
-                for (part, _, read) in through {
-                    let (at, directory) = homes[&part.1];
-                    let cut = wounds[at].contains(&directory).then_some(ends[&part.1]);
+            let end = |(part, node, ..): &Checked<'_>| ends[&(part.1, *node)];
+            if through.clone().all(|read| read.2 >= end(&read).high) {
+                for read in through {
+                    let Home { machine, directory, high } = end(&read);
+                    let cut = wounds[machine].contains(&directory).then_some(high);
                     let nothing = Kept::default();
-                    let kept = kept[at].get(&directory).unwrap_or(&nothing);
-                    self.oracle.settle(part, cut, kept, read)?;
+                    let kept = kept[machine].get(&directory).unwrap_or(&nothing);
+                    self.oracle.settle(read.0, cut, kept, read.3)?;
                 }
                 self.check_scrubbed(&known)?;
                 return self.check_files();
@@ -135,6 +146,21 @@ impl World {
                 return Err("stuck: the logs cannot be read to their ends".into());
             }
         }
+    }
+
+    /// Has every copy of every partition read from end to end; the first client that does so.
+    fn read_all(&mut self, ends: &Ends) -> usize {
+        let refused = self.machines.iter().filter(|machine| machine.refused.is_some()).count();
+        let partitions = ends.keys().map(|(partition, _)| *partition).collect::<BTreeSet<_>>();
+        let there = (partitions.len() + refused) as u32;
+        let plan = Plan { created: there, grown: there, ..self.plan.clone() };
+        let first = self.clients.len();
+        for copy in ends.keys() {
+            let number = self.clients.len() as u32;
+            let stream = self.random.numbered_stream("checker", u64::from(number));
+            self.clients.push(Client::checker(number, stream, *copy, &plan));
+        }
+        first
     }
 
     /// In the life that deleted a partition its files go, too, and not only at the next start.
@@ -150,18 +176,9 @@ impl World {
         self.machines.iter().try_for_each(Machine::check_files)
     }
 
-    /// Where the log of each partition is: on which machine, and in which directory there.
-    fn homes(&self) -> BTreeMap<u32, (usize, u64)> {
-        let machines = self.machines.iter().enumerate();
-        let all = machines.flat_map(|(at, machine)| machine.replicas().map(move |r| (at, r)));
-        let home = |(at, replica): (usize, &Replica<Purse>)| {
-            (replica.identity().partition.get(), (at, replica.identity().uid.get()))
-        };
-        all.map(home).collect()
-    }
-
-    /// Where the partitions end, once all are open; `None`: the catalog is damaged and says so.
-    pub(super) fn wait_open(&mut self) -> Result<Option<BTreeMap<u32, u64>>, String> {
+    /// Where the partitions end, once all are open and their copies agree; `None`: the catalog is
+    /// damaged and says so.
+    pub(super) fn wait_open(&mut self) -> Result<Option<Ends>, String> {
         let deadline = self.now_ns + STUCK_NS;
         loop {
             self.step()?;
@@ -169,16 +186,51 @@ impl World {
                 *self.faults.entry("catalog_damaged").or_insert(0) += 1;
                 return Ok(None);
             }
-            if self.machines.iter().all(Machine::is_open) {
-                let end =
-                    |r: &Replica<Purse>| (r.identity().partition.get(), r.high_watermark().get());
-                let open = self.replicas().filter(|replica| replica.phase() == Phase::Open);
-                return Ok(Some(open.map(end).collect()));
+            let apart = self.apart();
+            if apart.is_none() && self.machines.iter().all(Machine::is_open) {
+                return Ok(Some(self.ends()));
             }
             if self.now_ns > deadline {
-                return Err("stuck: partitions do not open".into());
+                return Err(format!("stuck: partitions do not open {}", apart.unwrap_or_default()));
             }
         }
+    }
+
+    fn ends(&self) -> Ends {
+        let machines = self.machines.iter().enumerate();
+        let all = machines.flat_map(|(at, machine)| machine.replicas().map(move |r| (at, r)));
+        let open = all.filter(|(_, replica)| replica.phase() == Phase::Open);
+        let end = |(machine, replica): (usize, &Replica<Purse>)| {
+            let identity = replica.identity();
+            let home = Home {
+                machine,
+                directory: identity.uid.get(),
+                high: replica.high_watermark().get(),
+            };
+            ((identity.partition.get(), self.machines[machine].id()), home)
+        };
+        open.map(end).collect()
+    }
+
+    /// What keeps the copies of several nodes from being equal and complete.
+    fn apart(&self) -> Option<String> {
+        let council = self.council.as_ref()?;
+        let all = council.catalog().topics().flat_map(|topic| &topic.partitions);
+        for partition in all {
+            let chain = &partition.configuration;
+            if chain.chain.len() != usize::from(self.plan.replicas) || chain.joining.is_some() {
+                return Some(format!("{:?} has {chain:?}", partition.uid));
+            }
+            let copies = self.replicas().filter(|r| r.identity().uid == partition.uid);
+            let ends: Vec<_> = copies
+                .map(|r| (r.high_watermark(), r.log().map(catena_log::Log::log_end)))
+                .collect();
+            let agree = ends.iter().all(|end| *end == ends[0] && end.1 == Some(end.0));
+            if ends.len() != chain.chain.len() || !agree {
+                return Some(format!("{:?} ends at {ends:?}", partition.uid));
+            }
+        }
+        None
     }
 
     pub(super) fn catalog_decayed(&self, at: usize) -> bool {

@@ -9,7 +9,7 @@ use catena_log::{
     io::{Done, FileName, Op, OpId, Purse},
 };
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
-use catena_replication::{Phase, Replica};
+use catena_replication::{Phase, Replica, control::NodeProfile};
 
 use super::{directory_of, peril::Peril};
 use crate::sim::{disk::Disk, oracle::Shelf, random::Random};
@@ -18,7 +18,10 @@ use crate::sim::{disk::Disk, oracle::Shelf, random::Random};
 const CORES_MAX: u64 = 3;
 
 pub(super) struct Machine {
+    number: usize,
     identity: NodeIdentity,
+    /// The lives that its directory knows of, if it is one of several nodes.
+    lives: Option<Vec<u64>>,
     pub(super) disk: Disk,
     /// Memory of each core.
     pub(super) purses: Vec<Purse>,
@@ -40,6 +43,8 @@ pub(super) struct Machine {
     /// What the node has said of its disk, and what is not so.
     pub(super) slander: Option<String>,
     pub(super) next_crash_ns: u64,
+    /// Its process stands still until then.
+    pub(super) frozen_until_ns: u64,
     pub(super) peril: Peril,
     /// Manifests of earlier lives, by directory.
     pub(super) older: BTreeMap<u64, Vec<u8>>,
@@ -52,17 +57,13 @@ pub(super) struct Machine {
 impl Machine {
     /// The machine of the node of that number, with so much memory for each core, before its first
     /// life.
-    pub(super) fn new(
-        number: u16,
-        disk: Disk,
-        peril: Peril,
-        budget: usize,
-        random: &mut Random,
-    ) -> Self {
+    pub(super) fn new(number: u16, alone: bool, disk: Disk, peril: Peril) -> Self {
         let identity =
             NodeIdentity { cluster: ClusterId::new(77), node: NodeId::new(u64::from(number) + 1) };
-        let mut machine = Self {
+        Self {
+            number: usize::from(number),
             identity,
+            lives: (!alone).then(|| vec![first_life(usize::from(number))]),
             disk,
             purses: Vec::new(),
             cores: Vec::new(),
@@ -76,13 +77,31 @@ impl Machine {
             shelf: Shelf::default(),
             slander: None,
             next_crash_ns: 0,
+            frozen_until_ns: 0,
             peril,
             older: BTreeMap::new(),
             past: BTreeMap::new(),
             refused: None,
-        };
-        machine.boot(budget, random);
-        machine
+        }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// There are no other nodes.
+    pub(super) fn is_alone(&self) -> bool {
+        self.lives.is_none()
+    }
+
+    /// No process of it runs.
+    pub(super) fn is_down(&self) -> bool {
+        self.cores.is_empty()
+    }
+
+    /// How its process stands, if one runs.
+    pub(super) fn status(&self) -> Option<Status> {
+        self.cores.first().map(Node::status)
     }
 
     /// A process begins, of one to three cores; nothing is left of the one before.
@@ -95,17 +114,37 @@ impl Machine {
             ..Limits::default()
         };
         let cores = 1 + random.below(CORES_MAX) as u16;
-        let create = !self.founded;
+        let first = match &mut self.lives {
+            None => Post::First { create: !self.founded, cores },
+            Some(lives) => {
+                let (life, known) = ((1000 + self.life) << 16, lives.clone());
+                lives.push(life);
+                let profile = profile(self.number, cores);
+                Post::Member { cores, life, known, profile }
+            }
+        };
         let further = (1..cores).map(|core| Post::Further { core, cores });
-        let posts = std::iter::once(Post::First { create, cores }).chain(further);
+        let posts = std::iter::once(first).chain(further);
         self.purses = (0..cores).map(|_| Purse::new(budget)).collect();
         let own = posts.zip(&self.purses);
         let node =
             |(post, purse): (Post, &Purse)| Node::new(self.identity, limits, post, purse.clone());
         self.cores = own.map(node).collect();
         self.removals.clear();
+        self.frozen_until_ns = 0;
         self.swept = false;
         self.owners.clear();
+    }
+
+    /// Its process is gone, for a while.
+    pub(super) fn fall(&mut self, now_ns: u64, random: &mut Random) {
+        self.cores.clear();
+        let longest_ns = match random.below(10) {
+            0..5 => 20_000_000,
+            5..8 => 300_000_000,
+            _ => 1_500_000_000,
+        };
+        self.next_crash_ns = now_ns + 1_000_000 + random.below(longest_ns);
     }
 
     pub(super) fn replicas(&self) -> impl Iterator<Item = &Replica<Purse>> {
@@ -114,8 +153,28 @@ impl Machine {
 
     /// All of its partitions are open, but for the one whose manifest is gone.
     pub(super) fn is_open(&self) -> bool {
+        if self.is_down() {
+            return false;
+        }
         let open = self.replicas().all(|r| r.phase() == Phase::Open || self.is_refused(r));
         open && self.cores.iter().all(|core| core.status() == Status::Serving)
+    }
+
+    /// When its disk or its process does something next.
+    pub(super) fn next_ns(&self) -> Option<u64> {
+        let tick = self.cores.iter().filter_map(Node::next_tick).min();
+        let tick = tick.map(|at| at.as_nanos() as u64);
+        let next = [self.disk.next_event(), tick].into_iter().flatten().min();
+        next.map(|at| at.max(self.frozen_until_ns))
+    }
+
+    pub(super) fn is_frozen(&self, now_ns: u64) -> bool {
+        now_ns < self.frozen_until_ns
+    }
+
+    /// The next operation that has ended, if its process can hear of it.
+    pub(super) fn poll_done(&mut self, now_ns: u64) -> Option<(u64, OpId, Done<Bytes>)> {
+        if self.is_frozen(now_ns) { None } else { self.disk.poll_done(now_ns) }
     }
 
     /// The core that works on a directory hears how its operation ended.
@@ -135,6 +194,9 @@ impl Machine {
 
     /// Of a partition that was deleted no file is left.
     pub(super) fn check_files(&self) -> Result<(), String> {
+        if self.is_down() {
+            return Ok(());
+        }
         let known = self.cores[0].known();
         let uids = self.disk.directories().filter(|uid| *uid != 0);
         for uid in uids.filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
@@ -144,6 +206,17 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// The life in which a node of several has joined.
+pub(super) fn first_life(number: usize) -> u64 {
+    (number as u64 + 1) << 16
+}
+
+/// What a node of several says of itself.
+pub(super) fn profile(number: usize, cores: u16) -> NodeProfile {
+    let (client, peer) = (format!("client{number}:1"), format!("peer{number}:1"));
+    NodeProfile { client, peer, rack: String::new(), cores, witness: false }
 }
 
 /// What the disk and the oracle hold takes no memory of the node.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use catena_node::{Node, Parcel, Pushed, SessionId, Status};
+use catena_node::{Dial, Node, Parcel, Pushed, SessionId, Status};
 use catena_wire::{FRAME_HEADER_BYTES, FrameHeader, FrameLimits};
 
-use super::{Machine, Purse, World};
+use super::{Machine, Purse, World, wires::End};
 
 /// A crash that a client's request provokes comes within so many nanoseconds.
 const PERIL_NS: u64 = 2_000_000;
@@ -18,17 +18,52 @@ pub(super) struct Seat {
 }
 
 pub(super) enum Delivery {
-    Request { seat: Seat, bytes: Vec<u8> },
-    Response { seat: Seat, bytes: Vec<u8>, pushed: Option<Pushed> },
-    Parcel { node: usize, from: u16, to: u16, parcel: Parcel },
+    Request {
+        seat: Seat,
+        bytes: Vec<u8>,
+    },
+    Response {
+        seat: Seat,
+        bytes: Vec<u8>,
+        pushed: Option<Pushed>,
+    },
+    Parcel {
+        node: usize,
+        from: u16,
+        to: u16,
+        parcel: Parcel,
+    },
+    /// A node's process has dialled another node, maybe in vain.
+    Dialled {
+        node: usize,
+        process: u64,
+        core: u16,
+        dial: Dial,
+        given_up: bool,
+    },
+    /// A message for the other end of a link.
+    Peer {
+        from: End,
+        bytes: Vec<u8>,
+    },
+    /// A link was ended from there.
+    PeerEnds {
+        from: End,
+    },
+    /// A link is gone, as that end hears.
+    PeerGone {
+        end: End,
+    },
 }
 
 impl Delivery {
-    /// The node that sent it, or whose client did.
-    fn node(&self) -> usize {
+    /// Whether nobody is left for it when a node's process is gone.
+    fn dies_with(&self, process: usize) -> bool {
         match self {
-            Self::Request { seat, .. } | Self::Response { seat, .. } => seat.node,
-            Self::Parcel { node, .. } => *node,
+            Self::Request { seat, .. } | Self::Response { seat, .. } => seat.node == process,
+            Self::Parcel { node, .. } | Self::Dialled { node, .. } => *node == process,
+            Self::PeerGone { end } => end.node == process,
+            Self::Peer { .. } | Self::PeerEnds { .. } => false,
         }
     }
 }
@@ -39,6 +74,7 @@ pub(super) enum Link {
     ToNode(Seat),
     ToClient(Seat),
     Cores { node: usize, from: u16, to: u16 },
+    Peer(End),
 }
 
 impl Link {
@@ -47,6 +83,7 @@ impl Link {
         match self {
             Self::ToNode(seat) | Self::ToClient(seat) => seat.node,
             Self::Cores { node, .. } => node,
+            Self::Peer(end) => end.node,
         }
     }
 }
@@ -62,13 +99,49 @@ impl World {
         self.network.insert((at, self.deliveries), delivery);
     }
 
+    /// Until when nobody takes it.
+    fn frozen_until_ns(&self, delivery: &Delivery) -> u64 {
+        let node = match delivery {
+            Delivery::Request { seat, .. } => seat.node,
+            Delivery::Parcel { node, .. } | Delivery::Dialled { node, .. } => *node,
+            Delivery::PeerGone { end } => end.node,
+            Delivery::Peer { from, .. } | Delivery::PeerEnds { from } => {
+                match self.wires.other(*from) {
+                    Some(other) => other.node,
+                    None => return 0,
+                }
+            }
+            Delivery::Response { .. } => return 0,
+        };
+        self.machines[node].frozen_until_ns
+    }
+
+    /// Something happens after a while.
+    pub(super) fn later(&mut self, delay_ns: u64, delivery: Delivery) {
+        self.deliveries += 1;
+        self.network.insert((self.now_ns + delay_ns, self.deliveries), delivery);
+    }
+
     pub(super) fn deliver(&mut self) -> Result<(), String> {
         while let Some(entry) = self.network.first_entry() {
             let (at_ns, number) = *entry.key();
             if at_ns > self.now_ns {
                 return Ok(());
             }
-            match entry.remove() {
+            let delivery = entry.remove();
+            // What is for a process that stands still waits for it.
+            let until_ns = self.frozen_until_ns(&delivery);
+            if until_ns > self.now_ns {
+                self.network.insert((until_ns, number), delivery);
+                continue;
+            }
+            match delivery {
+                Delivery::Peer { from, bytes } => self.heard_over(from, bytes)?,
+                Delivery::PeerEnds { from } => self.ended_over(from),
+                Delivery::PeerGone { end } => self.gone(end),
+                Delivery::Dialled { node, process, core, dial, given_up } => {
+                    self.dialled(node, process, core, dial, given_up);
+                }
                 Delivery::Request { seat, bytes } => {
                     let (header, head, payload) = parts(&bytes, FrameLimits::REQUEST)?;
                     let now = self.now();
@@ -123,16 +196,25 @@ impl World {
         }
     }
 
-    /// Connects a client to a node that serves.
+    /// Connects a client to a node that serves: to the one that it wants, or to any.
     fn connect(&mut self, client: usize) {
-        let serves = |machine: &Machine| machine.cores[0].status() == Status::Serving;
-        let Some(node) = self.machines.iter().position(serves) else { return };
+        let serves = |machine: &Machine| machine.status() == Some(Status::Serving);
+        let all = self.machines.iter().enumerate();
+        let serving: Vec<_> = all.filter(|(_, m)| serves(m)).map(|(at, m)| (at, m.id())).collect();
+        let wanted = self.clients[client].wanted();
+        let node = match serving.iter().find(|(_, id)| Some(*id) == wanted) {
+            Some((node, _)) => *node,
+            None if serving.is_empty() => return,
+            None if serving.len() == 1 => serving[0].0,
+            None => serving[self.random.below(serving.len() as u64) as usize].0,
+        };
         let core = self.random.below(self.machines[node].cores.len() as u64) as u16;
         let seat = Seat { node, session: SessionId { core, number: self.next_session } };
         self.next_session += 1;
         self.sessions.insert(seat, client);
         self.core(seat).on_connect(seat.session);
-        self.clients[client].on_connect(self.now_ns);
+        let id = self.machines[node].id();
+        self.clients[client].on_connect(id, self.now_ns);
     }
 
     /// The core that a session is on.
@@ -156,7 +238,7 @@ impl World {
             self.clients[at].on_disconnect(self.now_ns);
         }
         self.sessions.retain(|seat, _| seat.node != node);
-        self.network.retain(|_, delivery| delivery.node() != node);
+        self.network.retain(|_, delivery| !delivery.dies_with(node));
         self.link_ns.retain(|link, _| link.node() != node);
     }
 

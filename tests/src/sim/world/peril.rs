@@ -47,6 +47,8 @@ pub(super) struct Peril {
     perils: bool,
     perilous: bool,
     stops: bool,
+    /// There are other nodes, which take their time to do without this one.
+    beside: bool,
     /// All crashes are of this kind.
     only: Option<Crash>,
     /// A manifest has provoked the crash that comes.
@@ -65,18 +67,22 @@ impl Peril {
             _ => None,
         };
         let stops = bounds.has("stops");
-        Self { random, perils, perilous, stops, only, provoked: false, doomed: None }
+        let beside = bounds.nodes > 1;
+        Self { random, perils, perilous, stops, beside, only, provoked: false, doomed: None }
     }
 
     /// How many lives there are at least.
     pub(super) fn lives_min(&self) -> u64 {
-        if self.perilous { LIVES_MIN } else { 2 }
+        if self.perilous && !self.beside { LIVES_MIN } else { 2 }
     }
 
     /// The longest that a life lasts if nothing provokes its end.
     pub(super) fn life_ns_max(&mut self) -> u64 {
         // Short lives meet half-done starts; a long one sees what is done once a second.
         match self.random.below(100) {
+            0..20 if self.beside => 50_000_000,
+            20..70 if self.beside => 1_500_000_000,
+            70.. if self.beside => 5_000_000_000,
             0..30 => 3_000_000,
             30..80 if self.perilous => 25_000_000,
             30..99 => 150_000_000,

@@ -96,7 +96,8 @@ impl Machine {
         }
         let directory = directories[random.below(directories.len() as u64) as usize];
         let manifest = self.agreed_manifest(directory)?;
-        if self.put_older_back(directory, &manifest) {
+        // Of a log that was cut nothing else says so.
+        if self.is_alone() && self.put_older_back(directory, &manifest) {
             return Some(Deed::ManifestOlder);
         }
         let keeper = Named::read(&manifest).map(|named| named.fold_file);

@@ -33,7 +33,7 @@ impl World {
         if self.machines[at].is_idle() {
             self.oracle.did(Deed::Drained);
             self.machines[at].note_stop(!self.says_no);
-        } else if !cut && !self.says_no {
+        } else if !cut && !self.says_no && self.council.is_none() {
             return Err("a node that is drained does not end".to_owned());
         }
         self.crash(at);
@@ -54,7 +54,9 @@ impl Machine {
         self.stopped = ends.collect();
         // Before it has served, a node knows nothing; and behind a write that failed, an entry may
         // be there or not.
-        self.known = (sound && self.swept).then(|| self.cores[0].known());
+        // Of several nodes each hears of it at its own pace.
+        let alone = self.is_alone();
+        self.known = (sound && self.swept && alone).then(|| self.cores[0].known());
     }
 
     /// What an ended life's catalog named is what the next one's names.
