@@ -21,6 +21,9 @@ pub const AWAKE: &str = "CATENA_PLANTED";
 /// Seeds that are run at first; then as many again, and so on.
 const FIRST_SEEDS: u64 = 8;
 
+/// What has the simulator run several nodes.
+const SEVERAL: [&str; 2] = ["--nodes", "3"];
+
 /// States of each chain that the model goes through.
 const STATES: &str = "700000";
 
@@ -96,15 +99,16 @@ impl Planted {
     /// # Errors
     /// When the simulator or the model cannot be run.
     pub fn bugs(&self) -> Result<Vec<String>, String> {
-        Ok([listed(&self.sim)?, self.bugs_of_chain()?].concat())
+        Ok([listed(&self.sim, &[])?, self.bugs_of_chain()?].concat())
     }
 
-    /// The names of those that the model or the simulated chains are to find.
+    /// The names of those that the model, the simulated chains or clusters are to find.
     ///
     /// # Errors
     /// When they cannot be run.
     pub fn bugs_of_chain(&self) -> Result<Vec<String>, String> {
-        Ok([listed(&self.model)?, listed(&self.chains)?].concat())
+        let of_nodes = listed(&self.sim, &SEVERAL)?;
+        Ok([listed(&self.model, &[])?, listed(&self.chains, &[])?, of_nodes].concat())
     }
 
     /// The first of the model's chains in which it finds a bug.
@@ -138,15 +142,18 @@ impl Planted {
     /// # Errors
     /// When the simulator or the model cannot be run.
     pub fn hunt(&self, bug: &str, seeds: u64) -> Result<Option<Found>, String> {
-        if listed(&self.model)?.iter().any(|known| known == bug) {
+        if listed(&self.model, &[])?.iter().any(|known| known == bug) {
             return self.hunt_in_chains(bug);
         }
-        let of_log = listed(&self.chains)?.iter().any(|known| known == bug);
+        let of_log = listed(&self.chains, &[])?.iter().any(|known| known == bug);
         let program = if of_log { &self.chains } else { &self.sim };
+        let of_nodes = listed(&self.sim, &SEVERAL)?.iter().any(|known| known == bug);
+        let nodes = if of_nodes { &SEVERAL[..] } else { &[] };
         let start = Instant::now();
         let (mut from, mut to) = (0, FIRST_SEEDS.min(seeds));
         while from < to {
-            let output = run(program, Some(bug), &["--seeds", &format!("{from}..{to}")])?;
+            let range = format!("{from}..{to}");
+            let output = run(program, Some(bug), &[&["--seeds", &range], nodes].concat())?;
             let told = String::from_utf8_lossy(&output.stdout);
             // What a range of seeds as a whole came short of says nothing of a bug.
             let first = told.lines().find_map(|line| line.strip_prefix("seed ")?.split_once(": "));
@@ -154,7 +161,7 @@ impl Planted {
                 let seed = seed.parse().map_err(|_| format!("no seed: {seed}"))?;
                 let (finder, said) = match of_log {
                     true => (Finder::Books, said.to_owned()),
-                    false => self.explain(bug, seed, said)?,
+                    false => self.explain(bug, seed, nodes, said)?,
                 };
                 return Ok(Some(Found { seed, finder, said, took: start.elapsed() }));
             }
@@ -182,11 +189,18 @@ impl Planted {
     }
 
     /// A panic is told with its message.
-    fn explain(&self, bug: &str, seed: u64, said: &str) -> Result<(Finder, String), String> {
+    fn explain(
+        &self,
+        bug: &str,
+        seed: u64,
+        nodes: &[&str],
+        said: &str,
+    ) -> Result<(Finder, String), String> {
         if said != "a panic" {
             return Ok((Finder::Oracle, said.to_owned()));
         }
-        let output = self.run(Some(bug), &["--seed", &seed.to_string()])?;
+        let seed = seed.to_string();
+        let output = self.run(Some(bug), &[&["--seed", &seed], nodes].concat())?;
         let errors = String::from_utf8_lossy(&output.stderr);
         let message = errors.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
         Ok((Finder::Assertion, message.unwrap_or(said).to_owned()))
@@ -200,8 +214,8 @@ fn run(program: &Path, bug: Option<&str>, arguments: &[&str]) -> Result<Output, 
     command.output().map_err(|error| format!("{}: {error}", program.display()))
 }
 
-fn listed(program: &Path) -> Result<Vec<String>, String> {
-    let listing = run(program, None, &["--bugs"])?;
+fn listed(program: &Path, nodes: &[&str]) -> Result<Vec<String>, String> {
+    let listing = run(program, None, &[&["--bugs"], nodes].concat())?;
     Ok(String::from_utf8_lossy(&listing.stdout).lines().map(str::to_owned).collect())
 }
 

@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 14] = [
+pub const METHODS: [Method; 15] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -61,6 +61,14 @@ pub const METHODS: [Method; 14] = [
         what: "simulated chains of two to five replicas: crashes, power cuts, wiped disks, links \
                broken one way or both, a control plane that falls silent",
         command: "cargo chains --seeds 0..20000 --record",
+    },
+    Method {
+        name: "cluster",
+        unit: "seeds",
+        what: "two to five whole nodes that are a cluster, simulated: what befalls one, and links \
+               broken and cut, nodes cut off, processes that stand still, a control plane that is \
+               silent or heard of late",
+        command: "cargo sim --seeds 0..20000 --nodes 3 --record",
     },
     Method {
         name: "power",

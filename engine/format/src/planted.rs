@@ -36,7 +36,7 @@ macro_rules! bugs {
             /// All of them, by name.
             pub const ALL: &[(&str, Self)] = &[$((stringify!($bug), Self::$bug)),*];
 
-            /// Whether it is one of the chain's, which the simulation of nodes cannot find.
+            /// Whether it is one of the chain's, which the simulation of one node cannot find.
             #[must_use]
             pub fn is_of_chain(self) -> bool {
                 self as usize >= Self::OldEpochResumed as usize
@@ -46,6 +46,12 @@ macro_rules! bugs {
             #[must_use]
             pub fn takes_log(self) -> bool {
                 self as usize >= Self::StrangeKept as usize
+            }
+
+            /// Whether it is one of the chain's that only the simulation of several nodes finds.
+            #[must_use]
+            pub fn takes_nodes(self) -> bool {
+                self as usize >= Self::RefusedUnasked as usize
             }
         }
     };
@@ -166,6 +172,10 @@ bugs! {
     ProducersNotShipped,
     /// What is to be cut is shown as committed.
     UncutShown,
+    // And those that take whole nodes.
+    /// The head says for certain what a log lacks before the chain has confirmed that it is the
+    /// head.
+    RefusedUnasked,
 }
 
 /// Whether this is the bug that the environment names.

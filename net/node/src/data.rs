@@ -71,10 +71,16 @@ impl<M: Memory + Clone> Node<M> {
                 let wait = if own.is_zero() { self.limits.wait_max } else { own };
                 self.park(ticket, caller, Awaited::Batch(uid), wait, now);
             }
-            Err(Refusal::OffsetCondition { log_end }) => self.answer_condition(caller, log_end),
-            Err(refusal) => self.refuse(caller, refusal_code(&refusal), &refusal.to_string()),
+            Err(refusal) => self.refused(caller, &refusal),
         }
         Ok(())
+    }
+
+    fn refused(&mut self, caller: Caller, refusal: &Refusal) {
+        match refusal {
+            Refusal::OffsetCondition { log_end } => self.answer_condition(caller, *log_end),
+            refusal => self.refuse(caller, refusal_code(refusal), &refusal.to_string()),
+        }
     }
 
     /// A partition that can be used now, here. Otherwise the caller's request is forwarded to the
@@ -169,6 +175,7 @@ impl<M: Memory + Clone> Node<M> {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
+            Err(ProduceError::Refused(refusal)) => self.refused(caller, refusal),
             Err(error) => {
                 let code = match error {
                     ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,

@@ -666,7 +666,7 @@ fn peer_message<S: AsRef<[u8]>>(
             let welcome = ChainWelcome { epoch, session, keep, first, high_watermark, payload_crc };
             PeerMessage::ChainWelcome(welcome)
         }
-        Message::Append { epoch, session, from, to, durable_before, log_start } => {
+        Message::Append { epoch, session, from, to, durable_before, log_start, question } => {
             let lengths = batch_lengths(&batches.shares).ok()?;
             let stamps = batches.stamps.iter().zip(lengths).map(|(stamp, length)| BatchStamp {
                 append_time: stamp.append_time,
@@ -674,16 +674,24 @@ fn peer_message<S: AsRef<[u8]>>(
                 length,
             });
             let stamps = stamps.collect();
-            let append =
-                ChainAppend { epoch, session, from, to, durable_before, log_start, stamps };
-            PeerMessage::ChainAppend(append)
+            PeerMessage::ChainAppend(ChainAppend {
+                epoch,
+                session,
+                from,
+                to,
+                durable_before,
+                log_start,
+                question,
+                stamps,
+            })
         }
-        Message::Commit { epoch, session, high_watermark, progress } => {
+        Message::Commit { epoch, session, high_watermark, progress, answered } => {
             let progress = progress
                 .into_iter()
                 .map(|Progress { received, durable }| MemberProgress { received, durable });
             let progress = progress.collect();
-            PeerMessage::ChainCommit(ChainCommit { epoch, session, high_watermark, progress })
+            let commit = ChainCommit { epoch, session, high_watermark, answered, progress };
+            PeerMessage::ChainCommit(commit)
         }
     })
 }
@@ -704,19 +712,22 @@ fn chain_message(
             Message::Welcome { epoch, session, keep, first, high_watermark }
         }
         PeerMessage::ChainAppend(append) => {
-            let ChainAppend { epoch, session, from, to, durable_before, log_start, .. } = append;
+            let ChainAppend { epoch, session, from, to, durable_before, .. } = append;
+            let ChainAppend { log_start, question, .. } = append;
             let stamp = |stamp: BatchStamp| Stamp {
                 append_time: stamp.append_time,
                 payload_crc: stamp.payload_crc,
             };
             stamps = append.stamps.into_iter().map(stamp).collect();
-            Message::Append { epoch, session, from, to, durable_before, log_start }
+            Message::Append { epoch, session, from, to, durable_before, log_start, question }
         }
-        PeerMessage::ChainCommit(ChainCommit { epoch, session, high_watermark, progress }) => {
+        PeerMessage::ChainCommit(commit) => {
+            let ChainCommit { epoch, session, high_watermark, answered, progress } = commit;
             let progress = progress
                 .into_iter()
                 .map(|at| Progress { received: at.received, durable: at.durable });
-            Message::Commit { epoch, session, high_watermark, progress: progress.collect() }
+            let progress = progress.collect();
+            Message::Commit { epoch, session, high_watermark, progress, answered }
         }
         _ => return None,
     };

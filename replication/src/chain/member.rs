@@ -92,7 +92,7 @@ struct Uplink {
     /// The high watermark that it told with its welcome; ours once the log is cut.
     promised: Offset,
     /// What it was told last.
-    told: Option<(Offset, Vec<Progress>)>,
+    told: Option<(Offset, Vec<Progress>, u64)>,
 }
 
 impl Uplink {
@@ -112,6 +112,7 @@ struct Downlink {
     sent: Offset,
     told_durable: Offset,
     told_start: Offset,
+    told_question: u64,
     /// Its own first, then of all behind it.
     progress: Vec<Progress>,
 }
@@ -138,6 +139,9 @@ pub struct Member {
     /// the word that it is ready may be on its way.
     joint: bool,
     ready_told: bool,
+    /// Questions that the head has asked, as far as they came here, and how many came to the tail.
+    questions: u64,
+    answered: u64,
 }
 
 impl Member {
@@ -158,6 +162,8 @@ impl Member {
             joiner: None,
             joint: false,
             ready_told: false,
+            questions: 0,
+            answered: 0,
         }
     }
 
@@ -228,6 +234,21 @@ impl Member {
     #[must_use]
     pub fn progress(&self, side: Side) -> &[Progress] {
         self.downlink(side).map_or(&[], |link| &link.progress)
+    }
+
+    /// Of the head: asks whether all members are still in its epoch, each with a log that is the
+    /// head's; [`Member::answered`] reaches the number told once they all have said so. Then
+    /// nothing was committed in a later epoch when this was asked, and nothing that was in another
+    /// member's log alone ever will be: such a later epoch takes the word of one of them.
+    pub fn ask(&mut self) -> u64 {
+        self.questions += 1;
+        self.questions
+    }
+
+    /// The last question that came through the whole chain.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        if self.is_tail() { self.questions } else { self.answered }
     }
 
     /// Nothing is committed without the joiner any more.
@@ -310,11 +331,16 @@ impl Member {
             Message::Welcome { session, keep, first, high_watermark, .. } => {
                 self.on_welcome(from, *session, (*keep, *first), *high_watermark, log)
             }
-            Message::Append { session, from: first, to, durable_before, .. } => {
-                self.on_append(from, *session, (*first, *to), *durable_before, log)
+            Message::Append { session, from: first, to, durable_before, question, .. } => {
+                let effect = self.on_append(from, *session, (*first, *to), *durable_before, log)?;
+                self.questions = self.questions.max(*question);
+                Ok(effect)
             }
-            Message::Commit { session, high_watermark, progress, .. } => {
-                self.on_commit(from, *session, *high_watermark, progress, log)?;
+            Message::Commit { session, high_watermark, progress, answered, .. } => {
+                let side = self.on_commit(from, *session, *high_watermark, progress, log)?;
+                if side == Side::Successor {
+                    self.answered = self.answered.max(*answered);
+                }
                 Ok(None)
             }
         }
@@ -332,6 +358,7 @@ impl Member {
             sent: Offset::ZERO,
             told_durable: Offset::ZERO,
             told_start: Offset::ZERO,
+            told_question: 0,
             progress: Vec::new(),
         });
         Ok(())
@@ -411,7 +438,7 @@ impl Member {
         high_watermark: Offset,
         progress: &[Progress],
         log: &Extent<'_>,
-    ) -> Result<(), Ignored> {
+    ) -> Result<Side, Ignored> {
         let side = self.side(from).ok_or(Ignored::Stranger)?;
         let durable_before = self.durable_before;
         let link = self.downlink_mut(side).as_mut().ok_or(Ignored::Session)?;
@@ -426,7 +453,7 @@ impl Member {
         if successor {
             self.high_watermark = self.high_watermark.max(high_watermark);
         }
-        Ok(())
+        Ok(side)
     }
 
     /// What is wanted next, if anything; to be asked until there is nothing, after each input and
@@ -501,15 +528,15 @@ impl Member {
         let own = Progress { received: log.end, durable: log.durable };
         let mut progress = vec![own];
         progress.extend(self.successor.iter().flat_map(|link| &link.progress));
-        let news = (self.high_watermark, progress);
+        let news = (self.high_watermark, progress, self.answered());
         let synced = self.synced;
         let uplink = self.uplink.as_mut()?;
         if !(synced && uplink.welcomed) || uplink.told.as_ref() == Some(&news) {
             return None;
         }
         uplink.told = Some(news.clone());
-        let (high_watermark, progress) = news;
-        let message = Message::Commit { epoch, session: uplink.session, high_watermark, progress };
+        let (session, (high_watermark, progress, answered)) = (uplink.session, news);
+        let message = Message::Commit { epoch, session, high_watermark, progress, answered };
         Some(Output::Send { to: uplink.peer, message })
     }
 
@@ -541,12 +568,14 @@ impl Member {
         wanted.then_some(link.sent..log.end)
     }
 
-    /// Whether more is durable than who is behind was told, or the log starts later.
+    /// Whether more is durable than who is behind was told, the log starts later, or the head has
+    /// asked something.
     #[must_use]
     pub fn has_news(&self, side: Side, log: &Extent<'_>) -> bool {
         self.welcomed(side).is_some_and(|link| {
             let durable = self.durable_here(side, log) > link.told_durable;
-            self.synced && (durable || log.log_start > link.told_start)
+            let asked = self.questions > link.told_question && side == Side::Successor;
+            self.synced && (durable || asked || log.log_start > link.told_start)
         })
     }
 
@@ -576,13 +605,15 @@ impl Member {
         log: &Extent<'_>,
     ) -> Option<(MemberId, Message)> {
         let epoch = self.epoch()?;
-        let durable_before = self.durable_here(side, log);
+        let (durable_before, question) = (self.durable_here(side, log), self.questions);
         let link = self.downlink_mut(side).as_mut()?;
+        link.told_question = question;
         let from = std::mem::replace(&mut link.sent, to);
         link.told_durable = durable_before;
         link.told_start = log.log_start;
         let (session, log_start) = (link.session, log.log_start);
-        let message = Message::Append { epoch, session, from, to, durable_before, log_start };
+        let message =
+            Message::Append { epoch, session, from, to, durable_before, log_start, question };
         Some((link.peer, message))
     }
 

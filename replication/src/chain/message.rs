@@ -54,6 +54,8 @@ pub enum Message {
         durable_before: Offset,
         /// Where the sender's log starts.
         log_start: Offset,
+        /// The last question of the head whether this epoch is still that of all members.
+        question: u64,
     },
     /// What is durable everywhere, and how far each is from the sender to the tail.
     Commit {
@@ -65,6 +67,8 @@ pub enum Message {
         high_watermark: Offset,
         /// The sender's first.
         progress: Vec<Progress>,
+        /// The last question that has come to the tail.
+        answered: u64,
     },
 }
 

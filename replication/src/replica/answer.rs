@@ -44,6 +44,9 @@ pub(super) struct Parking {
     waiting: BTreeMap<(Durability, Offset, Ticket), Parked>,
     /// Repetitions among them.
     repetitions: usize,
+    /// Refusals that wait until the chain has answered a question: another member may hold what
+    /// this one lacks, or another node may be the head.
+    doubts: VecDeque<(u64, Ticket, Refusal)>,
 }
 
 impl Parking {
@@ -55,9 +58,16 @@ impl Parking {
 
     /// Another node is the head: what became of them it will know, and this one may never.
     pub(super) fn leave<S>(&mut self, events: &mut VecDeque<Event<S>>) {
-        let waiting = std::mem::take(self).waiting;
+        self.repetitions = 0;
+        let waiting = std::mem::take(&mut self.waiting);
         let moved = |(_, _, ticket)| Reply { ticket, result: Err(ProduceError::Moved) };
         events.extend(waiting.into_keys().map(moved).map(Event::Reply));
+    }
+
+    /// Another epoch begins: its head, if it is still this one, is asked anew.
+    pub(super) fn leave_doubts<S>(&mut self, events: &mut VecDeque<Event<S>>) {
+        let moved = |(_, ticket, _)| Reply { ticket, result: Err(ProduceError::Moved) };
+        events.extend(self.doubts.drain(..).map(moved).map(Event::Reply));
     }
 }
 
@@ -105,6 +115,33 @@ impl<M: Memory + Clone> Replica<M> {
         self.parking.repetitions += usize::from(kind != Kind::New);
         self.parking.waiting.insert((level, next, request.ticket), parked);
         None
+    }
+
+    /// A refusal that rests on what the log holds is told once the whole chain has confirmed it.
+    pub(super) fn doubt(
+        &mut self,
+        ticket: Ticket,
+        refusal: Refusal,
+    ) -> Result<Option<Receipt>, Refusal> {
+        if self.parking.doubts.len() == PARKED_REPETITIONS_MAX {
+            return Err(Refusal::TooManyRepetitions);
+        }
+        let question = self.member.ask();
+        if self.member.answered() >= question || planted!(RefusedUnasked) {
+            return Err(refusal);
+        }
+        self.parking.doubts.push_back((question, ticket, refusal));
+        self.converse();
+        Ok(None)
+    }
+
+    fn answer_doubts(&mut self) {
+        let answered = self.member.answered();
+        while let Some(first) = self.parking.doubts.pop_front_if(|(at, ..)| *at <= answered) {
+            let (_, ticket, refusal) = first;
+            let result = Err(ProduceError::Refused(refusal));
+            self.events.push_back(Event::Reply(Reply { ticket, result }));
+        }
     }
 
     /// How far the log has reached a level.
@@ -155,6 +192,7 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Answers whoever waits for no more than was reached; after a failed write everybody else.
     pub(super) fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
+        self.answer_doubts();
         for level in [Durability::HeadDisk, Durability::ChainMemory, Durability::ChainDisk] {
             let reached = self.reached(level);
             let from = (level, Offset::ZERO, Ticket(0));

@@ -149,6 +149,19 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Whether it says what the log holds: of a chain that only all members know together.
+    fn rests_on_the_log(&self) -> bool {
+        matches!(
+            self,
+            Self::OffsetCondition { .. }
+                | Self::OutOfOrder { .. }
+                | Self::Fenced { .. }
+                | Self::UnknownProducer
+        )
+    }
+}
+
 /// Why a produce that was taken in was not acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -162,6 +175,9 @@ pub enum ProduceError {
     /// The node is no longer the head: the batch may be in the log or not.
     #[error("this node is no longer the head; the batch may or may not be stored")]
     Moved,
+    /// Nothing was stored, and the whole chain has confirmed that this is so for good.
+    #[error(transparent)]
+    Refused(Refusal),
 }
 
 /// A late answer.
@@ -307,6 +323,17 @@ impl<M: Memory + Clone> Replica<M> {
     /// # Errors
     /// Nothing was stored; see [`Refusal`].
     pub fn on_produce(
+        &mut self,
+        request: &ProduceRequest<'_>,
+        now: Now,
+    ) -> Result<Option<Receipt>, Refusal> {
+        match self.offer(request, now) {
+            Err(refusal) if refusal.rests_on_the_log() => self.doubt(request.ticket, refusal),
+            result => result,
+        }
+    }
+
+    fn offer(
         &mut self,
         request: &ProduceRequest<'_>,
         now: Now,
@@ -494,6 +521,7 @@ impl<M: Memory + Clone> Replica<M> {
         if !self.is_head() {
             self.parking.leave(&mut self.events);
         }
+        self.parking.leave_doubts(&mut self.events);
         self.set_config(self.config);
         self.go_on(now);
         for (from, message) in early {

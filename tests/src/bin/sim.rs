@@ -15,9 +15,13 @@ use catena_tests::{
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     #[cfg(planted)]
-    if arguments == ["--bugs"] {
-        let of_node = Bug::ALL.iter().filter(|(_, bug)| !bug.is_of_chain());
-        of_node.for_each(|(bug, _)| println!("{bug}"));
+    if let [bugs, nodes @ ..] = arguments.as_slice()
+        && bugs == "--bugs"
+    {
+        let alone = nodes.is_empty();
+        let found = |bug: Bug| if alone { !bug.is_of_chain() } else { bug.takes_nodes() };
+        let here = Bug::ALL.iter().filter(|(_, bug)| found(*bug));
+        here.for_each(|(bug, _)| println!("{bug}"));
         return ExitCode::SUCCESS;
     }
     let command = format!("cargo sim {}", arguments.join(" "));

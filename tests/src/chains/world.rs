@@ -15,7 +15,8 @@ use catena_log::{
     Batches, LogConfig, LogIdentity, Now, OpenError, ReadAnswer, ReadId, ReadOutcome, io::Heap,
 };
 use catena_replication::{
-    Durability, Event, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig, Ticket,
+    Durability, Event, ProduceError, ProduceRequest, Receipt, Refusal, Replica, ReplicaConfig,
+    Reply, Ticket,
     chain::{MemberId, Message, Role},
     validate::BatchLimits,
 };
@@ -82,6 +83,8 @@ struct Node {
 /// A produce that was not answered at once.
 struct Asked {
     name: Name,
+    /// It was the first of what its producer has on its way.
+    first: bool,
     node: usize,
     life: u64,
 }
@@ -338,7 +341,7 @@ impl World {
                 let anew = anew.is_some_and(|log| log.log_start() == end && end > Offset::ZERO);
                 self.deeds.did(if anew { Deed::BegunAnew } else { Deed::LogCut });
             }
-            Event::Reply(reply) => return self.replied(reply.ticket, reply.result.ok()),
+            Event::Reply(reply) => return self.replied(&reply),
             Event::Committed(end) => {
                 if end < node.shown {
                     return Err(format!("node {at} showed {}, and now {end}", node.shown));
@@ -491,25 +494,19 @@ impl World {
             self.producers[number].again(self.now_ns);
             return Ok(());
         };
-        let in_force = replica.epoch() == self.control.present().epoch;
+        let first = self.producers[number].is_first(name.1);
         match replica.on_produce(&request, now) {
             Ok(Some(receipt)) => self.acked(name, &receipt)?,
             Ok(None) => {
-                self.asked.insert(ticket, Asked { name, node: at, life: node.life });
+                self.asked.insert(ticket, Asked { name, first, node: at, life: node.life });
             }
-            Err(refusal) => self.refused(number, name, in_force, refusal)?,
+            Err(refusal) => self.refused(name, first, refusal)?,
         }
         self.carry_out(at)
     }
 
-    fn refused(
-        &mut self,
-        number: usize,
-        name: Name,
-        in_force: bool,
-        refusal: Refusal,
-    ) -> Result<(), String> {
-        let first = self.producers[number].is_first(name.1);
+    fn refused(&mut self, name: Name, first: bool, refusal: Refusal) -> Result<(), String> {
+        let number = name.0 as usize;
         match refusal {
             Refusal::NotHead | Refusal::NotOpen => {
                 self.deeds.did(Deed::Moved);
@@ -517,24 +514,24 @@ impl World {
             }
             Refusal::NotEnoughReplicas { .. } => self.deeds.did(Deed::TooFew),
             Refusal::Append(_) | Refusal::InDoubt(_) => {}
-            Refusal::OutOfOrder { .. } if !first => {}
-            // Of who is head no more a batch may be unknown that another one acknowledged since.
-            Refusal::OutOfOrder { .. } | Refusal::UnknownProducer if !in_force => {}
-            Refusal::UnknownProducer if !first => {}
+            // What is before it may be on its way.
+            Refusal::OutOfOrder { .. } | Refusal::UnknownProducer if !first => {}
             refusal => return Err(format!("{name:?} is refused: {refusal}")),
         }
         self.producers[number].again(self.now_ns);
         Ok(())
     }
 
-    fn replied(&mut self, ticket: Ticket, receipt: Option<Receipt>) -> Result<(), String> {
-        let Some(Asked { name, node, life }) = self.asked.remove(&ticket) else { return Ok(()) };
+    fn replied(&mut self, reply: &Reply) -> Result<(), String> {
+        let asked = self.asked.remove(&reply.ticket);
+        let Some(Asked { name, first, node, life }) = asked else { return Ok(()) };
         if self.nodes[node].life != life {
             return Ok(());
         }
-        match receipt {
-            Some(receipt) => self.acked(name, &receipt),
-            None => {
+        match reply.result {
+            Ok(receipt) => self.acked(name, &receipt),
+            Err(ProduceError::Refused(refusal)) => self.refused(name, first, refusal),
+            Err(_) => {
                 self.producers[name.0 as usize].again(self.now_ns);
                 Ok(())
             }

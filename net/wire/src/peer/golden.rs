@@ -179,6 +179,7 @@ fn batches() -> [Golden; 3] {
         to: Offset::new(1008),
         durable_before: Offset::new(1003),
         log_start: Offset::new(12),
+        question: 4,
         stamps: vec![first, second],
     };
     let news = ChainAppend { from: append.to, stamps: Vec::new(), ..append.clone() };
@@ -190,6 +191,7 @@ fn batches() -> [Golden; 3] {
         epoch: EPOCH,
         session: SESSION,
         high_watermark: Offset::new(1003),
+        answered: 3,
         progress: vec![progress(1008, 1005), progress(1005, 1003)],
     };
     [

@@ -222,6 +222,8 @@ wire_struct! {
         durable_before: Offset,
         /// Where the sender's log starts.
         log_start: Offset,
+        /// The last question of the head whether this epoch is still that of all members.
+        question: u64,
         /// Of each batch, in order, at most 16,000.
         stamps: Vec<BatchStamp>,
     }
@@ -246,6 +248,8 @@ wire_struct! {
         session: u64,
         /// What is durable at all members.
         high_watermark: Offset,
+        /// The last question that has come to the tail.
+        answered: u64,
         /// The sender's first, at most 32.
         progress: Vec<MemberProgress>,
     }

@@ -360,6 +360,7 @@ fn lists_and_lengths_have_limits() {
             epoch: Epoch::MAX,
             session: 1,
             high_watermark: Offset::ZERO,
+            answered: 0,
             progress: vec![progress.clone(); members],
         })
     };
