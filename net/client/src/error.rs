@@ -169,6 +169,13 @@ impl Error {
         matches!(self, Self::Unreachable { .. } | Self::Tls { source: TlsError::Silent, .. })
     }
 
+    /// Whether nothing was done here and another node may do it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        use ErrorCode::{NoQuorum, NotHead, ShuttingDown, WrongCore};
+        let Self::Server { code, .. } = self else { return false };
+        matches!(code, NotHead | WrongCore | NoQuorum | ShuttingDown)
+    }
+
     pub(crate) fn check(code: ErrorCode, message: &str) -> Result<(), Self> {
         let message = message.to_owned();
         if code == ErrorCode::None { Ok(()) } else { Err(Self::Server { code, message }) }

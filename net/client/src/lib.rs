@@ -8,7 +8,8 @@
 //! - a `Client` asks: topics, offsets, single fetches;
 //! - a `Producer` appends records and gives a [`Ticket`] for each, which becomes a [`Receipt`]. It
 //!   sends them in batches, several in flight, and again under the same sequences when a connection
-//!   or the server fails, so that each is stored once and in order;
+//!   or the server fails, or another node of a cluster becomes the head, so that each is stored
+//!   once and in order;
 //! - a `Consumer` reads [`Batch`]es ahead, whose records are borrowed from them.
 //!
 //! [`Error::class`] tells what is known after a failure: *definite*, not done; *retriable*, not

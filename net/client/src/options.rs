@@ -37,8 +37,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// [`Options::from_str`]: std::str::FromStr::from_str
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// Where the servers are: `host:port`, several separated by commas. They are tried in turn. The
-    /// port is 9200 when left out.
+    /// Where the servers are: `host:port`, several separated by commas. They are asked in turn, and
+    /// tell of the other nodes of their cluster. The port is 9200 when left out.
     pub server: String,
     /// What the client calls itself, at most 65,535 bytes.
     pub client_id: String,

@@ -197,8 +197,8 @@ impl ProducerState {
 }
 
 impl Driven for SharedProducer {
-    fn on_connected(&self, lane: Lane, address: &str, now: Instant) {
-        self.with(|core| core.on_connected(lane, address, now));
+    fn on_connected(&self, lane: Lane, now: Instant) {
+        self.with(|core| core.on_connected(lane, now));
     }
 
     fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant) {
@@ -306,8 +306,8 @@ impl ReaderState {
 }
 
 impl Driven for SharedReader {
-    fn on_connected(&self, lane: Lane, address: &str, now: Instant) {
-        self.drive(|core| core.on_connected(lane, address, now));
+    fn on_connected(&self, lane: Lane, now: Instant) {
+        self.drive(|core| core.on_connected(lane, now));
     }
 
     fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant) {

@@ -14,35 +14,32 @@ use crate::{
     batch::Fetched,
     core::{
         backoff::Patience,
-        call::{self, Call},
+        call::{self, Call, Told},
+        lane::Lane,
         link::Hello,
-        owners::{FIRST, Owners},
+        nodes::{Dial, Nodes},
+        owners::{CONNECTIONS_MAX, HOME, Owners, Place, is_left},
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
 };
 
 /// A client of one cluster. It makes its connections when they are needed: to the core that owns
-/// the partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to
-/// the first.
+/// the partition asked about on the head of its chain, once [`Client::topic`] or
+/// [`Client::topics`] told which does, else to any node.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
     /// Known from the first connection on.
-    hello: Option<Hello>,
-    /// By the core that was asked for.
-    connections: BTreeMap<u16, Connection>,
-    owners: Owners,
-    /// Which server is next.
-    turn: usize,
+    known: Option<(Hello, Owners)>,
+    connections: BTreeMap<Lane, Connection>,
 }
 
 impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let (connections, owners) = (BTreeMap::new(), Owners::default());
-        Self { options: options.bounded(), hello: None, connections, owners, turn: 0 }
+        Self { options: options.bounded(), known: None, connections: BTreeMap::new() }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -63,53 +60,85 @@ impl Client {
 
     /// What its connections say first.
     pub(super) fn hello(&mut self) -> Result<Hello, Error> {
-        if self.hello.is_none() {
-            self.hello = Some(self.options.hello()?);
-        }
-        Ok(self.hello.clone().expect("it was just made"))
+        self.known().map(|(hello, _)| hello.clone())
     }
 
-    /// The connection for what is about no partition, made if there is none. With several servers
-    /// the next is tried when one failed.
+    /// Where its servers are, as far as that is known.
+    pub(super) fn nodes(&mut self) -> Result<Nodes, Error> {
+        self.owners().map(|owners| owners.nodes())
+    }
+
+    fn owners(&mut self) -> Result<&mut Owners, Error> {
+        self.known().map(|(_, owners)| owners)
+    }
+
+    fn known(&mut self) -> Result<&mut (Hello, Owners), Error> {
+        if self.known.is_none() {
+            self.known = Some((self.options.hello()?, Owners::new(self.options.servers()?)));
+        }
+        Ok(self.known.as_mut().expect("it was just made"))
+    }
+
+    /// The connection for what is about no partition, made if there is none: to any node. The next
+    /// is tried when one failed.
     ///
     /// # Errors
     /// See [`Connection::open`].
     pub fn connection(&mut self) -> Result<&mut Connection, Error> {
-        self.connection_to(FIRST)
+        self.connection_to(HOME, self.options.request_timeout)
     }
 
-    fn connection_to(&mut self, core: u16) -> Result<&mut Connection, Error> {
-        if !self.connections.contains_key(&core) {
-            let hello = Hello { core: Some(core), ..self.hello()? };
-            let servers = self.options.servers()?;
-            let server = &servers[self.turn % servers.len()];
-            self.turn = self.turn.wrapping_add(1);
-            let wait = self.options.request_timeout;
-            let connection = match Connection::open_as(server, &hello, wait) {
+    /// The connection of a lane, made if there is none, which takes so long at most.
+    fn connection_to(&mut self, lane: Lane, wait: Duration) -> Result<&mut Connection, Error> {
+        if !self.connections.contains_key(&lane) {
+            let hello = Hello { core: lane.core, ..self.hello()? };
+            let Dial { address, wait } = self.owners()?.dial(lane, wait);
+            let connection = match Connection::open_as(&address, &hello, wait) {
                 // That core takes no more: any answers for it.
                 Err(Error::Server { .. }) => {
-                    Connection::open_as(server, &Hello { core: None, ..hello }, wait)?
+                    Connection::open_as(&address, &Hello { core: None, ..hello }, wait)?
                 }
                 opened => opened?,
             };
-            self.connections.insert(core, connection);
+            lane.check(connection.greeting(), &address)?;
+            self.keep(lane, connection);
         }
-        Ok(self.connections.get_mut(&core).expect("it was just opened"))
+        Ok(self.connections.get_mut(&lane).expect("it was just opened"))
+    }
+
+    fn keep(&mut self, lane: Lane, connection: Connection) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            self.connections.pop_first();
+        }
+        self.connections.insert(lane, connection);
+    }
+
+    /// A lane's connection is of no use, and who owns what may have changed.
+    fn lose(&mut self, lane: Lane, place: Option<Place>) {
+        self.connections.remove(&lane);
+        if let Some((_, owners)) = &mut self.known {
+            owners.doubt(place);
+        }
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the
-    /// server cannot answer it yet or the connection broke; any other when there was no connection.
+    /// server cannot answer it yet or the connection broke; any other when there was no connection,
+    /// or it is to be asked elsewhere.
     fn run<T>(&mut self, call: Result<Call<T>, Error>, wait: Duration) -> Result<T, Error> {
         let call = call?;
-        let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
+        let whole = self.options.request_timeout;
+        let mut patience = Patience::new(Instant::now() + whole, seed());
         loop {
-            if let Some(topic) = self.owners.take_doubt(call.place) {
-                // What is not known goes to any core, which forwards it.
-                if let Ok(topic) = self.once(&call::topic(&topic)?, Duration::ZERO) {
-                    self.owners.remember(&topic);
+            let share = patience.share(whole, self.owners()?.several());
+            if let Some(names) = self.owners()?.take_doubt(call.place) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let asked = call::metadata(&names)?;
+                // What is not known goes where it went, or anywhere.
+                if let Ok(told) = self.once(&asked, Duration::ZERO, share) {
+                    self.learn(&told)?;
                 }
             }
-            let error = match self.once(&call, wait) {
+            let error = match self.once(&call, wait, share) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -120,23 +149,28 @@ impl Client {
         }
     }
 
-    fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
-        let wait = self.options.request_timeout.saturating_add(wait);
-        let core = self.owners.core(call.place);
-        // What cannot be asked twice is not asked where the server is gone.
+    /// Takes in what was just told.
+    fn learn(&mut self, told: &Told) -> Result<(), Error> {
+        let asked = self.connections.get(&HOME).map(|home| home.address().to_owned());
+        self.owners()?.learn(told, &asked.unwrap_or_default());
+        Ok(())
+    }
+
+    fn once<T>(&mut self, call: &Call<T>, wait: Duration, share: Duration) -> Result<T, Error> {
+        let lane = self.owners()?.lane(call.place);
+        let whole = self.options.request_timeout;
+        // What cannot be asked twice is not asked where the server is gone, and may take its time.
         let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
-        if self.connections.get_mut(&core).is_some_and(gone) {
-            self.connections.remove(&core);
-            self.owners.doubt();
+        if self.connections.get_mut(&lane).is_some_and(gone) {
+            self.lose(lane, call.place);
         }
-        let connection = self.connection_to(core)?;
-        let answer = connection
-            .set_wait(wait)
-            .and_then(|()| connection.call_head(call.api, &call.head))
-            .and_then(|answer| (call.read)(answer));
-        if matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
-            self.connections.remove(&core);
-            self.owners.doubt();
+        let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
+        let answer = self.connection_to(lane, share).and_then(|connection| {
+            connection.set_wait(wait)?;
+            (call.read)(connection.call_head(call.api, &call.head)?)
+        });
+        if answer.as_ref().is_err_and(is_left) {
+            self.lose(lane, call.place);
         }
         answer
     }
@@ -230,9 +264,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
-        let topics = self.ask(call::topics())?;
-        topics.iter().for_each(|topic| self.owners.remember(topic));
-        Ok(topics)
+        let told = self.ask(call::metadata(&[]))?;
+        self.learn(&told)?;
+        Ok(told.topics)
     }
 
     /// One topic.
@@ -240,9 +274,9 @@ impl Client {
     /// # Errors
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
-        let topic = self.ask(call::topic(name))?;
-        self.owners.remember(&topic);
-        Ok(topic)
+        let mut told = self.ask(call::topic(name))?;
+        self.learn(&told)?;
+        told.topics.pop().ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))
     }
 
     /// Everything about a topic.

@@ -84,6 +84,11 @@ impl Connection {
         Ok(self)
     }
 
+    /// Where it goes.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
     /// What the server said of itself.
     ///
     /// # Panics

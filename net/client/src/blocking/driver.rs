@@ -27,7 +27,7 @@ use rustix::{
 
 use super::connection::{dial, lost};
 use crate::{
-    core::{Driven, Step, lane::Lane},
+    core::{Driven, Step, lane::Lane, nodes::Dial},
     error::Error,
     shared::Bell,
 };
@@ -47,7 +47,6 @@ pub(super) struct Driver {
     news: Condvar,
     /// Somebody is about to wake the keeper.
     rung: AtomicBool,
-    servers: Vec<String>,
     wait: Duration,
 }
 
@@ -58,7 +57,7 @@ struct Lines {
     /// Connections begun.
     number: u64,
     /// Lanes that need one.
-    wanted: Vec<Lane>,
+    wanted: Vec<(Lane, Dial)>,
     /// Until when the keeper sleeps, if he does.
     asleep: Option<Instant>,
     done: bool,
@@ -102,10 +101,10 @@ impl Bell for Doorbell {
 }
 
 impl Driver {
-    /// A driver that connects to one of `servers`, which takes at most `wait`; and its bell.
-    pub(super) fn new(servers: Vec<String>, wait: Duration) -> (Arc<Self>, Box<Doorbell>) {
+    /// A driver that sends within `wait`, and its bell.
+    pub(super) fn new(wait: Duration) -> (Arc<Self>, Box<Doorbell>) {
         let (lines, news, rung) = Default::default();
-        let driver = Arc::new(Self { lines, news, rung, servers, wait });
+        let driver = Arc::new(Self { lines, news, rung, wait });
         (driver.clone(), Box::new(Doorbell(driver)))
     }
 
@@ -132,8 +131,11 @@ impl Driver {
     fn drive(&self, lines: &mut Lines, driven: &dyn Driven) -> Option<Instant> {
         let until = loop {
             match driven.step(Instant::now()) {
-                Step::Connect(lane) => lines.wanted.push(lane),
-                Step::Close(lane) => drop(lines.open.remove(&lane)),
+                Step::Connect(lane, dial) => lines.wanted.push((lane, dial)),
+                Step::Close(lane) => {
+                    lines.wanted.retain(|(wanted, _)| *wanted != lane);
+                    drop(lines.open.remove(&lane));
+                }
                 Step::Send(lane, bytes) => lines.send(lane, &bytes, driven),
                 Step::Wait(until) => break until,
                 Step::Done => {
@@ -159,8 +161,8 @@ impl Driver {
             if lines.done {
                 return;
             }
-            if let Some(lane) = lines.wanted.pop() {
-                if let Err(error) = self.connect(&mut lines, lane, driven) {
+            if let Some((lane, dial)) = lines.wanted.pop() {
+                if let Err(error) = self.connect(&mut lines, lane, dial, driven) {
                     driven.on_lost(lane, error, Instant::now());
                 }
             } else if let Some((lane, number, stream, bytes)) = lines.take_unsent() {
@@ -197,15 +199,14 @@ impl Driver {
         self: &Arc<Self>,
         lines: &mut Lines,
         lane: Lane,
+        Dial { address, wait }: Dial,
         driven: &Arc<dyn Driven>,
     ) -> Result<(), Error> {
-        let turn = usize::try_from(lines.number).unwrap_or(0) % self.servers.len();
-        let address = self.servers[turn].clone();
         lines.number += 1;
         let number = lines.number;
         let (driver, driven, name) = (self.clone(), driven.clone(), address.clone());
         let run = move || {
-            if let Err(source) = driver.read(lane, number, &name, &*driven) {
+            if let Err(source) = driver.read(lane, number, (&name, wait), &*driven) {
                 let mut lines = driver.lock();
                 if lines.is_current(lane, number) {
                     lines.lose(lane, source, &*driven);
@@ -221,15 +222,21 @@ impl Driver {
     }
 
     /// Reads until the connection ends, or nobody wants to hear of it.
-    fn read(&self, lane: Lane, number: u64, address: &str, driven: &dyn Driven) -> io::Result<()> {
-        let stream = Arc::new(dial(address, self.wait)?);
+    fn read(
+        &self,
+        lane: Lane,
+        number: u64,
+        (address, wait): (&str, Duration),
+        driven: &dyn Driven,
+    ) -> io::Result<()> {
+        let stream = Arc::new(dial(address, wait)?);
         stream.set_write_timeout(Some(self.wait))?;
         let mut lines = self.lock();
         match lines.open.get_mut(&lane).filter(|line| line.number == number) {
             Some(line) => line.stream = Some(stream.clone()),
             None => return Ok(()),
         }
-        driven.on_connected(lane, address, Instant::now());
+        driven.on_connected(lane, Instant::now());
         self.drive(&mut lines, driven);
         drop(lines);
         let mut buffer = vec![0; READ_BYTES];
@@ -317,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    const LANE: Lane = Lane(0);
+    const LANE: Lane = Lane::SCOUT;
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// Wants done what it is told to, and tells what happens.
@@ -333,7 +340,7 @@ mod tests {
     }
 
     impl Driven for Script {
-        fn on_connected(&self, _lane: Lane, _address: &str, _now: Instant) {
+        fn on_connected(&self, _lane: Lane, _now: Instant) {
             let _ = self.told.send("connected".to_owned());
         }
         fn on_bytes(&self, _lane: Lane, bytes: &[u8], _now: Instant) {
@@ -353,11 +360,11 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_full_socket_and_the_order_is_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let servers = vec![listener.local_addr().unwrap().to_string()];
-        let (driver, bell) = Driver::new(servers, PATIENCE);
+        let address = listener.local_addr().unwrap().to_string();
+        let (driver, bell) = Driver::new(PATIENCE);
         let (told, hear) = mpsc::channel();
         let script = Arc::new(Script { steps: Mutex::default(), told });
-        script.want(Step::Connect(LANE));
+        script.want(Step::Connect(LANE, Dial { address, wait: PATIENCE }));
         let keeper = driver.spawn("test", script.clone()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
         assert_eq!(hear.recv_timeout(PATIENCE).unwrap(), "connected");
@@ -385,7 +392,7 @@ mod tests {
 
     #[test]
     fn an_earlier_time_wakes_the_keeper() {
-        let (driver, bell) = Driver::new(vec!["127.0.0.1:1".to_owned()], PATIENCE * 10);
+        let (driver, bell) = Driver::new(PATIENCE * 10);
         let (told, hear) = mpsc::channel();
         let script = Arc::new(Script { steps: Mutex::default(), told });
         let keeper = driver.clone().spawn("test", script.clone()).unwrap();

@@ -6,9 +6,12 @@ use crate::error::Error;
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long the first of several servers may take.
+const TRY_MIN: Duration = Duration::from_millis(500);
 
-/// Pauses that double up to a second, each shortened by up to half at random, so that many clients
-/// do not come back at once.
+/// Pauses that grow by half up to a second, each shortened by up to half at random, so that many
+/// clients do not come back at once. What is away for a while, as a head until there is another, is
+/// noticed a fraction of that while later.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -24,7 +27,7 @@ impl Backoff {
     /// The next pause.
     pub(crate) fn pause(&mut self) -> Duration {
         let whole = self.next;
-        self.next = (whole * 2).min(PAUSE_MAX);
+        self.next = (whole * 3 / 2).min(PAUSE_MAX);
         self.shorten(whole)
     }
 
@@ -48,16 +51,26 @@ impl Backoff {
 pub(crate) struct Patience {
     until: Instant,
     backoff: Backoff,
+    /// How long the next server may take, where there are others.
+    next: Duration,
 }
 
 impl Patience {
     /// Patience until then.
     pub(crate) fn new(until: Instant, seed: u64) -> Self {
-        Self { until, backoff: Backoff::new(seed) }
+        Self { until, backoff: Backoff::new(seed), next: TRY_MIN }
+    }
+
+    /// How long a server may take where `others` could be asked as well, and `whole` at most: each
+    /// time twice as long.
+    pub(crate) fn share(&mut self, whole: Duration, others: bool) -> Duration {
+        let share = self.next.min(whole);
+        self.next *= 2;
+        if others { share } else { whole }
     }
 
     /// How long to wait before the request is tried again; `None`: not at all. One that is not
-    /// `repeatable` is tried again only if it was not sent.
+    /// `repeatable` is tried again only if it was not sent, or is to be asked elsewhere.
     pub(crate) fn pause(
         &mut self,
         error: &Error,
@@ -66,7 +79,8 @@ impl Patience {
     ) -> Option<Duration> {
         let pause = self.backoff.pause();
         let again = error.is_retriable() || matches!(error, Error::Connection { .. });
-        let worth = if repeatable { again } else { error.is_unreachable() };
+        let elsewhere = error.is_unreachable() || error.is_elsewhere();
+        let worth = if repeatable { again } else { elsewhere };
         (worth && now + pause < self.until).then_some(pause)
     }
 }

@@ -9,9 +9,9 @@ use catena_format::{
 use catena_wire::{
     AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
     DescribeTopicResponse, FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest,
-    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, OffsetQuery, PingRequest,
-    ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata, TrimRequest,
-    TrimResponse,
+    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetQuery,
+    PingRequest, ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata,
+    TrimRequest, TrimResponse,
 };
 
 use super::{link::Answer, owners::Place, reader};
@@ -86,27 +86,35 @@ pub(crate) fn delete_topic(name: &str) -> Result<Call<()>, Error> {
     Call::new(Api::DeleteTopic, &DeleteTopicRequest { name: name.into() }, status)
 }
 
-pub(crate) fn topics() -> Result<Call<Vec<TopicMetadata<'static>>>, Error> {
-    let call = Call::new(Api::Metadata, &MetadataRequest { names: Vec::new() }, |answer| {
+/// What metadata tells.
+pub(crate) struct Told {
+    pub(crate) nodes: Vec<NodeAddress<'static>>,
+    pub(crate) topics: Vec<TopicMetadata<'static>>,
+}
+
+/// Asks for topics by their names; none: for all.
+pub(crate) fn metadata(names: &[&str]) -> Result<Call<Told>, Error> {
+    let names = names.iter().map(|name| (*name).into()).collect();
+    let call = Call::new(Api::Metadata, &MetadataRequest { names }, |answer| {
         let response = MetadataResponse::decode_owned(&answer.head)?;
         Error::check(response.error, &response.message)?;
-        Ok(response.topics)
+        Ok(Told { nodes: response.nodes, topics: response.topics })
     });
     Ok(call?.repeatable())
 }
 
-pub(crate) fn topic(name: &str) -> Result<Call<TopicMetadata<'static>>, Error> {
-    let request = MetadataRequest { names: vec![name.into()] };
-    let name = name.to_owned();
-    let call = Call::new(Api::Metadata, &request, move |answer| {
-        let response = MetadataResponse::decode_owned(&answer.head)?;
-        Error::check(response.error, &response.message)?;
-        let topic = response.topics.into_iter().next();
+/// Asks for one topic.
+pub(crate) fn topic(name: &str) -> Result<Call<Told>, Error> {
+    let call = metadata(&[name])?;
+    let (told, name) = (call.read, name.to_owned());
+    let read = Box::new(move |answer| {
+        let told = told(answer)?;
+        let topic = told.topics.first();
         let topic = topic.ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))?;
         Error::check(topic.error, &format!("(topic `{name}`)"))?;
-        Ok(topic)
+        Ok(told)
     });
-    Ok(call?.repeatable())
+    Ok(Call { read, ..call })
 }
 
 pub(crate) fn describe_topic(name: &str) -> Result<Call<DescribeTopicResponse<'static>>, Error> {

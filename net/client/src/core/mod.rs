@@ -11,7 +11,8 @@
 //! sockets  on_connected, on_bytes, on_lost │ step: Connect, Close, Send, Wait until, Done
 //! ```
 //!
-//! There is a session for each core that owns a partition in use: a [`Lane`].
+//! There is a session for each core of each node that owns a partition in use: a [`Lane`]. Which
+//! that is [`lane::Places`] knows, and asks any node again when there is a doubt.
 //!
 //! Inputs are calls named `on_*`, which get the time as an argument; what is to be done is fetched
 //! with `step`. The front ends, `blocking` and `tokio`, do it.
@@ -20,6 +21,7 @@ pub(crate) mod backoff;
 pub(crate) mod call;
 pub(crate) mod lane;
 pub(crate) mod link;
+pub(crate) mod nodes;
 pub(crate) mod owners;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
@@ -36,15 +38,15 @@ mod tests;
 
 use std::time::Instant;
 
-use self::lane::Lane;
+use self::{lane::Lane, nodes::Dial};
 use crate::error::Error;
 
 /// What a state machine wants done next.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Make a connection to a server for a lane that has none, then `on_connected` or `on_lost`.
-    Connect(Lane),
-    /// Drop the lane's connection.
+    /// Make a connection for a lane that has none, then `on_connected` or `on_lost`.
+    Connect(Lane, Dial),
+    /// Drop the lane's connection, whether it is there or not yet.
     Close(Lane),
     /// Send these bytes.
     Send(Lane, Vec<u8>),
@@ -56,8 +58,8 @@ pub(crate) enum Step {
 
 /// A state machine behind a lock, as the front ends drive it.
 pub(crate) trait Driven: Send + Sync {
-    /// The connection asked for is there, to the server at `address`.
-    fn on_connected(&self, lane: Lane, address: &str, now: Instant);
+    /// The connection asked for is there.
+    fn on_connected(&self, lane: Lane, now: Instant);
     /// Bytes came on it.
     fn on_bytes(&self, lane: Lane, bytes: &[u8], now: Instant);
     /// It could not be made, or broke.

@@ -12,11 +12,13 @@
 //!
 //! A batch with a condition is under way alone in its partition, see [`conditional`].
 //!
-//! A partition's batches go over one connection, that to the core which owns it. When another core
-//! does, the partition changes over once nothing of it is under way.
+//! A partition's batches go over one connection, that to the core which owns it on the head of its
+//! chain. When another does, the partition changes over once nothing of it is under way: a node
+//! that does not answer while another is the head is given up.
 
 mod conditional;
 mod fence;
+mod lines;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -32,14 +34,15 @@ use catena_wire::{
     Api, Class, Durability, ErrorCode, Message, ProduceRequest, ProduceResponse, TopicMetadata,
 };
 
-use self::fence::Fence;
+use self::{fence::Fence, lines::Line};
 use super::{
     Step,
-    lane::{Lane, Places},
+    lane::{Lane, Places, may_have_moved},
     link::{Answer, Hello, Response},
+    nodes::Nodes,
     partition::{Batch, BatchId, Hold, Open, Partition},
     partitioner::Partitioner,
-    session::{self, Session},
+    session,
 };
 use crate::{
     error::Error,
@@ -77,9 +80,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// As the server describes it; whether there are more partitions is asked every `refresh`.
+    /// As one of `nodes` describes it; whether there are more partitions is asked every `refresh`.
     pub(crate) fn of(
         topic: &TopicMetadata<'_>,
+        nodes: Nodes,
         producer: (ProducerId, ProducerEpoch),
         refresh: Duration,
         seed: u64,
@@ -89,23 +93,11 @@ impl Target {
         }
         Ok(Self {
             topic: topic.id,
-            places: Places::of(topic, Some(refresh), seed),
+            places: Places::of(topic, nodes, Some(refresh), seed),
             batch_bytes_max: (topic.batch_bytes_max as usize).min(BATCH_BYTES_MAX),
             producer,
         })
     }
-}
-
-/// A connection, and what is under way on it.
-#[derive(Debug)]
-struct Line {
-    session: Session,
-    in_flight: usize,
-    in_flight_bytes: usize,
-    /// Partitions by the correlation ids under way.
-    waiting: BTreeMap<u32, u32>,
-    /// When the server last answered, or was asked while nothing else was under way.
-    progress: Option<Instant>,
 }
 
 /// The state machine of a producer.
@@ -329,9 +321,9 @@ impl Producer {
         self.settled.pop_front()
     }
 
-    pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
+    pub(crate) fn on_connected(&mut self, lane: Lane, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
-        if let Err(error) = line.session.on_connected(address, now) {
+        if let Err(error) = line.session.on_connected(now) {
             self.fail(error, now);
         }
     }
@@ -382,7 +374,9 @@ impl Producer {
 
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let (correlation, answer) = (response.correlation, response.answer);
-        if self.target.places.on_answer(lane, correlation, &answer, now) {
+        let Some(line) = self.lines.get(&lane) else { return };
+        let from = (lane, line.session.address());
+        if self.target.places.on_answer(from, correlation, &answer, now) {
             return self.grow();
         }
         match self.fence.on_answer(lane, correlation, &answer, now) {
@@ -428,7 +422,7 @@ impl Producer {
         let follows = partition.hold.is_some() || self.raising;
         let forgotten = code == ErrorCode::UnknownProducer
             || code == ErrorCode::OutOfOrderSequence
-                && matches!(self.options.durability, Durability::None | Durability::ChainMemory);
+                && self.options.durability != Durability::ChainDisk;
         match (code, error.class()) {
             // It is stored: no gap.
             (ErrorCode::DuplicateOffsetUnknown, _) => return self.settle(index, at, Err(error)),
@@ -452,9 +446,11 @@ impl Producer {
                 self.raising = true;
                 return self.settle(index, at, Err(error));
             }
-            (ErrorCode::WrongCore, _) => self.target.places.doubt(),
             (_, Class::Retriable) => {}
             (_, Class::Indeterminate) => partition.closed[at].tainted = true,
+        }
+        if may_have_moved(&error) {
+            self.target.places.doubt();
         }
         self.retries += 1;
         partition.closed[at].last = Some(error);
@@ -498,93 +494,17 @@ impl Producer {
     /// What to do next.
     pub(crate) fn step(&mut self, now: Instant) -> Step {
         self.expire(now);
+        self.suspect(now);
         self.give_up_late(now);
         self.release(now);
         self.raise();
-        self.change_lanes();
+        self.change_lanes(now);
         self.fill(now);
         if let Some(step) = self.connections(now) {
             return step;
         }
         let over = self.closing && self.active.is_empty();
         if over { Step::Done } else { Step::Wait(self.timeout(now)) }
-    }
-
-    /// Ends the connections on which an answer takes too long.
-    fn give_up_late(&mut self, now: Instant) {
-        let timeout = self.request_timeout;
-        let late = |line: &Line| {
-            line.stalled_at(timeout).is_some_and(|at| now >= at) || line.session.is_late(now)
-        };
-        let late = self.lines.iter().filter(|(_, line)| late(line)).map(|(lane, _)| *lane);
-        for lane in late.chain(self.fence.late(timeout, now)).collect::<BTreeSet<_>>() {
-            if let Some(line) = self.lines.get_mut(&lane) {
-                line.session.fail(now);
-            }
-            self.unanswered(lane, &session::late());
-        }
-    }
-
-    /// Partitions that another core owns by now go there, once nothing of them is under way.
-    fn change_lanes(&mut self) {
-        for index in &self.active {
-            let partition = &mut self.partitions[*index as usize];
-            let home = self.target.places.lane(*index);
-            if partition.lane != home && partition.in_flight() == 0 {
-                partition.lane = home;
-            }
-        }
-        let first = self.target.places.lane(0);
-        let asking = self.target.places.wants(first).then_some(first);
-        let used = self.active.iter().map(|index| self.partitions[*index as usize].lane);
-        for lane in used.chain(asking) {
-            self.lines.entry(lane).or_insert_with(|| {
-                let (hello, wait) = (self.hello.clone(), self.request_timeout);
-                let seed = self.seed.wrapping_add(u64::from(lane.0)).rotate_left(32);
-                Line::new(Session::new(lane, hello, wait, seed))
-            });
-        }
-    }
-
-    /// What a connection needs: a new one, an end, or bytes to be sent.
-    fn connections(&mut self, now: Instant) -> Option<Step> {
-        let mut unused = None;
-        for (lane, line) in &mut self.lines {
-            let wanted =
-                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
-            if let Some(step) = line.session.step(now, wanted) {
-                return Some(step);
-            }
-            if !wanted && !self.target.places.uses(*lane) {
-                unused = Some(*lane);
-            }
-        }
-        let lane = unused?;
-        self.lines.remove(&lane);
-        self.target.places.on_closed(lane);
-        self.fence.on_lost(lane);
-        Some(Step::Close(lane))
-    }
-
-    fn timeout(&self, now: Instant) -> Option<Instant> {
-        let linger = self.options.linger;
-        let partitions = self.active.iter().flat_map(|index| {
-            let partition = &self.partitions[*index as usize];
-            let lingered = partition.open.as_ref().map(|open| open.since + linger);
-            let held = partition.hold.as_ref().map(|hold| hold.until);
-            let closed = partition.closed.front().map(|batch| batch.since);
-            let oldest = closed.or(partition.open.as_ref().map(|open| open.since));
-            let expired = oldest.map(|since| since + self.options.delivery_timeout);
-            [lingered, held, expired]
-        });
-        let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let wanted =
-                wanted(&self.active, &self.partitions, *lane) || self.target.places.wants(*lane);
-            [line.stalled_at(self.request_timeout), line.session.timeout(wanted)]
-        });
-        let asked = [self.target.places.timeout(), self.fence.timeout(self.request_timeout)];
-        // What is due already waits for something else to happen.
-        partitions.chain(lines).chain(asked).flatten().filter(|at| *at > now).min()
     }
 
     /// Gives up what was not stored in time.
@@ -663,7 +583,8 @@ impl Producer {
         for (lane, line) in &mut self.lines {
             let Some(link) = line.session.link() else { continue };
             self.target.places.ask(*lane, link, now);
-            if fences && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
+            let asks = fences && *lane != Lane::SCOUT;
+            if asks && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
                 return self.fail(error, now);
             }
         }
@@ -761,23 +682,6 @@ impl Producer {
         }
         true
     }
-}
-
-impl Line {
-    fn new(session: Session) -> Self {
-        let waiting = BTreeMap::new();
-        Self { session, in_flight: 0, in_flight_bytes: 0, waiting, progress: None }
-    }
-
-    /// When an answer is overdue, if nothing comes.
-    fn stalled_at(&self, request_timeout: Duration) -> Option<Instant> {
-        Some(self.progress.filter(|_| self.in_flight > 0)? + request_timeout)
-    }
-}
-
-/// Whether something is to be sent on a lane, or under way there.
-fn wanted(active: &BTreeSet<u32>, partitions: &[Partition], lane: Lane) -> bool {
-    active.iter().any(|index| partitions[*index as usize].lane == lane)
 }
 
 fn answered(answer: Result<Answer, Error>) -> Result<(ProduceResponse<'static>, String), Error> {

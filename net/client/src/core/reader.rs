@@ -24,8 +24,9 @@ use catena_wire::{
 use super::{
     Step,
     backoff::Backoff,
-    lane::{Lane, Places},
+    lane::{Lane, Places, may_have_moved},
     link::{Answer, Hello, Response},
+    nodes::Nodes,
     session::{self, Session},
 };
 use crate::{
@@ -33,6 +34,9 @@ use crate::{
     error::Error,
     options::ConsumerOptions,
 };
+
+/// How long a connection to one of several nodes may be silent.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A batch as it came, not yet checked.
 #[derive(Debug)]
@@ -127,7 +131,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// A consumer that begins at the given offsets.
     pub(crate) fn new(
-        topic: &TopicMetadata<'_>,
+        (topic, nodes): (&TopicMetadata<'_>, Nodes),
         options: ConsumerOptions,
         hello: Hello,
         request_timeout: Duration,
@@ -136,7 +140,7 @@ impl Reader {
     ) -> Self {
         // Who chose partitions wants no others.
         let refresh = options.partitions.is_none().then_some(options.refresh);
-        let places = Places::of(topic, refresh, seed);
+        let places = Places::of(topic, nodes, refresh, seed);
         let cursor = |(partition, offset): &(PartitionIndex, Offset)| {
             let index = partition.get();
             (index, Cursor::new(places.lane(index), *offset, seed.wrapping_add(u64::from(index))))
@@ -170,7 +174,7 @@ impl Reader {
         Some(self.cursors.get(&partition.get())?.position)
     }
 
-    /// The end of a partition as the server last told it; zero before it did.
+    /// The end of a partition as far as it was told; zero before it was.
     pub(crate) fn high_watermark(&self, partition: PartitionIndex) -> Option<Offset> {
         Some(self.cursors.get(&partition.get())?.high_watermark)
     }
@@ -283,10 +287,10 @@ impl Reader {
         self.finished = true;
     }
 
-    pub(crate) fn on_connected(&mut self, lane: Lane, address: &str, now: Instant) {
+    pub(crate) fn on_connected(&mut self, lane: Lane, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
         (line.heard, line.spoke, line.pinged) = (now, now, None);
-        if let Err(error) = line.session.on_connected(address, now) {
+        if let Err(error) = line.session.on_connected(now) {
             line.session.fail(now);
             self.ready.push_back(Err(error));
         }
@@ -320,7 +324,8 @@ impl Reader {
         line.waiting.clear();
         (line.heard, line.pinged) = (now, None);
         let since = line.session.failing_since().unwrap_or(now);
-        if now.saturating_duration_since(since) >= self.request_timeout && self.ready.is_empty() {
+        let long = now.saturating_duration_since(since) >= self.request_timeout;
+        if long && lane != Lane::SCOUT && self.ready.is_empty() {
             line.session.forget_failing(now);
             self.ready.push_back(Err(error.clone()));
         }
@@ -331,11 +336,12 @@ impl Reader {
 
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let Response { api, correlation, answer } = response;
-        if self.places.on_answer(lane, correlation, &answer, now) {
+        let Some(line) = self.lines.get_mut(&lane) else { return };
+        let from = (lane, line.session.address());
+        if self.places.on_answer(from, correlation, &answer, now) {
             self.change_lanes();
             return self.grow();
         }
-        let Some(line) = self.lines.get_mut(&lane) else { return };
         let (name, taken) = if api == Api::Push as u8 {
             let read = answer.and_then(|answer| Ok((Push::decode_owned(&answer.head)?, answer)));
             match read {
@@ -368,6 +374,13 @@ impl Reader {
                 (cursor.next, cursor.position) = (*next, *next);
                 State::Idle(None)
             }
+            // It has been told of more: this replica comes there yet, or another is the head.
+            Error::Unreadable { code: ErrorCode::OffsetOutOfRange, next, .. }
+                if *next < cursor.next && cursor.next <= cursor.high_watermark =>
+            {
+                self.places.doubt();
+                State::Idle(Some(now + cursor.backoff.pause()))
+            }
             // The connection has as many as it may: that stays so.
             Error::Server { code: ErrorCode::SubscriptionBudget, .. } => State::Failed,
             Error::Server { code, .. } if code.class() != Class::Definite => {
@@ -375,7 +388,7 @@ impl Reader {
             }
             _ => State::Failed,
         };
-        if matches!(error, Error::Server { code: ErrorCode::WrongCore, .. }) {
+        if may_have_moved(&error) {
             self.places.doubt();
         }
         let since = *cursor.failing.get_or_insert(now);
@@ -411,7 +424,7 @@ impl Reader {
         let (push, answer) = match said {
             Said::Push(push, answer) => (push, answer),
             Said::Begun(high_watermark) => {
-                cursor.high_watermark = high_watermark;
+                cursor.high_watermark = high_watermark.max(cursor.high_watermark);
                 if cursor.next >= high_watermark {
                     cursor.failing = None;
                 }
@@ -419,7 +432,7 @@ impl Reader {
             }
         };
         readable(push.error, push.next_offset, &push.message, partition)?;
-        cursor.high_watermark = push.high_watermark;
+        cursor.high_watermark = push.high_watermark.max(cursor.high_watermark);
         cursor.failing = None;
         cursor.backoff.reset();
         cursor.added = false;
@@ -452,7 +465,17 @@ impl Reader {
     /// only listens gives a sign of life itself: the server ends what it hears nothing from.
     fn look_after(&mut self, now: Instant) {
         let mut late = Vec::new();
+        if self.places.is_late(now)
+            && let Some(line) = self.lines.get_mut(&Lane::SCOUT)
+        {
+            line.session.fail(now);
+            late.push(Lane::SCOUT);
+        }
+        let quiet = self.quiet();
         for (lane, line) in &mut self.lines {
+            if let Some(since) = line.waits_since() {
+                self.places.suspect(*lane, since, now);
+            }
             let dead = line.pinged.is_some_and(|at| now >= at + self.request_timeout);
             if line.session.is_late(now) || dead {
                 line.session.fail(now);
@@ -461,7 +484,7 @@ impl Reader {
             }
             let Some(link) = line.session.link() else { continue };
             self.places.ask(*lane, link, now);
-            let silent = now >= line.heard.min(line.spoke) + self.request_timeout;
+            let silent = now >= line.heard.min(line.spoke) + quiet;
             if silent && !line.names.is_empty() && line.pinged.is_none() {
                 // The answer is only listened for.
                 let _ = link.request(Api::Ping, &PingRequest {}, &[]);
@@ -473,13 +496,28 @@ impl Reader {
         }
     }
 
-    /// Partitions that another core owns by now are subscribed to there.
+    /// How long a connection may be silent. Where another node may become the head, one that fell
+    /// silent is to be noticed.
+    fn quiet(&self) -> Duration {
+        let several = self.places.nodes.count() > 1;
+        if several { QUIET.min(self.request_timeout) } else { self.request_timeout }
+    }
+
+    /// Whether a scout is to ask where the partitions are.
+    fn scouts(&self, now: Instant) -> bool {
+        let asks = |(lane, line): (&Lane, &Line)| {
+            *lane != Lane::SCOUT && self.places.may_ask(*lane) && line.session.is_up()
+        };
+        self.places.scouts(true, now) && !self.lines.iter().any(asks)
+    }
+
+    /// Partitions that another core or node owns by now are subscribed to there.
     fn change_lanes(&mut self) {
         let moved = |(index, cursor): (&u32, &Cursor)| {
             (cursor.lane != self.places.lane(*index)).then_some(*index)
         };
         for index in self.cursors.iter().filter_map(moved).collect::<Vec<_>>() {
-            if matches!(self.cursors[&index].state, State::Subscribed(_)) {
+            if self.cursors[&index].state != State::Failed {
                 self.unsubscribe(index, State::Idle(None));
             }
             let lane = self.places.lane(index);
@@ -516,8 +554,7 @@ impl Reader {
             let Some(cursor) = self.cursors.get_mut(&index) else { continue };
             let lane = cursor.lane;
             let line = self.lines.entry(lane).or_insert_with(|| {
-                let seed = self.seed.rotate_left(32).wrapping_add(u64::from(lane.0));
-                Line::new(Session::new(lane, self.hello.clone(), self.request_timeout, seed), now)
+                Line::new(Session::new(lane, self.hello.clone(), self.seed), now)
             });
             let due = matches!(cursor.state, State::Idle(until) if until.is_none_or(|t| now >= t));
             let Some(link) = line.session.link().filter(|_| due) else { continue };
@@ -571,14 +608,19 @@ impl Reader {
 
     /// What a connection needs: a new one, an end, or bytes to be sent.
     fn connections(&mut self, now: Instant) -> Option<Step> {
-        let mut unused = None;
+        let (mut unused, scouts, wait) = (None, self.scouts(now), self.request_timeout);
+        if scouts {
+            let session = || Session::new(Lane::SCOUT, self.hello.clone(), self.seed);
+            self.lines.entry(Lane::SCOUT).or_insert_with(|| Line::new(session(), now));
+        }
+        let places = &mut self.places;
         for (lane, line) in &mut self.lines {
-            let wanted = wanted(&self.cursors, *lane);
-            if let Some(step) = line.session.step(now, wanted) {
+            let wanted = *lane == Lane::SCOUT && scouts || wanted(&self.cursors, *lane);
+            if let Some(step) = line.session.step(now, wanted, || places.dial(*lane, wait)) {
                 line.spoke = now;
                 return Some(step);
             }
-            if !wanted && !self.places.uses(*lane) {
+            if !wanted && !places.uses(*lane) {
                 unused = Some(*lane);
             }
         }
@@ -593,11 +635,15 @@ impl Reader {
             State::Idle(until) => until,
             _ => None,
         });
+        let (scouts, quiet) = (self.scouts(now), self.quiet());
         let lines = self.lines.iter().flat_map(|(lane, line)| {
-            let quiet = line.pinged.unwrap_or(line.heard.min(line.spoke));
-            let silent = quiet + self.request_timeout;
+            let dead = line.pinged.map(|at| at + self.request_timeout);
+            let silent = dead.unwrap_or(line.heard.min(line.spoke) + quiet);
             let silent = (!line.names.is_empty()).then_some(silent);
-            [silent, line.session.timeout(wanted(&self.cursors, *lane))]
+            let wanted = *lane == Lane::SCOUT && scouts || wanted(&self.cursors, *lane);
+            let since = line.waits_since();
+            let suspect = since.and_then(|since| self.places.suspects_at(*lane, since));
+            [silent, line.session.timeout(wanted), suspect]
         });
         let own = lines.chain([self.places.timeout()]).flatten();
         paused.chain(own).filter(|at| *at > now).min()
@@ -625,6 +671,11 @@ impl Line {
     fn new(session: Session, now: Instant) -> Self {
         let (waiting, names) = (BTreeMap::new(), BTreeMap::new());
         Self { session, waiting, names, heard: now, spoke: now, pinged: None }
+    }
+
+    /// Since when the server owes something: a sign of life, or a connection.
+    fn waits_since(&self) -> Option<Instant> {
+        self.pinged.or(self.session.trying_since())
     }
 }
 

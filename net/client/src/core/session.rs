@@ -9,6 +9,7 @@ use super::{
     backoff::Backoff,
     lane::Lane,
     link::{Hello, Link, Response},
+    nodes::Dial,
 };
 use crate::error::Error;
 
@@ -31,24 +32,28 @@ enum State {
 pub(crate) struct Session {
     lane: Lane,
     hello: Hello,
-    handshake_timeout: Duration,
+    /// Where the connection goes, and how long that and the handshake may take.
+    dial: Dial,
     state: State,
     backoff: Backoff,
     failing_since: Option<Instant>,
+    /// Since when a connection is being made.
+    trying_since: Option<Instant>,
     /// Handshakes that failed since one succeeded.
     unshaken: u32,
 }
 
 impl Session {
     /// A lane without a connection.
-    pub(crate) fn new(lane: Lane, hello: Hello, handshake_timeout: Duration, seed: u64) -> Self {
+    pub(crate) fn new(lane: Lane, hello: Hello, seed: u64) -> Self {
         Self {
             lane,
             hello,
-            handshake_timeout,
+            dial: Dial { address: String::new(), wait: Duration::ZERO },
             state: State::Down(None),
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(lane.seed(seed)),
             failing_since: None,
+            trying_since: None,
             unshaken: 0,
         }
     }
@@ -57,17 +62,17 @@ impl Session {
     /// every other time: any core answers for it.
     fn core(&self) -> Option<u16> {
         let stray = self.unshaken >= 2 && self.unshaken.is_multiple_of(2);
-        (!stray).then_some(self.lane.0)
+        self.lane.core.filter(|_| !stray)
     }
 
     /// The connection is there.
     ///
     /// # Errors
     /// When there can be no handshake; the session has failed then.
-    pub(crate) fn on_connected(&mut self, address: &str, now: Instant) -> Result<(), Error> {
+    pub(crate) fn on_connected(&mut self, now: Instant) -> Result<(), Error> {
         let hello = Hello { core: self.core(), ..self.hello.clone() };
-        let link = Link::new(&hello, address)?;
-        self.state = State::Shaking(Box::new(link), now + self.handshake_timeout);
+        let link = Link::new(&hello, &self.dial.address)?;
+        self.state = State::Shaking(Box::new(link), now + self.dial.wait);
         Ok(())
     }
 
@@ -82,13 +87,14 @@ impl Session {
             State::Down(_) | State::Connecting | State::Broken(..) => {}
         }
         if let State::Shaking(link, _) = &self.state
-            && link.greeting().is_some()
+            && let Some(greeting) = link.greeting()
         {
+            self.lane.check(greeting, &self.dial.address)?;
             let state = std::mem::replace(&mut self.state, State::Down(None));
             let State::Shaking(link, _) = state else { unreachable!("it was shaking hands") };
             self.state = State::Up(link);
             self.backoff.reset();
-            self.failing_since = None;
+            (self.failing_since, self.trying_since) = (None, None);
             self.unshaken = 0;
         }
         Ok(())
@@ -115,6 +121,7 @@ impl Session {
     /// Gives the connection up; another is made after a pause.
     pub(crate) fn fail(&mut self, now: Instant) {
         self.failing_since.get_or_insert(now);
+        self.trying_since = None;
         let again = now + self.backoff.pause();
         self.unshaken += u32::from(matches!(self.state, State::Shaking(..)));
         self.state = match &mut self.state {
@@ -149,13 +156,29 @@ impl Session {
         self.failing_since = self.failing_since.map(|_| now);
     }
 
+    /// Where the connection goes.
+    pub(crate) fn address(&self) -> &str {
+        &self.dial.address
+    }
+
+    /// Since when a connection is being made.
+    pub(crate) fn trying_since(&self) -> Option<Instant> {
+        self.trying_since
+    }
+
     /// Whether the handshake has taken too long.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         matches!(self.state, State::Shaking(_, until) if now >= until)
     }
 
-    /// What the connection needs; `None`: nothing now.
-    pub(crate) fn step(&mut self, now: Instant, wanted: bool) -> Option<Step> {
+    /// What the connection needs; `None`: nothing now. One that is to be made goes where `dial`
+    /// tells.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        wanted: bool,
+        dial: impl FnOnce() -> Dial,
+    ) -> Option<Step> {
         match &mut self.state {
             State::Broken(last, _) if !last.is_empty() => {
                 Some(Step::Send(self.lane, std::mem::take(last)))
@@ -166,7 +189,9 @@ impl Session {
             }
             State::Down(again) if wanted && again.is_none_or(|again| now >= again) => {
                 self.state = State::Connecting;
-                Some(Step::Connect(self.lane))
+                self.trying_since = Some(now);
+                self.dial = dial();
+                Some(Step::Connect(self.lane, self.dial.clone()))
             }
             State::Down(_) | State::Connecting => None,
             State::Shaking(link, _) => send(self.lane, link),

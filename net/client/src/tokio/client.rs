@@ -14,35 +14,33 @@ use crate::{
     batch::Fetched,
     core::{
         backoff::Patience,
-        call::{self, Call},
+        call::{self, Call, Told},
+        lane::Lane,
         link::Hello,
-        owners::Owners,
+        nodes::{Dial, Nodes},
+        owners::{CONNECTIONS_MAX, HOME, Owners, Place, is_left},
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
 };
 
 /// A client of one cluster. It makes its connections when they are needed: to the core that owns
-/// the partition asked about, once [`Client::topic`] or [`Client::topics`] told which does, else to
-/// the first. A call that is dropped may have been done or not.
+/// the partition asked about on the head of its chain, once [`Client::topic`] or
+/// [`Client::topics`] told which does, else to any node. A call that is dropped may have been done
+/// or not.
 #[derive(Debug)]
 pub struct Client {
     options: Options,
     /// Known from the first connection on.
-    hello: Option<Hello>,
-    /// By the core that was asked for.
-    connections: BTreeMap<u16, Connection>,
-    owners: Owners,
-    /// Which server is next.
-    turn: usize,
+    known: Option<(Hello, Owners)>,
+    connections: BTreeMap<Lane, Connection>,
 }
 
 impl Client {
     /// A client; it connects with its first request.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let (connections, owners) = (BTreeMap::new(), Owners::default());
-        Self { options: options.bounded(), hello: None, connections, owners, turn: 0 }
+        Self { options: options.bounded(), known: None, connections: BTreeMap::new() }
     }
 
     /// A client by a connection string, see [`Options`], which has reached a server.
@@ -63,45 +61,76 @@ impl Client {
 
     /// What its connections say first.
     pub(super) fn hello(&mut self) -> Result<Hello, Error> {
-        if self.hello.is_none() {
-            self.hello = Some(self.options.hello()?);
-        }
-        Ok(self.hello.clone().expect("it was just made"))
+        self.known().map(|(hello, _)| hello.clone())
     }
 
-    /// The connection to a core, made if there is none. With several servers the next is tried when
-    /// one failed.
-    async fn take_connection(&mut self, core: u16) -> Result<Connection, Error> {
-        if let Some(connection) = self.connections.remove(&core) {
+    /// Where its servers are, as far as that is known.
+    pub(super) fn nodes(&mut self) -> Result<Nodes, Error> {
+        self.owners().map(|owners| owners.nodes())
+    }
+
+    fn owners(&mut self) -> Result<&mut Owners, Error> {
+        self.known().map(|(_, owners)| owners)
+    }
+
+    fn known(&mut self) -> Result<&mut (Hello, Owners), Error> {
+        if self.known.is_none() {
+            self.known = Some((self.options.hello()?, Owners::new(self.options.servers()?)));
+        }
+        Ok(self.known.as_mut().expect("it was just made"))
+    }
+
+    /// The connection of a lane, made if there is none, which takes so long at most.
+    async fn take_connection(&mut self, lane: Lane, wait: Duration) -> Result<Connection, Error> {
+        if let Some(connection) = self.connections.remove(&lane) {
             return Ok(connection);
         }
-        let hello = Hello { core: Some(core), ..self.hello()? };
-        let servers = self.options.servers()?;
-        let server = &servers[self.turn % servers.len()];
-        self.turn = self.turn.wrapping_add(1);
-        let wait = self.options.request_timeout;
-        match Connection::open(server, &hello, wait).await {
+        let hello = Hello { core: lane.core, ..self.hello()? };
+        let Dial { address, wait } = self.owners()?.dial(lane, wait);
+        let connection = match Connection::open(&address, &hello, wait).await {
             // That core takes no more: any answers for it.
             Err(Error::Server { .. }) => {
-                Connection::open(server, &Hello { core: None, ..hello }, wait).await
+                Connection::open(&address, &Hello { core: None, ..hello }, wait).await?
             }
-            opened => opened,
+            opened => opened?,
+        };
+        lane.check(connection.greeting(), &address)?;
+        Ok(connection)
+    }
+
+    fn keep(&mut self, lane: Lane, connection: Connection) {
+        if self.connections.len() >= CONNECTIONS_MAX {
+            self.connections.pop_first();
+        }
+        self.connections.insert(lane, connection);
+    }
+
+    /// A lane's connection is of no use, and who owns what may have changed.
+    fn lose(&mut self, lane: Lane, place: Option<Place>) {
+        self.connections.remove(&lane);
+        if let Some((_, owners)) = &mut self.known {
+            owners.doubt(place);
         }
     }
 
     /// A request that changes nothing is tried again for as long as a request may take, when the
-    /// server cannot answer it yet or the connection broke; any other when there was no connection.
+    /// server cannot answer it yet or the connection broke; any other when there was no connection,
+    /// or it is to be asked elsewhere.
     async fn run<T>(&mut self, call: Result<Call<T>, Error>, wait: Duration) -> Result<T, Error> {
         let call = call?;
-        let mut patience = Patience::new(Instant::now() + self.options.request_timeout, seed());
+        let whole = self.options.request_timeout;
+        let mut patience = Patience::new(Instant::now() + whole, seed());
         loop {
-            if let Some(topic) = self.owners.take_doubt(call.place) {
-                // What is not known goes to any core, which forwards it.
-                if let Ok(topic) = self.once(&call::topic(&topic)?, Duration::ZERO).await {
-                    self.owners.remember(&topic);
+            let share = patience.share(whole, self.owners()?.several());
+            if let Some(names) = self.owners()?.take_doubt(call.place) {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                let asked = call::metadata(&names)?;
+                // What is not known goes where it went, or anywhere.
+                if let Ok(told) = self.once(&asked, Duration::ZERO, share).await {
+                    self.learn(&told)?;
                 }
             }
-            let error = match self.once(&call, wait).await {
+            let error = match self.once(&call, wait, share).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -112,23 +141,40 @@ impl Client {
         }
     }
 
-    async fn once<T>(&mut self, call: &Call<T>, wait: Duration) -> Result<T, Error> {
-        let wait = self.options.request_timeout.saturating_add(wait);
-        // What cannot be asked twice is not asked where the server is gone.
+    /// Takes in what was just told.
+    fn learn(&mut self, told: &Told) -> Result<(), Error> {
+        let asked = self.connections.get(&HOME).map(|home| home.address().to_owned());
+        self.owners()?.learn(told, &asked.unwrap_or_default());
+        Ok(())
+    }
+
+    async fn once<T>(
+        &mut self,
+        call: &Call<T>,
+        wait: Duration,
+        share: Duration,
+    ) -> Result<T, Error> {
+        let lane = self.owners()?.lane(call.place);
+        let whole = self.options.request_timeout;
+        // What cannot be asked twice is not asked where the server is gone, and may take its time.
         let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
-        let core = self.owners.core(call.place);
-        if self.connections.get_mut(&core).is_some_and(gone) {
-            self.connections.remove(&core);
-            self.owners.doubt();
+        if self.connections.get_mut(&lane).is_some_and(gone) {
+            self.lose(lane, call.place);
         }
+        let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
         // Whoever drops the call drops the connection with it: half a request may be sent.
-        let mut connection = self.take_connection(core).await?;
+        let mut connection = match self.take_connection(lane, share).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.lose(lane, call.place);
+                return Err(error);
+            }
+        };
         let answer = connection.call(call.api, &call.head, wait).await;
         let answer = answer.and_then(|answer| (call.read)(answer));
-        if matches!(answer, Err(Error::Connection { .. } | Error::Protocol(_))) {
-            self.owners.doubt();
-        } else {
-            self.connections.insert(core, connection);
+        match &answer {
+            Err(error) if is_left(error) => self.lose(lane, call.place),
+            _ => self.keep(lane, connection),
         }
         answer
     }
@@ -222,9 +268,9 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
-        let topics = self.ask(call::topics()).await?;
-        topics.iter().for_each(|topic| self.owners.remember(topic));
-        Ok(topics)
+        let told = self.ask(call::metadata(&[])).await?;
+        self.learn(&told)?;
+        Ok(told.topics)
     }
 
     /// One topic.
@@ -232,9 +278,9 @@ impl Client {
     /// # Errors
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub async fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
-        let topic = self.ask(call::topic(name)).await?;
-        self.owners.remember(&topic);
-        Ok(topic)
+        let mut told = self.ask(call::topic(name)).await?;
+        self.learn(&told)?;
+        told.topics.pop().ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))
     }
 
     /// Everything about a topic.

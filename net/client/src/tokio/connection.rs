@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use catena_wire::Api;
+use catena_wire::{Api, HandshakeResponse};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -51,6 +51,16 @@ impl Connection {
             connection.write(wait).await?;
         }
         Ok(connection)
+    }
+
+    /// Where it goes.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the server said of itself.
+    pub(super) fn greeting(&self) -> &HandshakeResponse<'static> {
+        self.link.greeting().expect("an open connection has shaken hands")
     }
 
     /// Asks and awaits the answer. When it is dropped before, the connection is of no use.

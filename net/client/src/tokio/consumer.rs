@@ -48,10 +48,10 @@ impl Consumer {
             begin.push((partition, offset.unwrap_or_default()));
         }
         let hello = client.hello()?;
-        let settings = client.options();
-        let wait = settings.request_timeout;
-        let (driver, bell) = Driver::new(settings.servers()?, wait);
-        let core = Reader::new(&metadata, options, hello, wait, &begin, seed());
+        let (nodes, wait) = (client.nodes()?, client.options().request_timeout);
+        let (driver, bell) = Driver::new(wait);
+        let topic = (&metadata, nodes);
+        let core = Reader::new(topic, options, hello, wait, &begin, seed());
         let shared = Arc::new(SharedReader::new(core, bell));
         drop(driver.spawn(shared.clone()));
         Ok(Self { shared })

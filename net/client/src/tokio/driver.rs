@@ -21,7 +21,7 @@ use tokio::{
 
 use super::connection::{dial, lost};
 use crate::{
-    core::{Driven, Step, lane::Lane},
+    core::{Driven, Step, lane::Lane, nodes::Dial},
     shared::Bell,
 };
 
@@ -38,16 +38,15 @@ impl Bell for Doorbell {
 /// What the task is given, before there is something to drive.
 pub(super) struct Driver {
     rung: Arc<Notify>,
-    servers: Vec<String>,
     wait: Duration,
 }
 
 impl Driver {
-    /// A driver that connects to one of `servers`, which takes at most `wait`; and its bell.
-    pub(super) fn new(servers: Vec<String>, wait: Duration) -> (Self, Box<dyn Bell>) {
+    /// A driver that sends within `wait`, and its bell.
+    pub(super) fn new(wait: Duration) -> (Self, Box<dyn Bell>) {
         let rung = Arc::new(Notify::new());
         let bell = Doorbell(rung.clone());
-        (Self { rung, servers, wait }, Box::new(bell))
+        (Self { rung, wait }, Box::new(bell))
     }
 
     /// Drives on a task of its own until nothing is left to do.
@@ -56,7 +55,7 @@ impl Driver {
         let abandon = Abandon(driven);
         tokio::spawn(async move {
             let abandon = abandon;
-            Running { driver: self, lines: BTreeMap::new(), turn: 0, last: Lane(0) }
+            Running { driver: self, lines: BTreeMap::new(), last: Lane::SCOUT }
                 .run(&*abandon.0)
                 .await;
         })
@@ -75,7 +74,6 @@ impl Drop for Abandon {
 struct Running {
     driver: Driver,
     lines: BTreeMap<Lane, Line>,
-    turn: usize,
     /// Where something happened last: the others are looked at first.
     last: Lane,
 }
@@ -108,7 +106,7 @@ impl Running {
     async fn run(mut self, driven: &dyn Driven) {
         loop {
             match driven.step(Instant::now()) {
-                Step::Connect(lane) => self.connect(lane),
+                Step::Connect(lane, dial) => self.connect(lane, dial),
                 Step::Close(lane) => {
                     if let Some(Line::Open(mut open)) = self.lines.remove(&lane) {
                         open.send_last();
@@ -125,10 +123,8 @@ impl Running {
         }
     }
 
-    fn connect(&mut self, lane: Lane) {
-        let address = self.driver.servers[self.turn % self.driver.servers.len()].clone();
-        self.turn = self.turn.wrapping_add(1);
-        let (name, wait) = (address.clone(), self.driver.wait);
+    fn connect(&mut self, lane: Lane, Dial { address, wait }: Dial) {
+        let name = address.clone();
         let dialling = Box::pin(async move { dial(&name, wait).await });
         self.lines.insert(lane, Line::Dialling(address, dialling));
     }
@@ -169,7 +165,7 @@ impl Running {
         let failure = match (happened, &mut *line) {
             (Happened::Connected(Ok(stream)), Line::Dialling(address, _)) => {
                 let address = std::mem::take(address);
-                driven.on_connected(lane, &address, now);
+                driven.on_connected(lane, now);
                 *line = Line::Open(Open::new(stream, address, now));
                 return;
             }

@@ -34,11 +34,10 @@ impl Producer {
     ) -> Result<Self, Error> {
         options.check()?;
         let (topic, producer) = (&client.topic(topic).await?, client.producer_id().await?);
-        let target = Target::of(topic, producer, options.refresh, seed())?;
+        let target = Target::of(topic, client.nodes()?, producer, options.refresh, seed())?;
         let hello = client.hello()?;
-        let settings = client.options();
-        let wait = settings.request_timeout;
-        let (driver, bell) = Driver::new(settings.servers()?, wait);
+        let wait = client.options().request_timeout;
+        let (driver, bell) = Driver::new(wait);
         let core = Core::new(target, options, hello, wait, seed());
         let shared = Arc::new(SharedProducer::new(core, bell));
         let task = Some(driver.spawn(shared.clone()));

@@ -7,7 +7,8 @@ use clap::Args;
 /// Where the server is, and TLS with it.
 #[derive(Args, Debug)]
 pub(crate) struct RemoteArgs {
-    /// The server to talk to: host and port, or a connection string as `catenas://host?ca=FILE`.
+    /// The servers to talk to: host and port, of one or some of a cluster, separated by commas; or
+    /// a connection string as `catenas://host?ca=FILE`.
     #[arg(long, global = true, value_name = "ADDR", env = "CATENA_SERVER", hide_env_values = true)]
     #[arg(default_value = "127.0.0.1:9200")]
     pub(crate) server: String,

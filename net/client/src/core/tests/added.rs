@@ -12,7 +12,14 @@ fn add_partitions(world: &mut World) {
 fn reader(options: ConsumerOptions) -> Reader {
     let starts: Vec<_> =
         (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(7))).collect();
-    Reader::new(&topic(2, PARTITIONS), options, hello(), Duration::from_secs(1000), &starts, 1)
+    Reader::new(
+        (&topic(2, PARTITIONS), nodes()),
+        options,
+        hello(),
+        Duration::from_secs(1000),
+        &starts,
+        1,
+    )
 }
 
 #[test]

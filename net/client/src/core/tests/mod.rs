@@ -2,6 +2,7 @@
 //! seed is a history. What was told is compared with what the server stored.
 
 mod added;
+mod cluster;
 mod conditional;
 mod reading;
 mod server;
@@ -21,6 +22,7 @@ use super::{
     Step,
     lane::{Lane, Places},
     link::Hello,
+    nodes::{Dial, Nodes},
     partition::BatchId,
     producer::{Producer, Refused, Target},
     reader::Reader,
@@ -35,6 +37,10 @@ fn hello() -> Hello {
     Hello { client_id: "test".to_owned(), core: None, trust: None }
 }
 
+fn nodes() -> Nodes {
+    Nodes::new(vec!["test:1".to_owned()])
+}
+
 fn producer(options: ProducerOptions) -> Producer {
     producer_of(options, 0)
 }
@@ -42,11 +48,16 @@ fn producer(options: ProducerOptions) -> Producer {
 fn producer_of(options: ProducerOptions, epoch: i16) -> Producer {
     let target = Target {
         topic: TopicId::new(1),
-        places: Places::of(&topic(2, PARTITIONS), Some(options.refresh), 1),
+        places: Places::of(&topic(2, PARTITIONS), nodes(), Some(options.refresh), 1),
         batch_bytes_max: 4096,
         producer: (ProducerId::new(1), ProducerEpoch::new(epoch)),
     };
     Producer::new(target, options, hello(), Duration::from_secs(1), 3)
+}
+
+/// The node that is dialled; the server that is alone is 0.
+fn node_at(dial: &Dial) -> u64 {
+    dial.address.strip_prefix("node:").map_or(0, |node| node.parse().unwrap())
 }
 
 fn broken() -> Error {
@@ -62,6 +73,10 @@ struct World {
     wires: BTreeMap<Lane, Wire>,
     /// What was on its way on connections that broke and comes yet; `None`: nothing does.
     late: Option<Vec<(Wire, Vec<u8>)>>,
+    /// A node that takes no connections.
+    dead: Option<u64>,
+    /// Connections that were not to be had.
+    refused: u64,
 }
 
 /// What a world drives.
@@ -76,7 +91,7 @@ macro_rules! client {
     ($machine:ty) => {
         impl Client for $machine {
             fn connected(&mut self, lane: Lane, now: Instant) {
-                self.on_connected(lane, "test", now);
+                self.on_connected(lane, now);
             }
             fn bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
                 self.on_bytes(lane, bytes, now);
@@ -98,17 +113,18 @@ impl World {
     fn new(seed: u64) -> Self {
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (server, wires) = (Server::new(), BTreeMap::new());
-        Self { server, random, now: Instant::now(), wires, late: None }
+        Self { server, random, now: Instant::now(), wires, late: None, dead: None, refused: 0 }
     }
 
     /// One step of the client; whether it is done.
     fn turn(&mut self, client: &mut impl Client) -> bool {
         match client.next(self.now) {
-            Step::Connect(lane) if !self.server.calm && self.random.one_in(4) => {
+            Step::Connect(lane, dial) if self.is_refused(&dial) => {
+                self.refused += 1;
                 client.lost(lane, self.now);
             }
-            Step::Connect(lane) => {
-                let before = self.wires.insert(lane, Wire { lane: lane.0, ..Wire::default() });
+            Step::Connect(lane, dial) => {
+                let before = self.wires.insert(lane, Wire::new(lane, node_at(&dial)));
                 assert!(before.is_none(), "{lane:?} has a connection");
                 client.connected(lane, self.now);
             }
@@ -118,6 +134,10 @@ impl World {
             Step::Done => return true,
         }
         false
+    }
+
+    fn is_refused(&mut self, dial: &Dial) -> bool {
+        self.dead == Some(node_at(dial)) || !self.server.calm && self.random.one_in(4)
     }
 
     /// Some of the bytes arrive, and then perhaps nothing more.
@@ -310,7 +330,8 @@ fn a_consumer_reads_everything_once_and_in_order() {
             (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::new(seed % 20))).collect();
         let options = ConsumerOptions { buffer_bytes: 500, ..ConsumerOptions::default() };
         let patience = Duration::from_secs(1000);
-        let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), patience, &starts, 1);
+        let mut reader =
+            Reader::new((&topic(2, PARTITIONS), nodes()), options, hello(), patience, &starts, 1);
         let largest = world.server.logs.iter().flat_map(|log| &log.batches);
         let largest = largest.map(|(_, batch)| batch.len()).max().unwrap();
         let mut read = vec![Vec::new(); PARTITIONS as usize];
@@ -579,7 +600,8 @@ fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
     let partitions = Some(vec![PartitionIndex::new(0)]);
     let options = ConsumerOptions { partitions, ..ConsumerOptions::default() };
     let wait = Duration::from_secs(1);
-    let mut reader = Reader::new(&topic(1, PARTITIONS), options, hello(), wait, &starts, 1);
+    let mut reader =
+        Reader::new((&topic(1, PARTITIONS), nodes()), options, hello(), wait, &starts, 1);
     let subscribed = |world: &World| world.wires.values().any(|w| !w.subscriptions.is_empty());
     while !subscribed(&world) {
         world.turn(&mut reader);
@@ -591,7 +613,7 @@ fn a_server_that_falls_silent_is_given_up_and_one_with_nothing_to_say_is_not() {
     }
     world.server.hangs = true;
     let began = world.now;
-    while !world.wires.is_empty() {
+    while subscribed(&world) {
         world.turn(&mut reader);
         assert!(world.now < began + 3 * wait, "it is not given up");
     }
@@ -616,7 +638,8 @@ fn each_partition_is_written_and_read_on_the_core_that_owns_it() {
     world.server.cores = 3;
     let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
     let (options, wait) = (ConsumerOptions::default(), Duration::from_secs(1));
-    let mut reader = Reader::new(&topic(2, PARTITIONS), options, hello(), wait, &starts, 1);
+    let mut reader =
+        Reader::new((&topic(2, PARTITIONS), nodes()), options, hello(), wait, &starts, 1);
     while world.wires.len() < 2 {
         world.turn(&mut reader);
     }
@@ -626,7 +649,10 @@ fn each_partition_is_written_and_read_on_the_core_that_owns_it() {
     let at_home = |world: &World| {
         world.wires.values().all(|wire| {
             wire.subscriptions.len() == 1
-                && wire.subscriptions.values().all(|s| world.server.owner(s.partition) == wire.lane)
+                && wire
+                    .subscriptions
+                    .values()
+                    .all(|s| Some(world.server.owner(s.partition)) == wire.lane.core)
         })
     };
     while world.wires.len() < 3 || !at_home(&world) {

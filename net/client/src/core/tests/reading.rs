@@ -13,7 +13,7 @@ fn world(batches: u64, buffer_bytes: usize) -> (World, Reader) {
     let partitions = Some(vec![ONLY]);
     let options = ConsumerOptions { partitions, buffer_bytes, ..ConsumerOptions::default() };
     let starts = [(ONLY, Offset::ZERO)];
-    (world, Reader::new(&topic(1, PARTITIONS), options, hello(), WAIT, &starts, 1))
+    (world, Reader::new((&topic(1, PARTITIONS), nodes()), options, hello(), WAIT, &starts, 1))
 }
 
 /// Goes on until something is there for the application.

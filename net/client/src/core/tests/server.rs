@@ -3,22 +3,24 @@
 use std::collections::BTreeMap;
 
 use catena_format::{
-    BatchHeader, Epoch, Millis, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId,
-    TopicId,
+    BatchHeader, Epoch, Millis, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch,
+    ProducerId, TopicId,
     batch::patch,
     records::{BatchBuilder, Producer as Stamp, Records},
 };
 use catena_wire::{
     Api, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits,
-    Message, MetadataResponse, PartitionMetadata, ProduceRequest, ProduceResponse,
+    Message, MetadataResponse, NodeAddress, PartitionMetadata, ProduceRequest, ProduceResponse,
     ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags, Refusal, StatusResponse,
     SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, encode_message,
     encode_refusal,
 };
 
-use crate::greeting::greeting;
+use crate::{core::lane::Lane, greeting::greeting};
 
 pub(super) const PARTITIONS: u32 = 3;
+/// Nodes of a cluster, numbered from 1.
+pub(super) const NODES: u64 = 3;
 /// A record with this value is refused for good.
 pub(super) const POISON: &str = "poison";
 
@@ -78,6 +80,15 @@ pub(super) struct Server {
     pub(super) pings: u64,
     /// How often the topic was asked for.
     pub(super) asked: u64,
+    /// Of a cluster, by partition: the node that is the head, and in which epoch; none: the server
+    /// is alone.
+    pub(super) heads: Vec<(u64, u32)>,
+    /// What a node that has not heard the newest thinks of the heads.
+    pub(super) before: Vec<(u64, u32)>,
+    /// A node that takes connections, and then answers nothing.
+    pub(super) stopped: Option<u64>,
+    /// Requests that came to a node which is not the head.
+    pub(super) strayed: u64,
     /// The epochs of producers that were raised, and how often one was; the next producer's id.
     raised: BTreeMap<i64, i16>,
     pub(super) raises: u64,
@@ -85,9 +96,10 @@ pub(super) struct Server {
 }
 
 /// A connection as the server has it, to the core of a lane.
-#[derive(Default)]
 pub(super) struct Wire {
-    pub(super) lane: u16,
+    pub(super) lane: Lane,
+    /// The node at the other end.
+    pub(super) node: u64,
     /// What the preface names.
     pub(super) core: u16,
     pub(super) inbound: Vec<u8>,
@@ -104,6 +116,18 @@ pub(super) struct Subscription {
 }
 
 impl Wire {
+    pub(super) fn new(lane: Lane, node: u64) -> Self {
+        Self {
+            lane,
+            node,
+            core: u16::MAX,
+            inbound: Vec::new(),
+            greeted: false,
+            subscriptions: BTreeMap::new(),
+            to_client: Vec::new(),
+        }
+    }
+
     /// The core at the other end; any is the first.
     fn serving(&self) -> u16 {
         if self.core == u16::MAX { 0 } else { self.core }
@@ -123,6 +147,10 @@ impl Server {
             unreadable: None,
             pings: 0,
             asked: 0,
+            heads: Vec::new(),
+            before: Vec::new(),
+            stopped: None,
+            strayed: 0,
             raised: BTreeMap::new(),
             raises: 0,
             next_id: 2,
@@ -150,7 +178,7 @@ impl Server {
 
     /// Takes bytes, and answers what is whole.
     pub(super) fn on_bytes(&mut self, wire: &mut Wire, bytes: &[u8], random: &mut Random) {
-        if self.hangs {
+        if self.hangs || self.stopped == Some(wire.node) {
             return;
         }
         wire.inbound.extend_from_slice(bytes);
@@ -159,7 +187,9 @@ impl Server {
                 return;
             }
             let core = u16::from_le_bytes([wire.inbound[10], wire.inbound[11]]);
-            assert!(core == wire.lane || core == u16::MAX, "the preface names {core}");
+            let wanted =
+                [wire.lane.core, None].contains(&Some(core).filter(|core| *core < u16::MAX));
+            assert!(wanted, "the preface names {core}");
             wire.core = core;
             wire.inbound.drain(..16);
             wire.greeted = true;
@@ -192,13 +222,17 @@ impl Server {
                 encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
             }
             Api::Handshake => {
-                let greeting = greeting(CREDIT_BYTES_MAX);
+                let mut greeting = greeting(CREDIT_BYTES_MAX);
+                greeting.node = NodeId::new(wire.node);
                 encode_message(Api::Handshake, correlation, &greeting, 0, out).unwrap();
             }
             Api::Produce => {
                 let request = ProduceRequest::decode(head).unwrap();
                 self.forwarded += u64::from(self.owner(request.partition) != serving);
-                let answer = self.produce(&request, payload, random);
+                let answer = match self.is_head(wire.node, request.partition) {
+                    true => self.produce(&request, payload, random),
+                    false => ProduceResponse::refused(ErrorCode::NotHead, ""),
+                };
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
             Api::ProducerId => {
@@ -206,13 +240,7 @@ impl Server {
                 encode_message(Api::ProducerId, correlation, &answer, 0, out).unwrap();
             }
             Api::Metadata => {
-                self.asked += 1;
-                let (error, nodes) = (ErrorCode::None, Vec::new());
-                let busy = !self.calm && random.one_in(4);
-                let topics =
-                    if busy { Vec::new() } else { vec![topic(self.cores, self.logs.len() as u32)] };
-                let answer =
-                    MetadataResponse { error, version: 1, nodes, topics, message: "".into() };
+                let answer = self.metadata(random);
                 encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
             }
             Api::Subscribe => {
@@ -238,6 +266,40 @@ impl Server {
         self.push(wire, random);
     }
 
+    fn metadata(&mut self, random: &mut Random) -> MetadataResponse<'static> {
+        self.asked += 1;
+        let (error, nodes) = (ErrorCode::None, self.nodes());
+        let busy = !self.calm && random.one_in(4);
+        let topics = if busy { Vec::new() } else { vec![self.topic(random)] };
+        MetadataResponse { error, version: 1, nodes, topics, message: "".into() }
+    }
+
+    /// Whether a node serves a partition, which is counted if not.
+    fn is_head(&mut self, node: u64, partition: PartitionIndex) -> bool {
+        let head = self.heads.get(partition.get() as usize).is_none_or(|head| head.0 == node);
+        self.strayed += u64::from(!head);
+        head
+    }
+
+    /// Where the nodes of a cluster are.
+    fn nodes(&self) -> Vec<NodeAddress<'static>> {
+        let nodes = if self.heads.is_empty() { 0..0 } else { 1..NODES + 1 };
+        let address = |node| NodeAddress { node: NodeId::new(node), address: at(node).into() };
+        nodes.map(address).collect()
+    }
+
+    /// The topic as a node knows it, which may not have heard the newest.
+    pub(super) fn topic(&self, random: &mut Random) -> TopicMetadata<'static> {
+        let mut topic = topic(self.cores, self.logs.len() as u32);
+        let late = !self.calm && random.one_in(3);
+        let heads = if late { &self.before } else { &self.heads };
+        for (partition, (head, epoch)) in topic.partitions.iter_mut().zip(heads) {
+            partition.chain = vec![NodeId::new(*head)];
+            partition.epoch = Epoch::new(*epoch);
+        }
+        topic
+    }
+
     pub(super) fn owner(&self, partition: PartitionIndex) -> u16 {
         partition.get() as u16 % self.cores
     }
@@ -250,8 +312,13 @@ impl Server {
         random: &mut Random,
     ) {
         self.forwarded += u64::from(self.owner(request.partition) != wire.serving());
-        let refused = !self.calm && random.one_in(10);
-        let error = if refused { ErrorCode::Starting } else { ErrorCode::None };
+        let head = self.is_head(wire.node, request.partition);
+        let refused = !head || !self.calm && random.one_in(10);
+        let error = match refused {
+            true if head => ErrorCode::Starting,
+            true => ErrorCode::NotHead,
+            false => ErrorCode::None,
+        };
         let log = &self.logs[request.partition.get() as usize];
         let answer = SubscribeResponse {
             subscription: request.subscription,
@@ -291,9 +358,9 @@ impl Server {
                 ended.push(*name);
                 continue;
             }
-            if there.next < log.start {
+            if there.next < log.start || there.next > end {
                 push.error = ErrorCode::OffsetOutOfRange;
-                push.next_offset = Offset::new(log.start);
+                push.next_offset = Offset::new(if there.next > end { end } else { log.start });
                 let out = &mut wire.to_client;
                 encode_message(Api::Push, there.correlation, &push, 0, out).unwrap();
                 ended.push(*name);
@@ -446,6 +513,11 @@ fn values(header: &BatchHeader, batch: &[u8]) -> Vec<String> {
     let records = Records::new(&batch[61..], header.count, header.base_timestamp);
     let value = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     records.map(|record| value(record.unwrap().value.unwrap())).collect()
+}
+
+/// The address of a node.
+pub(super) fn at(node: u64) -> String {
+    format!("node:{node}")
 }
 
 pub(super) fn topic(cores: u16, partitions: u32) -> TopicMetadata<'static> {
