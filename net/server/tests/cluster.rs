@@ -308,9 +308,14 @@ fn read_all(mut client: Client, progress: &Progress) {
     }
 }
 
-/// Kills a node, starts it again for the n-th time, and waits until it is in every chain.
+/// Kills a node, which before its third start falls silent first; starts it for the n-th time, and
+/// waits until it is in every chain.
 fn kill_and_start(nodes: &mut [Node], (dies, starts): (usize, usize), progress: &Progress) {
     progress.wait_for(20);
+    if starts > 2 {
+        nodes[dies].server.as_ref().unwrap().signal("STOP");
+        progress.wait_for(20);
+    }
     nodes[dies].server = None;
     progress.wait_for(20);
     let listed = Command::new(env!("CARGO_BIN_EXE_catena"))
@@ -352,10 +357,13 @@ fn producers_and_consumers_follow_the_heads_of_chains() {
         appends.join().unwrap();
         reads.join().unwrap();
     });
+    // A client that was told of nothing finds the heads too.
     let topic = admin.topic("events").unwrap();
-    let partition = PartitionIndex::new(0);
-    let trimmed = admin.trim(topic.id, partition, Offset::new(5)).unwrap();
-    assert_eq!(trimmed, Offset::new(5));
+    for partition in topic.partitions {
+        let mut stranger = client(&nodes[0].client);
+        let trimmed = stranger.trim(topic.id, partition.index, Offset::new(5)).unwrap();
+        assert_eq!(trimmed, Offset::new(5));
+    }
 }
 
 /// Appends with tasks until it is to stop; what was appended is read at once.
