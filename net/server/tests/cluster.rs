@@ -236,6 +236,8 @@ fn each_of_three_is_killed_and_nothing_is_lost_or_twice() {
 struct Progress {
     acknowledged: [AtomicU64; PARTITIONS as usize],
     stop: AtomicBool,
+    /// Somebody has panicked: nobody waits for the rest.
+    failed: AtomicBool,
     /// How many records each partition has in the end.
     ends: Mutex<Option<[u64; PARTITIONS as usize]>>,
 }
@@ -256,7 +258,20 @@ impl Progress {
 
     /// Whether a reader that has come so far has everything.
     fn is_all(&self, read: &[u64; PARTITIONS as usize]) -> bool {
-        self.ends.lock().unwrap().is_some_and(|ends| ends == *read)
+        let failed = self.failed.load(SeqCst);
+        failed || self.ends.lock().unwrap().is_some_and(|ends| ends == *read)
+    }
+}
+
+/// However somebody ends, the others do not go on for ever.
+struct Watch<'a>(&'a Progress);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed.store(true, SeqCst);
+            self.0.stop.store(true, SeqCst);
+        }
     }
 }
 
@@ -267,6 +282,7 @@ fn servers(nodes: &[Node]) -> String {
 
 /// Appends to all partitions in turn until it is to stop; every record is acknowledged.
 fn append_all(mut client: Client, progress: &Progress) {
+    let _watch = Watch(progress);
     let producer = client.producer("events", ProducerOptions::default()).unwrap();
     let (mut tickets, mut ends) = (VecDeque::new(), [0; PARTITIONS as usize]);
     while !progress.stop.load(SeqCst) {
@@ -299,6 +315,7 @@ fn take(batch: &Batch, read: &mut [u64; PARTITIONS as usize]) {
 
 /// Reads all partitions until everything was read.
 fn read_all(mut client: Client, progress: &Progress) {
+    let _watch = Watch(progress);
     let mut consumer = client.consumer("events", ConsumerOptions::default()).unwrap();
     let mut read = [0; PARTITIONS as usize];
     while !progress.is_all(&read) {
@@ -340,6 +357,7 @@ fn producers_and_consumers_follow_the_heads_of_chains() {
     admin.create_topic("events", PARTITIONS, Vec::new()).unwrap();
     let progress = Progress::default();
     thread::scope(|scope| {
+        let _watch = Watch(&progress);
         let first = client(&servers(&nodes));
         let one = client(&nodes[1].client);
         let appends = scope.spawn(|| append_all(first, &progress));
@@ -401,6 +419,7 @@ fn tasks_follow_the_heads_of_chains() {
     let progress = Progress::default();
     let options = Options::new(&nodes[0].client);
     thread::scope(|scope| {
+        let _watch = Watch(&progress);
         scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(append_and_read(options, &progress));
