@@ -325,6 +325,14 @@ fn read_all(mut client: Client, progress: &Progress) {
     }
 }
 
+/// Creates the topic with a copy on each node, also when one is believed gone for a moment, as on a
+/// machine that is busy.
+fn create_everywhere(admin: &mut Client) {
+    wait_until("each node can have a copy", || {
+        admin.create_replicated_topic("events", PARTITIONS, 3, Vec::new()).is_ok()
+    });
+}
+
 /// Kills a node, which before its third start falls silent first; starts it for the n-th time, and
 /// waits until it is in every chain.
 fn kill_and_start(nodes: &mut [Node], (dies, starts): (usize, usize), progress: &Progress) {
@@ -354,7 +362,7 @@ fn producers_and_consumers_follow_the_heads_of_chains() {
     let mut nodes = cluster(root.path());
     // One server is named: of the others it tells.
     let mut admin = client(&nodes[0].client);
-    admin.create_topic("events", PARTITIONS, Vec::new()).unwrap();
+    create_everywhere(&mut admin);
     let progress = Progress::default();
     thread::scope(|scope| {
         let _watch = Watch(&progress);
@@ -415,7 +423,7 @@ async fn append_and_read(options: Options, progress: &Progress) {
 fn tasks_follow_the_heads_of_chains() {
     let root = root();
     let mut nodes = cluster(root.path());
-    client(&nodes[0].client).create_topic("events", PARTITIONS, Vec::new()).unwrap();
+    create_everywhere(&mut client(&nodes[0].client));
     let progress = Progress::default();
     let options = Options::new(&nodes[0].client);
     thread::scope(|scope| {
