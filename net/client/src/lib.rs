@@ -59,8 +59,9 @@ mod url;
 pub use catena_format as format;
 pub use catena_format::records::{Header, Record};
 pub use catena_wire::{
-    Class, DescribeTopicResponse, Durability, ErrorCode, OffsetQuery, PartitionDetail,
-    ProduceRequest, ProduceResponse, Setting, TopicMetadata,
+    Class, DescribeClusterResponse, DescribeTopicResponse, Durability, ErrorCode, NodeDetail,
+    OffsetQuery, PartitionDetail, PartitionHealth, ProduceRequest, ProduceResponse, Setting,
+    TopicMetadata,
 };
 
 pub use crate::core::partitioner::{murmur2, partition_for_key};

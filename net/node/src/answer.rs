@@ -4,11 +4,11 @@ use catena_format::{Epoch, Offset, PartitionIndex, ProducerEpoch, ProducerId};
 use catena_log::io::Memory;
 use catena_replication::{Durability as Level, Receipt};
 use catena_wire::{
-    Api, ApiRange, ConnectionLimits, CoreAddress, DescribeTopicResponse, Durability, ErrorCode,
-    FetchResponse, FrameHeader, HandshakeRequest, HandshakeResponse, ListOffsetsResponse, Message,
-    MetadataResponse, ProduceResponse, ProducerIdResponse, ReceiptFlags, Refusal, StatusResponse,
-    SubscribeResponse, TrimResponse, WireError, encode_message, encode_refusal,
-    limits::CREDIT_BYTES_MAX,
+    Api, ApiRange, ConnectionLimits, CoreAddress, DescribeClusterResponse, DescribeTopicResponse,
+    Durability, ErrorCode, FetchResponse, FrameHeader, HandshakeRequest, HandshakeResponse,
+    ListOffsetsResponse, Message, MetadataResponse, ProduceResponse, ProducerIdResponse,
+    ReceiptFlags, Refusal, StatusResponse, SubscribeResponse, TrimResponse, WireError,
+    encode_message, encode_refusal, limits::CREDIT_BYTES_MAX,
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is answered with more than an error.
-const SERVED: [Api; 16] = [
+const SERVED: [Api; 21] = [
     Api::Handshake,
     Api::Produce,
     Api::Fetch,
@@ -34,6 +34,11 @@ const SERVED: [Api; 16] = [
     Api::ProducerId,
     Api::Ping,
     Api::JoinToken,
+    Api::DescribeCluster,
+    Api::RemoveNode,
+    Api::DrainNode,
+    Api::ReplicateTopic,
+    Api::MovePartition,
 ];
 
 impl<M: Memory + Clone> Node<M> {
@@ -97,6 +102,9 @@ impl<M: Memory + Clone> Node<M> {
             Api::DescribeTopic => {
                 self.answer(caller, &DescribeTopicResponse::refused(error, message));
             }
+            Api::DescribeCluster => {
+                self.answer(caller, &DescribeClusterResponse::refused(error, message));
+            }
             Api::Trim => {
                 let log_start = Offset::ZERO;
                 self.answer(caller, &TrimResponse { error, log_start, message });
@@ -118,7 +126,11 @@ impl<M: Memory + Clone> Node<M> {
             | Api::AlterTopic
             | Api::DeleteTopic
             | Api::Ping
-            | Api::JoinToken => {
+            | Api::JoinToken
+            | Api::RemoveNode
+            | Api::DrainNode
+            | Api::ReplicateTopic
+            | Api::MovePartition => {
                 self.answer(caller, &StatusResponse { error, message });
             }
         }

@@ -28,7 +28,8 @@ use crate::{
     cores::{Content, FIRST, NOWHERE, Place},
     held::{Awaited, Creating, Held},
     node::{Caller, Directory, Node, Status},
-    topics::{Proposal, catalog_code},
+    operations::{Absent, Quorum, catalog_code},
+    topics::Proposal,
 };
 
 /// Proposals that nothing is known of yet, at most.
@@ -86,6 +87,8 @@ pub(crate) struct Follower {
     announce: Option<Duration>,
     /// When it is looked again what is due.
     due_at: Duration,
+    pub(crate) absent: Absent,
+    pub(crate) quorum: Quorum,
 }
 
 impl Follower {
@@ -102,6 +105,8 @@ impl Follower {
             changing: BTreeSet::new(),
             announce: None,
             due_at: Duration::ZERO,
+            absent: Absent::default(),
+            quorum: Quorum::default(),
         }
     }
 
@@ -158,7 +163,7 @@ impl<M: Memory + Clone> Node<M> {
     /// Takes what consensus tells.
     pub fn on_ordered(&mut self, ordered: Ordered, now: Now) {
         // What could not be read may have been about anything.
-        if matches!(self.status, Status::Failed(_) | Status::Outdated) {
+        if matches!(self.status, Status::Failed(_) | Status::Outdated | Status::Removed) {
             return;
         }
         match ordered {
@@ -197,7 +202,7 @@ impl<M: Memory + Clone> Node<M> {
         let gone = |topic: &&Topic| self.catalog().topic(topic.id).is_none();
         let gone: Vec<_> = before.topics().filter(gone).map(|topic| topic.id).collect();
         gone.into_iter().for_each(|topic| self.follow_topic(topic, now));
-        self.follow_nodes();
+        self.follow_nodes(now);
         let topics: Vec<_> = self.catalog().topics().map(|topic| topic.id).collect();
         topics.into_iter().for_each(|topic| self.follow_topic(topic, now));
         self.follow_producers();
@@ -223,6 +228,11 @@ impl<M: Memory + Clone> Node<M> {
                 if NodeId::new(*node) == me && *life == follower.life =>
             {
                 self.status = Status::Outdated;
+            }
+            (Entry::StartNode { node, life, .. }, Err(CatalogError::UnknownNode(_)))
+                if NodeId::new(*node) == me && *life == follower.life =>
+            {
+                self.status = Status::Removed;
             }
             (Entry::RaiseProducer { .. }, Ok(Applied::Producer(id, epoch))) => {
                 let raised = [(
@@ -254,6 +264,10 @@ impl<M: Memory + Clone> Node<M> {
         let me = MemberId { node: self.identity.node, incarnation: self.incarnation };
         let serves = self.status == Status::Serving;
         let Some(follower) = &mut self.follower else { return };
+        if serves && follower.catalog.node(me.node).is_none() {
+            self.status = Status::Removed;
+            return;
+        }
         let known = follower.catalog.node(me.node).map_or(0, |node| node.life);
         if serves && !same_process(known, follower.life) {
             // Another process has begun to be this node.
@@ -346,15 +360,10 @@ impl<M: Memory + Clone> Node<M> {
         now: Now,
     ) -> Result<(), WireError> {
         let JoinTokenRequest { token, lifetime_ms } = JoinTokenRequest::decode(head)?;
-        if self.follower.is_none() {
-            let text = "the node is alone: it takes others when it listens for them (listen.peer)";
-            self.refuse(caller, ErrorCode::InvalidRequest, text);
-            return Ok(());
-        }
         let (token, time) = (token.get(), now.wall.get());
         let until = time.saturating_add_unsigned(lifetime_ms);
         let entry = Entry::AllowJoin { token, time, until };
-        self.propose(caller, Proposal::AllowJoin, &entry, now);
+        self.operate(caller, &[], &entry, now);
         Ok(())
     }
 
@@ -383,7 +392,7 @@ impl<M: Memory + Clone> Node<M> {
             (
                 Proposal::Alter { ticket, .. }
                 | Proposal::Delete(ticket, ..)
-                | Proposal::AllowJoin(ticket),
+                | Proposal::Operation(ticket),
                 Ok(_),
             ) => self.changed(ticket),
             (Proposal::Admit(link), Ok(Applied::Node(node))) => {
@@ -403,7 +412,7 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::Create(ticket, ..)
                 | Proposal::Alter { ticket, .. }
                 | Proposal::Delete(ticket, ..)
-                | Proposal::AllowJoin(ticket)
+                | Proposal::Operation(ticket)
                 | Proposal::RaiseProducer(ticket),
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
@@ -432,7 +441,7 @@ impl<M: Memory + Clone> Node<M> {
             Proposal::Create(ticket, ..)
             | Proposal::Alter { ticket, .. }
             | Proposal::Delete(ticket, ..)
-            | Proposal::AllowJoin(ticket)
+            | Proposal::Operation(ticket)
             | Proposal::RaiseProducer(ticket) => self.unchanged(ticket, code, why),
             Proposal::Admit(link) => self.admitted(link, NodeId::default(), code, why),
             Proposal::ProducerIds => self.no_producer_ids(code, why),
@@ -455,7 +464,7 @@ impl<M: Memory + Clone> Node<M> {
             }
             Touched::Topic(topic) => self.follow_topic(topic, now),
             Touched::Everything => {
-                self.follow_nodes();
+                self.follow_nodes(now);
                 let Some(follower) = &self.follower else { return };
                 let told = |p: &Partition| follower.told.get(&p.uid).map(|(epoch, _)| *epoch);
                 let news = |p: &&Partition| told(p) != Some(p.configuration.epoch);
@@ -473,7 +482,10 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    fn follow_nodes(&mut self) {
+    fn follow_nodes(&mut self, now: Now) {
+        if let Some(Follower { absent, catalog, .. }) = &mut self.follower {
+            absent.note(catalog.nodes(), now);
+        }
         let nodes = self.catalog().nodes().map(|(id, node)| Beside {
             member: MemberId { node: id, incarnation: node.incarnation },
             up: node.up,
@@ -620,6 +632,7 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Of the node that leads: proposes what is due, again if need be.
     pub(crate) fn propose_due(&mut self, now: Now) {
+        let gone = self.gone(now);
         let Some(follower) = self.follower.as_mut().filter(|follower| follower.leads) else {
             return;
         };
@@ -627,7 +640,7 @@ impl<M: Memory + Clone> Node<M> {
         if self.status != Status::Serving {
             return;
         }
-        for (uid, entry) in due(&follower.catalog) {
+        for (uid, entry) in due(&follower.catalog, &gone) {
             self.propose_chain(uid, &entry);
         }
     }

@@ -11,6 +11,7 @@ mod held;
 mod limits;
 mod links;
 mod node;
+mod operations;
 mod push;
 mod scrub;
 mod topics;
@@ -24,5 +25,6 @@ pub use links::{Dial, LinkId, LinkSend};
 pub use node::{
     Directory, Node, NodeIdentity, NodeStats, Notice, Send, SessionId, Status, TopicDefaults,
 };
+pub use operations::Quorum;
 pub use totals::Totals;
 pub use window::Pushed;

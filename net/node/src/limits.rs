@@ -40,6 +40,8 @@ pub struct Limits {
     pub scrub_rate: u64,
     /// From one beginning of the scrub's way through all partitions to the next, at least.
     pub scrub_period: Duration,
+    /// A node that has been down for so long is gone: others keep what it kept.
+    pub replace_after: Duration,
 }
 
 impl Default for Limits {
@@ -60,6 +62,7 @@ impl Default for Limits {
             catalog_segment_bytes: 16 << 20,
             scrub_rate: 0,
             scrub_period: Duration::ZERO,
+            replace_after: Duration::from_secs(600),
         }
     }
 }

@@ -110,6 +110,8 @@ pub enum Status {
     /// The directory is an older copy of the node's, or another process has begun to be the node:
     /// this one must end.
     Outdated,
+    /// The node was removed from the cluster: its process must end.
+    Removed,
     /// The catalog's log failed: nothing about topics can be changed until the next start. All else
     /// is served, unless that was so from the beginning.
     Poisoned(IoError),
@@ -365,25 +367,11 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     pub(crate) fn dispatch(&mut self, caller: Caller, head: &[u8], payload: &[u8], now: Now) {
-        match self.status {
-            // It is never answered.
-            _ if caller.api == Api::Credit => {}
-            Status::Starting => {
-                return self.refuse(caller, ErrorCode::Starting, "the catalog is being opened");
-            }
-            Status::Draining => {
-                let text = "the node is shutting down";
-                return self.refuse(caller, ErrorCode::ShuttingDown, text);
-            }
-            Status::Outdated => {
-                let text = "another process is this node";
-                return self.refuse(caller, ErrorCode::ShuttingDown, text);
-            }
-            Status::Failed(_) if self.follower.is_some() => {
-                let text = "the cluster's catalog cannot be read here";
-                return self.refuse(caller, ErrorCode::PartitionFailed, text);
-            }
-            Status::Serving | Status::Failed(_) | Status::Poisoned(_) => {}
+        // Credit is never answered.
+        if caller.api != Api::Credit
+            && let Some((error, text)) = self.out_of_service()
+        {
+            return self.refuse(caller, error, text);
         }
         if self.core != FIRST && about_topics(caller.api) {
             return self.forward(FIRST, caller, head, payload);
@@ -401,6 +389,11 @@ impl<M: Memory + Clone> Node<M> {
             Api::Trim => self.trim(caller, head, now),
             Api::ProducerId => self.producer_id(caller, head, now),
             Api::JoinToken => self.join_token(caller, head, now),
+            Api::DescribeCluster => self.describe_cluster(caller, head, now),
+            Api::RemoveNode => self.remove_node(caller, head, now),
+            Api::DrainNode => self.drain_node(caller, head, now),
+            Api::ReplicateTopic => self.replicate_topic(caller, head, now),
+            Api::MovePartition => self.move_partition(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
                 Ok(())
@@ -420,6 +413,22 @@ impl<M: Memory + Clone> Node<M> {
                 self.hang_up(caller, ErrorCode::InvalidRequest, &error.to_string());
             }
             Err(error) => self.refuse(caller, ErrorCode::InvalidRequest, &error.to_string()),
+        }
+    }
+
+    /// Why nothing is taken now.
+    fn out_of_service(&self) -> Option<(ErrorCode, &'static str)> {
+        match self.status {
+            Status::Starting => Some((ErrorCode::Starting, "the catalog is being opened")),
+            Status::Draining => Some((ErrorCode::ShuttingDown, "the node is shutting down")),
+            Status::Outdated => Some((ErrorCode::ShuttingDown, "another process is this node")),
+            Status::Removed => {
+                Some((ErrorCode::ShuttingDown, "the node was removed from the cluster"))
+            }
+            Status::Failed(_) if self.follower.is_some() => {
+                Some((ErrorCode::PartitionFailed, "the cluster's catalog cannot be read here"))
+            }
+            Status::Serving | Status::Failed(_) | Status::Poisoned(_) => None,
         }
     }
 
@@ -739,7 +748,12 @@ pub(crate) fn about_topics(api: Api) -> bool {
         | Api::DeleteTopic
         | Api::DescribeTopic
         | Api::ProducerId
-        | Api::JoinToken => true,
+        | Api::JoinToken
+        | Api::DescribeCluster
+        | Api::RemoveNode
+        | Api::DrainNode
+        | Api::ReplicateTopic
+        | Api::MovePartition => true,
         Api::Handshake
         | Api::Produce
         | Api::Fetch

@@ -33,6 +33,7 @@ use crate::{
     held::{Awaited, Creating, Held, Pending},
     links::LinkId,
     node::{Caller, Directory, Node, Notice, Status},
+    operations::catalog_code,
 };
 
 type Handled = Result<(), WireError>;
@@ -65,7 +66,8 @@ pub(crate) enum Proposal {
     /// Of a chain.
     Chain(PartitionUid),
     NodeDown(NodeId),
-    AllowJoin(Ticket),
+    /// Of nodes and copies, by an operator.
+    Operation(Ticket),
     Admit(LinkId),
 }
 
@@ -227,7 +229,7 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Whether a change can be proposed; if not, or if it is not wanted, the caller is told.
-    fn checked(
+    pub(crate) fn checked(
         &mut self,
         caller: Caller,
         made: &[(String, String)],
@@ -304,7 +306,7 @@ impl<M: Memory + Clone> Node<M> {
         Ok(())
     }
 
-    fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
+    pub(crate) fn topic_id(&mut self, caller: Caller, name: &str) -> Option<TopicId> {
         let id = self.catalog().topic_named(name).map(|topic| topic.id);
         if id.is_none() {
             self.refuse(caller, self.missing_code(name), &format!("there is no topic `{name}`"));
@@ -442,7 +444,7 @@ impl<M: Memory + Clone> Node<M> {
                 | Proposal::RaiseProducer(_)
                 | Proposal::Chain(_)
                 | Proposal::NodeDown(_)
-                | Proposal::AllowJoin(_)
+                | Proposal::Operation(_)
                 | Proposal::Admit(_),
                 _,
             ) => {}
@@ -767,25 +769,4 @@ fn phase_code(phase: Phase) -> ErrorCode {
 
 fn pairs(settings: Vec<Setting<'_>>) -> Vec<(String, String)> {
     settings.into_iter().map(|s| (s.key.into_owned(), s.value.into_owned())).collect()
-}
-
-pub(crate) fn catalog_code(error: &CatalogError) -> ErrorCode {
-    match error {
-        CatalogError::TopicExists(_) => ErrorCode::TopicExists,
-        CatalogError::TopicName(_) => ErrorCode::TopicName,
-        CatalogError::UnknownTopic => ErrorCode::UnknownTopic,
-        CatalogError::Partitions(_) | CatalogError::FewerPartitions { .. } => {
-            ErrorCode::InvalidPartitions
-        }
-        CatalogError::Creating => ErrorCode::Starting,
-        CatalogError::UnknownProducer(_) => ErrorCode::UnknownProducer,
-        CatalogError::ProducerFenced(_) => ErrorCode::ProducerFenced,
-        CatalogError::Full => ErrorCode::PartitionsLimit,
-        CatalogError::Config(_) => ErrorCode::BadConfig,
-        // The nodes have changed since it was thought of.
-        CatalogError::UnknownNode(_) | CatalogError::NotRunning(_) => ErrorCode::NotEnoughReplicas,
-        CatalogError::Token => ErrorCode::NotAuthorized,
-        CatalogError::TooManyTokens | CatalogError::TooManyNodes => ErrorCode::NodesLimit,
-        _ => ErrorCode::Internal,
-    }
 }

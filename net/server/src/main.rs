@@ -81,7 +81,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     let client = || commands::client(&cli.remote);
     let remote = matches!(
         cli.command,
-        Command::Topic(_) | Command::Cluster(_) | Command::Produce(_) | Command::Consume(_)
+        Command::Topic(_)
+            | Command::Partition(_)
+            | Command::Cluster(_)
+            | Command::Produce(_)
+            | Command::Consume(_)
     );
     if !remote {
         commands::no_remote(&cli.remote)?;
@@ -89,7 +93,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Serve(args) => serve(&args),
         Command::Topic(command) => commands::topic(&mut client()?, command, cli.output),
-        Command::Cluster(command) => commands::cluster(&mut client()?, command, cli.output),
+        Command::Partition(command) => commands::partition(&mut client()?, command, cli.output),
+        Command::Cluster(command) => {
+            commands::cluster(&commands::options(&cli.remote)?, command, cli.output)
+        }
         Command::Produce(args) => commands::produce(&mut client()?, &args, cli.output),
         Command::Consume(args) => commands::consume(&mut client()?, &args, cli.output),
         Command::Segment(command) => {

@@ -237,12 +237,13 @@ fn enter(
     let told = |given: &Option<HostPort>, bound: SocketAddr| {
         given.as_ref().map_or_else(|| bound.to_string(), |given| given.0.clone())
     };
+    let witness = config.cluster.witness;
     let profile = NodeProfile {
         client: told(&config.listen.advertised, client),
         peer: told(&config.listen.peer_advertised, peer),
         rack: config.node.rack.as_ref().map(|rack| rack.0.clone()).unwrap_or_default(),
         cores,
-        witness: false,
+        witness,
     };
     let membership = cluster::enter(config, profile.clone())?;
     let (life, known) = (membership.life, membership.known.clone());
@@ -341,6 +342,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         push_bytes_core_max: share / 8,
         scrub_rate: config.scrub_rate_of_core(),
         scrub_period: config.storage.scrub_period,
+        replace_after: config.cluster.replace_after,
         ..Limits::default()
     })
 }
@@ -361,6 +363,10 @@ fn shell_options(config: &Config, core: u16, shared: &Arc<Shared>) -> anyhow::Re
 /// Why a process ends that is not its node any more.
 pub(crate) const OUTDATED: &str = "another process has been this node since: this directory is an \
      older copy, or a copy of it is in use";
+
+/// Why a process ends whose node is none any more.
+pub(crate) const REMOVED: &str = "the node was removed from its cluster: what its directory holds \
+     is of no use any more";
 
 /// After so long without a catalog something is wrong: the log says so, once.
 const CATALOG_WAIT: Duration = Duration::from_secs(5);
@@ -392,6 +398,7 @@ async fn wait_for_catalog(shell: &std::rc::Rc<Shell>) -> anyhow::Result<bool> {
                 }
             }
             Status::Outdated => bail!(OUTDATED),
+            Status::Removed => bail!(REMOVED),
             Status::Failed(error) => bail!(CatalogClosed(error)),
             Status::Poisoned(error) => bail!("the catalog cannot be written: {error}"),
             Status::Serving | Status::Draining => return Ok(true),

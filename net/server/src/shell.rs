@@ -33,7 +33,7 @@ use crate::{
     outbox::{Outbox, Unsent},
     received::{Ended, Received},
     remover::remove_log,
-    serve::OUTDATED,
+    serve::{OUTDATED, REMOVED},
     tasks::Task,
 };
 
@@ -530,8 +530,10 @@ impl Shell {
     fn tick(self: &Rc<Self>) {
         self.input(Node::on_tick);
         let (now, status) = (self.started.elapsed(), self.node.borrow().status());
-        if status == Status::Outdated {
-            self.shared().fail(OUTDATED.to_owned());
+        match status {
+            Status::Outdated => self.shared().fail(OUTDATED.to_owned()),
+            Status::Removed => self.shared().fail(REMOVED.to_owned()),
+            _ => {}
         }
         let last = self.published.get();
         if last.is_none_or(|(at, told)| now >= at + PUBLISH_EVERY || told != status) {

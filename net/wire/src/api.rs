@@ -40,11 +40,21 @@ pub enum Api {
     Push = 15,
     /// Allow processes to become nodes of the cluster.
     JoinToken = 16,
+    /// Ask for the nodes of the cluster, and for what is not as it should be.
+    DescribeCluster = 17,
+    /// A node leaves the cluster for ever.
+    RemoveNode = 18,
+    /// A node is to hold nothing any more, or may again.
+    DrainNode = 19,
+    /// A topic is to have another number of copies.
+    ReplicateTopic = 20,
+    /// A partition's copy goes from a node to another.
+    MovePartition = 21,
 }
 
 impl Api {
     /// Every API, by number.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Handshake,
         Self::Produce,
         Self::Fetch,
@@ -62,6 +72,11 @@ impl Api {
         Self::Ping,
         Self::Push,
         Self::JoinToken,
+        Self::DescribeCluster,
+        Self::RemoveNode,
+        Self::DrainNode,
+        Self::ReplicateTopic,
+        Self::MovePartition,
     ];
 
     /// The API of a number.
@@ -103,6 +118,6 @@ mod tests {
         assert_eq!(Api::of_request(1, VERSION + 1), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(1, 0), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(15, VERSION), Err(ErrorCode::UnknownApi));
-        assert_eq!(Api::of_request(17, VERSION), Err(ErrorCode::UnknownApi));
+        assert_eq!(Api::of_request(22, VERSION), Err(ErrorCode::UnknownApi));
     }
 }

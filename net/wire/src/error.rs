@@ -92,6 +92,9 @@ errors! {
     26 BadConfig Definite 40 "A setting is unknown or its value not allowed.";
     27 PartitionFailed Definite 56 "The partition could not be opened; the server's log says why.";
     28 NodesLimit Definite 44 "There are as many nodes, or tokens for nodes, as there may be.";
+    29 NodeNeeded Definite 42 "The node runs, or a partition needs it.";
+    30 InvalidReplicas Definite 38 "The number of copies is not allowed, or there are fewer nodes.";
+    31 NoSuchNode Definite 42 "The cluster has no such node.";
     40 BadBatch Definite 87 "The payload is not exactly one well-formed batch.";
     41 BadMagic Definite 43 "Only record format 2 is taken.";
     42 BadChecksum Definite 2 "The batch's CRC-32C does not match.";

@@ -75,6 +75,7 @@ fn goldens() -> Goldens {
     all.extend(metadata());
     all.push(description());
     all.extend(others());
+    all.extend(cluster());
     Goldens { folder: "net/wire/golden", document: "docs/wire-protocol.md", all }
 }
 
@@ -361,6 +362,58 @@ fn others() -> [Golden; 6] {
         golden("producer-id-response", Api::ProducerId, producer, &[]),
         golden("ping-request", Api::Ping, PingRequest {}, &[]),
         golden("join-token-request", Api::JoinToken, allow, &[]),
+    ]
+}
+
+fn cluster() -> [Golden; 6] {
+    let node = NodeDetail {
+        node: NodeId::new(7),
+        incarnation: Incarnation::new(3),
+        up: true,
+        draining: true,
+        witness: false,
+        votes: true,
+        client: "node7:9200".into(),
+        peer: "node7:9202".into(),
+        rack: "left".into(),
+        cores: 4,
+        partitions: 12,
+        heads: 4,
+        stuck: 1,
+    };
+    let partition = PartitionHealth {
+        topic: "orders".into(),
+        partition: PartitionIndex::new(5),
+        replicas: 3,
+        min_replicas: 2,
+        chain: [7, 8].map(NodeId::new).to_vec(),
+        running: vec![NodeId::new(7)],
+        joining: vec![NodeId::new(9)],
+        sick: Vec::new(),
+    };
+    let described = DescribeClusterResponse {
+        error: ErrorCode::None,
+        version: 88,
+        leads: NodeId::new(7),
+        nodes: vec![node],
+        partitions: 12,
+        impaired: 1,
+        listed: vec![partition],
+        message: "".into(),
+    };
+    let (from, to) = (NodeId::new(7), NodeId::new(9));
+    let remove = RemoveNodeRequest { node: from };
+    let drain = DrainNodeRequest { node: from, drain: true };
+    let replicate = ReplicateTopicRequest { name: "orders".into(), replicas: 3, min_replicas: 2 };
+    let partition = PartitionIndex::new(5);
+    let moves = MovePartitionRequest { name: "orders".into(), partition, from, to };
+    [
+        golden("describe-cluster-request", Api::DescribeCluster, DescribeClusterRequest {}, &[]),
+        golden("describe-cluster-response", Api::DescribeCluster, described, &[]),
+        golden("remove-node-request", Api::RemoveNode, remove, &[]),
+        golden("drain-node-request", Api::DrainNode, drain, &[]),
+        golden("replicate-topic-request", Api::ReplicateTopic, replicate, &[]),
+        golden("move-partition-request", Api::MovePartition, moves, &[]),
     ]
 }
 

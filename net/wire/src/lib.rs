@@ -12,6 +12,7 @@
 
 mod admin;
 mod api;
+mod cluster;
 mod codec;
 mod error;
 mod fetch;
@@ -39,6 +40,10 @@ pub use admin::{
     TrimResponse,
 };
 pub use api::Api;
+pub use cluster::{
+    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, MovePartitionRequest,
+    NodeDetail, PartitionHealth, RemoveNodeRequest, ReplicateTopicRequest,
+};
 pub use codec::{Message, WireError};
 pub use error::{Class, ErrorCode};
 pub use fetch::{

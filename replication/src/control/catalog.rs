@@ -53,6 +53,8 @@ pub struct Partition {
     pub homes: Vec<NodeId>,
     /// Nodes whose copy has failed them, each in the incarnation of which that is known.
     pub sick: Vec<MemberId>,
+    /// Of those that keep a copy, who is to go.
+    pub leaving: Vec<NodeId>,
 }
 
 /// A topic.
@@ -65,6 +67,8 @@ pub struct Topic {
     /// How many of its partitions, from the first on, exist on the disk of their nodes; the others
     /// are being created.
     pub ready: u32,
+    /// Copies that each partition is to have.
+    pub replicas: u8,
     /// The settings made.
     pub config: BTreeMap<String, String>,
     /// Its partitions, in order.
@@ -133,6 +137,20 @@ pub enum CatalogError {
     /// The node is the only one that holds what it holds, or holds something at all.
     #[error("node {0} is needed by a partition")]
     NodeNeeded(u64),
+    /// A node that runs leaves only when it is drained, and not as the last one.
+    #[error("node {0} runs: it leaves when it is drained, and another one holds partitions")]
+    NodeRuns(u64),
+    /// A topic cannot have so many copies, or so many that it needs.
+    #[error("{0} copies: a topic has 1 to 16, and needs no more than these")]
+    Replicas(u8),
+    /// There are fewer nodes than copies wished for.
+    #[error("{wished} copies: {there} nodes can hold partitions")]
+    FewerNodes {
+        /// How many were asked for.
+        wished: u8,
+        /// How many there are.
+        there: usize,
+    },
     /// A chain cannot be like that.
     #[error("{0}")]
     Chain(&'static str),
@@ -219,6 +237,8 @@ impl Catalog {
             | Entry::StartNode { .. }
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }
+            | Entry::DrainNode { .. }
+            | Entry::ReplicateTopic { .. }
             | Entry::ChangeChain { .. } => return self.apply_to_cluster(entry),
             Entry::TopicReady { id } => {
                 let topic = self.topic_mut(*id)?;
@@ -265,6 +285,8 @@ impl Catalog {
             | Entry::StartNode { .. }
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }
+            | Entry::DrainNode { .. }
+            | Entry::ReplicateTopic { .. }
             | Entry::ChangeChain { .. } => self.check_of_cluster(entry),
             Entry::RaiseProducer { id, epoch } => {
                 if !(0..self.next_producer_id).contains(id) {
@@ -405,6 +427,7 @@ impl Catalog {
             id: TopicId::new(id),
             name: name.to_owned(),
             ready: 0,
+            replicas: 1,
             config: config.iter().cloned().collect(),
             partitions: self.fresh_partitions(0, chains, &homes, min_replicas),
             created: BTreeSet::new(),
@@ -434,6 +457,7 @@ impl Catalog {
             },
             homes: homes.clone(),
             sick: Vec::new(),
+            leaving: Vec::new(),
         };
         (0..).zip(chains.iter().zip(homes)).map(partition).collect()
     }

@@ -43,6 +43,11 @@ fn request(api: Api, head: &[u8]) {
         Api::ProducerId => reads_back::<ProducerIdRequest>(head),
         Api::Ping => reads_back::<PingRequest>(head),
         Api::JoinToken => reads_back::<JoinTokenRequest>(head),
+        Api::DescribeCluster => reads_back::<DescribeClusterRequest>(head),
+        Api::RemoveNode => reads_back::<RemoveNodeRequest>(head),
+        Api::DrainNode => reads_back::<DrainNodeRequest>(head),
+        Api::ReplicateTopic => reads_back::<ReplicateTopicRequest<'static>>(head),
+        Api::MovePartition => reads_back::<MovePartitionRequest<'static>>(head),
         Api::Push => {}
     }
 }
@@ -56,6 +61,7 @@ fn response(api: Api, head: &[u8]) {
         Api::ListOffsets => reads_back::<ListOffsetsResponse<'static>>(head),
         Api::Metadata => reads_back::<MetadataResponse<'static>>(head),
         Api::DescribeTopic => reads_back::<DescribeTopicResponse<'static>>(head),
+        Api::DescribeCluster => reads_back::<DescribeClusterResponse<'static>>(head),
         Api::Trim => reads_back::<TrimResponse<'static>>(head),
         Api::ProducerId => reads_back::<ProducerIdResponse<'static>>(head),
         Api::Push => reads_back::<Push<'static>>(head),
@@ -64,7 +70,11 @@ fn response(api: Api, head: &[u8]) {
         | Api::AlterTopic
         | Api::DeleteTopic
         | Api::Ping
-        | Api::JoinToken => reads_back::<StatusResponse<'static>>(head),
+        | Api::JoinToken
+        | Api::RemoveNode
+        | Api::DrainNode
+        | Api::ReplicateTopic
+        | Api::MovePartition => reads_back::<StatusResponse<'static>>(head),
         Api::Credit => {}
     }
 }

@@ -6,8 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_format::{JoinToken, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId};
-use catena_wire::{DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata};
+use catena_format::{
+    JoinToken, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
+};
+use catena_wire::{
+    DescribeClusterResponse, DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata,
+};
 
 use super::{connection::Connection, consumer::Consumer, producer::Producer};
 use crate::{
@@ -321,6 +325,60 @@ impl Client {
     /// See [`Error`].
     pub fn allow_join(&mut self, token: JoinToken, lifetime: Duration) -> Result<(), Error> {
         self.ask(call::allow_join(token, lifetime))
+    }
+
+    /// The nodes of the cluster, and what is not as it should be, as the server knows it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn cluster(&mut self) -> Result<DescribeClusterResponse<'static>, Error> {
+        self.ask(call::cluster())
+    }
+
+    /// Has a node leave the cluster for ever: one that does not run, or that is drained.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::NodeNeeded`]; and see [`Error`].
+    pub fn remove_node(&mut self, node: NodeId) -> Result<(), Error> {
+        self.ask(call::remove_node(node))
+    }
+
+    /// A node is to hold nothing any more, or may again. It is answered when that is known; the
+    /// partitions go in the background.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn drain_node(&mut self, node: NodeId, drain: bool) -> Result<(), Error> {
+        self.ask(call::drain_node(node, drain))
+    }
+
+    /// A topic is to have another number of copies, and of members that a chain needs to take
+    /// something; zero: as before. Copies are made and removed in the background.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::InvalidReplicas`]; and see [`Error`].
+    pub fn replicate_topic(
+        &mut self,
+        name: &str,
+        replicas: u8,
+        min_replicas: u8,
+    ) -> Result<(), Error> {
+        self.ask(call::replicate_topic(name, replicas, min_replicas))
+    }
+
+    /// A partition's copy goes from a node to another, in the background: it leaves once the other
+    /// one is complete.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn move_partition(
+        &mut self,
+        name: &str,
+        partition: PartitionIndex,
+        from: NodeId,
+        to: NodeId,
+    ) -> Result<(), Error> {
+        self.ask(call::move_partition(name, partition, (from, to)))
     }
 
     /// A producer id that nobody else has.

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catena_format::{
-    BatchHeader, JoinToken, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
+    BatchHeader, JoinToken, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_wire::{
-    AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeTopicRequest,
-    DescribeTopicResponse, FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest,
-    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, NodeAddress, OffsetQuery,
-    PingRequest, ProducerIdRequest, ProducerIdResponse, Setting, StatusResponse, TopicMetadata,
-    TrimRequest, TrimResponse,
+    AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeClusterRequest,
+    DescribeClusterResponse, DescribeTopicRequest, DescribeTopicResponse, DrainNodeRequest,
+    FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest, ListOffsetsResponse,
+    Message, MetadataRequest, MetadataResponse, MovePartitionRequest, NodeAddress, OffsetQuery,
+    PingRequest, ProducerIdRequest, ProducerIdResponse, RemoveNodeRequest, ReplicateTopicRequest,
+    Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
 };
 
 use super::{link::Answer, owners::Place, reader};
@@ -159,6 +160,43 @@ pub(crate) fn allow_join(token: JoinToken, lifetime: Duration) -> Result<Call<()
     let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
     let request = JoinTokenRequest { token, lifetime_ms };
     Ok(Call::new(Api::JoinToken, &request, status)?.repeatable())
+}
+
+pub(crate) fn cluster() -> Result<Call<DescribeClusterResponse<'static>>, Error> {
+    let call = Call::new(Api::DescribeCluster, &DescribeClusterRequest {}, |answer| {
+        let response = DescribeClusterResponse::decode_owned(&answer.head)?;
+        Error::check(response.error, &response.message)?;
+        Ok(response)
+    });
+    Ok(call?.repeatable())
+}
+
+pub(crate) fn remove_node(node: NodeId) -> Result<Call<()>, Error> {
+    Call::new(Api::RemoveNode, &RemoveNodeRequest { node }, status)
+}
+
+/// Repeated, it says the same.
+pub(crate) fn drain_node(node: NodeId, drain: bool) -> Result<Call<()>, Error> {
+    Ok(Call::new(Api::DrainNode, &DrainNodeRequest { node, drain }, status)?.repeatable())
+}
+
+/// Repeated, it says the same.
+pub(crate) fn replicate_topic(
+    name: &str,
+    replicas: u8,
+    min_replicas: u8,
+) -> Result<Call<()>, Error> {
+    let request = ReplicateTopicRequest { name: name.into(), replicas, min_replicas };
+    Ok(Call::new(Api::ReplicateTopic, &request, status)?.repeatable())
+}
+
+pub(crate) fn move_partition(
+    name: &str,
+    partition: PartitionIndex,
+    (from, to): (NodeId, NodeId),
+) -> Result<Call<()>, Error> {
+    let request = MovePartitionRequest { name: name.into(), partition, from, to };
+    Call::new(Api::MovePartition, &request, status)
 }
 
 /// An id that was asked for and never used harms nobody.

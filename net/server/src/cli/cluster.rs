@@ -12,6 +12,57 @@ pub(crate) enum ClusterCommand {
     /// A process that is started on an empty directory with `--join` and this token in its
     /// `--token-file` becomes a node. Whoever has the token can do so until its time is over.
     Token(TokenArgs),
+    /// List the nodes: what runs, what each holds, who votes, and who orders the catalog.
+    Nodes(WatchArgs),
+    /// Say whether all is as it should be, and what is not; then the exit code is 1.
+    ///
+    /// Told are nodes that are down, votes that are missing, nodes that cannot be drained, and
+    /// partitions with too few copies, with how far each member of their chain is.
+    Status(WatchArgs),
+    /// Remove a node for ever: one that does not run any more, or one that is drained.
+    ///
+    /// What it kept is copied to other nodes, as far as there are any. Its directory is of no use
+    /// any more.
+    Remove(NodeArgs),
+    /// Have a node give all that it holds to others, or take that back.
+    ///
+    /// Nothing new is placed there. It ends when the node holds nothing; or with exit code 1, when
+    /// too few other nodes are left for what remains.
+    Drain(DrainArgs),
+}
+
+/// Whether and how often something is told again.
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// Tell it again and again.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// How often.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = lifetime)]
+    #[arg(requires = "watch")]
+    pub(crate) interval: Duration,
+}
+
+/// One node.
+#[derive(Args, Debug)]
+pub(crate) struct NodeArgs {
+    /// The node, by its number.
+    #[arg(value_name = "NODE")]
+    pub(crate) node: u64,
+}
+
+/// A node that is to hold nothing.
+#[derive(Args, Debug)]
+pub(crate) struct DrainArgs {
+    /// The node, by its number.
+    #[arg(value_name = "NODE")]
+    pub(crate) node: u64,
+    /// It may hold something again.
+    #[arg(long)]
+    pub(crate) undo: bool,
+    /// Do not wait until it holds nothing.
+    #[arg(long, conflicts_with = "undo")]
+    pub(crate) no_wait: bool,
 }
 
 /// A token for nodes to be.

@@ -34,6 +34,9 @@ pub(crate) struct SettingArgs {
     /// The file with the token that allows it to (cluster.token_file).
     #[arg(long, value_name = "FILE")]
     token_file: Option<String>,
+    /// Vote, and hold no partition (cluster.witness).
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    witness: Option<String>,
     /// The address of metrics and health checks, on loopback (listen.admin).
     #[arg(long, value_name = "ADDR")]
     admin: Option<String>,
@@ -65,6 +68,7 @@ impl SettingArgs {
             ("--advertise-peer", "listen.peer_advertised", &self.advertise_peer),
             ("--join", "cluster.join", &self.join),
             ("--token-file", "cluster.token_file", &self.token_file),
+            ("--witness", "cluster.witness", &self.witness),
             ("--admin", "listen.admin", &self.admin),
             ("--cores", "node.cores", &self.cores),
             ("--log-level", "logging.level", &self.log_level),

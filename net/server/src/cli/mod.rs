@@ -16,14 +16,14 @@ mod topic;
 use clap::{Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::{
-    cluster::{ClusterCommand, TokenArgs, token},
+    cluster::{ClusterCommand, DrainArgs, TokenArgs, WatchArgs, token},
     configure::{ConfigCommand, SettingArgs},
     exit::Exit,
     generate::{completions, man_pages},
     offline::{CompletionsArgs, ManArgs, SegmentCommand},
     records::{ConsumeArgs, ProduceArgs},
     remote::RemoteArgs,
-    topic::{AlterArgs, CreateArgs, TopicCommand},
+    topic::{AlterArgs, CreateArgs, MoveArgs, PartitionCommand, TopicCommand},
 };
 
 /// Catena: a distributed log engine. What it has acknowledged is on the disk.
@@ -62,7 +62,10 @@ pub(crate) enum Command {
     /// Create, list, describe, change, delete and trim topics.
     #[command(subcommand)]
     Topic(TopicCommand),
-    /// Let processes join a cluster.
+    /// Move copies of partitions.
+    #[command(subcommand)]
+    Partition(PartitionCommand),
+    /// Look at the nodes of a cluster, let processes join it, and nodes leave.
     #[command(subcommand)]
     Cluster(ClusterCommand),
     /// Send each line of the input as a record.
@@ -153,6 +156,14 @@ mod tests {
             "catena consume NAME --from timestamp:2026-01-01T00:00:00Z --until count --count 7",
             "catena consume NAME --follow",
             "catena topic alter NAME --set retention.ms=5 --unset segment.ms",
+            "catena topic alter NAME --replicas 3 --min-replicas 2",
+            "catena partition move NAME 3 --from 1 --to 2",
+            "catena cluster nodes --watch --interval 5s",
+            "catena cluster status",
+            "catena cluster drain 2 --undo",
+            "catena cluster drain 2 --no-wait",
+            "catena cluster remove 2",
+            "catena serve --peer 127.0.0.1:1 --witness",
             "catena cluster token --lifetime 2days",
             "catena cluster token --revoke 0123456789abcdef0123456789abcdef",
             "catena serve --peer 127.0.0.1:1 --join a:1 --token-file f --advertise-peer b:2",
@@ -175,6 +186,9 @@ mod tests {
         assert_eq!(kind("catena consume t --until count"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("catena produce t --batch-bytes 0B"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena topic list --tls-cert a"), ErrorKind::MissingRequiredArgument);
+        let both = "catena topic alter t --replicas 3 --partitions 4";
+        assert_eq!(kind(both), ErrorKind::ArgumentConflict);
+        assert_eq!(kind("catena topic alter t"), ErrorKind::MissingRequiredArgument);
         assert_eq!(kind("catena cluster token --lifetime 0s"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena cluster token --revoke abc"), ErrorKind::ValueValidation);
         assert_eq!(kind("catena brew"), ErrorKind::InvalidSubcommand);

@@ -13,7 +13,7 @@ pub(crate) enum TopicCommand {
     List,
     /// Show a topic's settings and partitions.
     Describe(TopicArgs),
-    /// Make settings and take them back, add partitions, change the name.
+    /// Make settings and take them back, add partitions, change the name, or how many copies.
     Alter(AlterArgs),
     /// Delete a topic and all its records. This cannot be undone.
     Delete(TopicArgs),
@@ -52,6 +52,11 @@ pub(crate) struct CreateArgs {
     pub(crate) validate_only: bool,
 }
 
+/// What else `topic alter` can change.
+const OTHERS: [&str; 5] = ["unset", "partitions", "rename", "replicas", "min_replicas"];
+/// What it changes beside the copies, and not together with them.
+const SETTINGS: [&str; 5] = ["set", "unset", "partitions", "rename", "validate_only"];
+
 /// Changes of a topic.
 #[derive(Args, Debug)]
 pub(crate) struct AlterArgs {
@@ -60,7 +65,7 @@ pub(crate) struct AlterArgs {
     pub(crate) name: String,
     /// A setting to make; may be repeated.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    #[arg(required_unless_present_any = ["unset", "partitions", "rename"])]
+    #[arg(required_unless_present_any = OTHERS)]
     pub(crate) set: Vec<(String, String)>,
     /// A setting to take back, so that the default holds; may be repeated.
     #[arg(long, value_name = "KEY")]
@@ -72,6 +77,15 @@ pub(crate) struct AlterArgs {
     /// Its name from now on.
     #[arg(long, value_name = "NEW")]
     pub(crate) rename: Option<String>,
+    /// Copies of each partition from now on; they are made and removed in the background.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(conflicts_with_all = SETTINGS)]
+    pub(crate) replicas: Option<u8>,
+    /// Copies that must be there for a partition to take records; without it as many as before, or
+    /// all where there are fewer.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(conflicts_with_all = SETTINGS)]
+    pub(crate) min_replicas: Option<u8>,
     /// Only say whether it could be done.
     #[arg(long)]
     pub(crate) validate_only: bool,
@@ -88,5 +102,31 @@ pub(crate) struct TrimArgs {
     pub(crate) partition: u32,
     /// The first offset to keep.
     #[arg(long, value_name = "OFFSET")]
+    pub(crate) to: u64,
+}
+
+/// What can be done with partitions.
+#[derive(Subcommand, Debug)]
+pub(crate) enum PartitionCommand {
+    /// Move a copy of a partition from a node to another.
+    ///
+    /// It is done in the background: the copy leaves once the other one is complete.
+    Move(MoveArgs),
+}
+
+/// A copy on its way.
+#[derive(Args, Debug)]
+pub(crate) struct MoveArgs {
+    /// The topic.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The partition.
+    #[arg(value_name = "PARTITION")]
+    pub(crate) partition: u32,
+    /// The node that has it.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) from: u64,
+    /// The node that is to.
+    #[arg(long, value_name = "NODE")]
     pub(crate) to: u64,
 }

@@ -13,7 +13,7 @@ use anyhow::Context;
 use catena_consensus::{Begin, Consensus, Machine, Options, Settings, Told};
 use catena_format::NodeId;
 use catena_log::Fold;
-use catena_node::{NodeIdentity, Ordered};
+use catena_node::{NodeIdentity, Ordered, Quorum};
 use catena_replication::control::{Catalog, NodeProfile, decode};
 use catena_wire::peer::{PeerPreface, PeerThread};
 use glommio::timer::sleep;
@@ -186,6 +186,8 @@ async fn tend_members(shell: Rc<Shell>, consensus: Arc<Consensus>) {
     while !shell.shared().stops() {
         sleep(MEMBERS_EVERY).await;
         let status = consensus.status();
+        let quorum = Quorum { leader: status.leader, voters: status.voters.clone() };
+        shell.input(|node, _| node.on_quorum(quorum));
         if status.leader != Some(status.node) {
             continue;
         }

@@ -6,6 +6,7 @@ mod format;
 mod input;
 mod produce;
 mod progress;
+mod status;
 mod topics;
 
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ pub(crate) use self::{
     consume::{From, Until, consume},
     format::Format,
     produce::{NotStored, produce},
-    topics::topic,
+    topics::{partition, topic},
 };
 use crate::cli::{Exit, RemoteArgs};
 
@@ -27,14 +28,21 @@ use crate::cli::{Exit, RemoteArgs};
 /// # Errors
 /// When the connection string is not right, or says what flags say, too.
 pub(crate) fn client(remote: &RemoteArgs) -> anyhow::Result<Client> {
+    Ok(Client::new(options(remote)?))
+}
+
+/// How the server that is named is reached.
+///
+/// # Errors
+/// When the connection string is not right, or says what flags say, too.
+pub(crate) fn options(remote: &RemoteArgs) -> anyhow::Result<Options> {
     let tls = remote.tls_ca.as_ref().map(|ca| {
         let server_name = remote.tls_server_name.clone();
         let identity = remote.tls_cert.clone().zip(remote.tls_key.clone());
         TlsOptions { ca: ca.clone(), identity, server_name }
     });
     let options = Options::of(&remote.server, tls);
-    let options = options.map_err(|error| UsageError(format!("--server: {error}")))?;
-    Ok(Client::new(options))
+    Ok(options.map_err(|error| UsageError(format!("--server: {error}")))?)
 }
 
 /// Options that contradict each other, or what is on the server: nothing was tried.

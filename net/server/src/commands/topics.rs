@@ -6,12 +6,12 @@ use catena_client::{
     Client, DescribeTopicResponse, Error, ErrorCode, PartitionDetail, Setting, TopicChange,
     TopicMetadata,
 };
-use catena_format::{Offset, PartitionIndex};
+use catena_format::{NodeId, Offset, PartitionIndex};
 use catena_wire::{ConfigOrigin, SettingInForce};
 use serde_json::{Value, json};
 
 use super::print_json;
-use crate::cli::{AlterArgs, CreateArgs, Output, TopicCommand};
+use crate::cli::{AlterArgs, CreateArgs, MoveArgs, Output, PartitionCommand, TopicCommand};
 
 /// Does what is asked and prints what came of it.
 pub(crate) fn topic(
@@ -43,6 +43,21 @@ pub(crate) fn topic(
     }
 }
 
+/// Does what is asked of a partition and prints what came of it.
+pub(crate) fn partition(
+    client: &mut Client,
+    command: PartitionCommand,
+    output: Output,
+) -> anyhow::Result<()> {
+    let PartitionCommand::Move(MoveArgs { name, partition, from, to }) = command;
+    let (index, source, target) =
+        (PartitionIndex::new(partition), NodeId::new(from), NodeId::new(to));
+    client.move_partition(&name, index, source, target)?;
+    let value = json!({ "name": name, "partition": partition, "from": from, "to": to });
+    let text = format!("partition {partition} of {name} moves from node {from} to node {to}");
+    done(output == Output::Json, &value, &text)
+}
+
 fn done(json: bool, value: &Value, text: &str) -> anyhow::Result<()> {
     if json {
         return Ok(print_json(value)?);
@@ -72,6 +87,11 @@ fn create(client: &mut Client, args: CreateArgs, json: bool) -> anyhow::Result<(
 }
 
 fn alter(client: &mut Client, args: AlterArgs, json: bool) -> anyhow::Result<()> {
+    if args.replicas.is_some() || args.min_replicas.is_some() {
+        let (replicas, least) = (args.replicas.unwrap_or(0), args.min_replicas.unwrap_or(0));
+        client.replicate_topic(&args.name, replicas, least)?;
+        return done(json, &json!({ "name": args.name }), &format!("altered {}", args.name));
+    }
     let change = TopicChange {
         set: settings(args.set),
         remove: args.unset,

@@ -192,6 +192,9 @@ fn resolve_cluster(
         if cluster.join.is_some() {
             needs("cluster.join", "listen.peer");
         }
+        if cluster.witness {
+            needs("cluster.witness", "listen.peer");
+        }
         return;
     };
     match (&cluster.join, &cluster.token_file) {

@@ -138,12 +138,18 @@ settings! {
         /// The address of metrics and health checks, on loopback.
         admin: LoopbackAddr = "127.0.0.1:9201", flag "admin";
     }
-    /// How the node comes into a cluster. Both are needed on an empty directory only.
+    /// How the node comes into a cluster, and what it is there.
     cluster as Cluster {
-        /// The peer address of any node of the cluster to join.
+        /// The peer address of any node of the cluster to join; needed on an empty directory only.
         join: Option<HostPort> = "none", flag "join";
         /// A file with a token of that cluster, as `catena cluster token` prints it.
         token_file: Option<PathBuf> = "none", flag "token-file";
+        /// Whether the node votes and holds no partition: with two others it makes three votes, so
+        /// that any one of them may fail.
+        witness: bool = "false", flag "witness";
+        /// How long a node is down until others get copies of what it kept. Whoever orders the
+        /// catalog goes by its own value, and counts from its own start at the earliest.
+        replace_after: Duration = "10m", from "1s" to "10years";
     }
     /// How long the node waits.
     timeouts as Timeouts {

@@ -136,6 +136,18 @@ impl Value for Duration {
     }
 }
 
+impl Value for bool {
+    const KIND: &'static str = "`true` or `false`";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| String::new())
+    }
+
+    fn print(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl Value for u32 {
     const KIND: &'static str = "a whole number";
 

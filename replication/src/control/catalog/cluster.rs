@@ -27,8 +27,18 @@ pub struct ClusterNode {
     pub life: u64,
     /// Its process runs, as far as anybody has said.
     pub up: bool,
+    /// It is to hold nothing any more.
+    pub draining: bool,
     /// What it is, and where.
     pub profile: NodeProfile,
+}
+
+impl ClusterNode {
+    /// Whether it may be given partitions, as far as nothing but its process is in the way.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.profile.witness && !self.draining
+    }
 }
 
 impl Catalog {
@@ -70,6 +80,7 @@ impl Catalog {
                 let chains: Vec<_> = homes.iter().map(|homes| self.members_of(homes)).collect();
                 self.create(*id, name, config, &chains, *min_replicas);
                 let topic = self.topic_mut(*id)?;
+                topic.replicas = *replicas;
                 for (partition, homes) in topic.partitions.iter_mut().zip(homes) {
                     partition.homes = homes;
                 }
@@ -93,7 +104,15 @@ impl Catalog {
                 return Ok(self.start(NodeId::new(*node), *life, profile));
             }
             Entry::NodeDown { node, .. } => self.down(NodeId::new(*node)),
-            Entry::RemoveNode { node } => drop(self.nodes.remove(&NodeId::new(*node))),
+            Entry::RemoveNode { node } => self.remove(NodeId::new(*node)),
+            Entry::DrainNode { node, drain } => {
+                if let Some(node) = self.nodes.get_mut(&NodeId::new(*node)) {
+                    node.draining = *drain;
+                }
+            }
+            Entry::ReplicateTopic { id, replicas, min_replicas } => {
+                self.topic_mut(*id)?.replicate(*replicas, *min_replicas);
+            }
             Entry::ChangeChain { topic, partition, epoch, change } => {
                 let next = self.next_chain(*topic, *partition, *epoch, change)?;
                 let topic = self.topic_mut(*topic)?;
@@ -142,17 +161,47 @@ impl Catalog {
                 let same = known.up && known.incarnation.get() == *incarnation;
                 same.then_some(()).ok_or(CatalogError::NotRunning(*node))
             }
-            Entry::RemoveNode { node } => {
-                let up = self.known(*node)?.up;
-                let id = NodeId::new(*node);
-                let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
-                let needed = up || partitions.any(|partition| partition.homes.contains(&id));
-                if needed { Err(CatalogError::NodeNeeded(*node)) } else { Ok(()) }
+            Entry::RemoveNode { node } => self.check_removal(*node),
+            Entry::DrainNode { node, .. } => self.known(*node).map(drop),
+            Entry::ReplicateTopic { id, replicas, min_replicas } => {
+                self.topics.get(id).ok_or(CatalogError::UnknownTopic)?;
+                if !(1..=REPLICAS_MAX).contains(replicas) || !(1..=*replicas).contains(min_replicas)
+                {
+                    return Err(CatalogError::Replicas(*replicas));
+                }
+                let there = self.nodes.values().filter(|node| node.holds()).count();
+                let (wished, enough) = (*replicas, usize::from(*replicas) <= there);
+                enough.then_some(()).ok_or(CatalogError::FewerNodes { wished, there })
             }
             Entry::ChangeChain { topic, partition, epoch, change } => {
                 self.next_chain(*topic, *partition, *epoch, change).map(drop)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Who runs leaves when it holds nothing; who does not, when no chain waits for it.
+    fn check_removal(&self, node: u64) -> Result<(), CatalogError> {
+        let (known, id) = (self.known(node)?, NodeId::new(node));
+        let others = self.nodes.iter().any(|(other, node)| *other != id && node.holds());
+        if !others || (known.up && !known.draining) {
+            return Err(CatalogError::NodeRuns(node));
+        }
+        let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        let needs = |partition: &Partition| {
+            let configuration = &partition.configuration;
+            let mut members = configuration.chain.iter().chain(&configuration.joining);
+            members.any(|member| member.node == id) || (known.up && partition.homes.contains(&id))
+        };
+        if partitions.any(needs) { Err(CatalogError::NodeNeeded(node)) } else { Ok(()) }
+    }
+
+    /// A node is none any more.
+    fn remove(&mut self, id: NodeId) {
+        self.nodes.remove(&id);
+        for topic in self.topics.values_mut() {
+            topic.created.remove(&id);
+            topic.partitions.iter_mut().for_each(|partition| partition.forget(id));
         }
     }
 
@@ -247,24 +296,12 @@ impl Catalog {
         let partition =
             topic.partitions.get(partition as usize).ok_or(CatalogError::UnknownTopic)?;
         let mut partition = partition.clone();
-        let Partition { configuration, homes, sick, .. } = &mut partition;
+        let configuration = partition.configuration.clone();
         if configuration.epoch != Epoch::new(epoch) {
             return Err(CatalogError::ChainMoved(configuration.epoch));
         }
         let next = match change {
-            ChainChange::Join(node) => {
-                let known = self.known(*node)?;
-                let joiner = self.member(NodeId::new(*node));
-                if known.profile.witness || !self.runs(joiner) {
-                    return Err(CatalogError::NotRunning(*node));
-                }
-                if !homes.contains(&joiner.node) {
-                    homes.push(joiner.node);
-                }
-                sick.retain(|member| member.node != joiner.node);
-                let room = configuration.chain.len() < usize::from(REPLICAS_MAX);
-                configuration.with_joining(joiner).filter(|_| room)
-            }
+            ChainChange::Join(node) => self.begun(&mut partition, *node)?,
             ChainChange::Ready(node, incarnation) => {
                 let incarnation = Incarnation::new(*incarnation);
                 let joiner = MemberId { node: NodeId::new(*node), incarnation };
@@ -272,10 +309,11 @@ impl Catalog {
             }
             ChainChange::Remove(node) => {
                 let id = NodeId::new(*node);
-                homes.retain(|home| *home != id);
-                sick.retain(|member| member.node != id);
-                self.removed(configuration, id)?
+                let next = self.removed(&configuration, id)?;
+                partition.forget(id);
+                next
             }
+            ChainChange::Move(from, to) => self.moved(&mut partition, *from, *to)?,
             ChainChange::Leave(node, incarnation) => {
                 let incarnation = Incarnation::new(*incarnation);
                 let member = MemberId { node: NodeId::new(*node), incarnation };
@@ -283,9 +321,9 @@ impl Catalog {
                 if !there.clone().any(|other| *other == member) {
                     return Err(CatalogError::NotRunning(*node));
                 }
-                sick.retain(|other| other.node != member.node);
-                sick.push(member);
-                self.removed(configuration, member.node)?
+                partition.sick.retain(|other| other.node != member.node);
+                partition.sick.push(member);
+                self.removed(&configuration, member.node)?
             }
             ChainChange::Reorder(nodes) => {
                 let chain = nodes.iter().map(|node| self.member(NodeId::new(*node))).collect();
@@ -295,6 +333,46 @@ impl Catalog {
         let next = next.ok_or(CatalogError::Chain("the chain allows no such change"))?;
         partition.configuration = next;
         Ok(partition)
+    }
+
+    /// With a node that runs and begins to copy, if the chain has room for it.
+    fn begun(
+        &self,
+        partition: &mut Partition,
+        node: u64,
+    ) -> Result<Option<Configuration>, CatalogError> {
+        let known = self.known(node)?;
+        let joiner = self.member(NodeId::new(node));
+        if known.profile.witness || !self.runs(joiner) {
+            return Err(CatalogError::NotRunning(node));
+        }
+        let Partition { configuration, homes, sick, .. } = partition;
+        if !homes.contains(&joiner.node) {
+            homes.push(joiner.node);
+        }
+        sick.retain(|member| member.node != joiner.node);
+        let room = configuration.chain.len() < usize::from(REPLICAS_MAX);
+        Ok(configuration.with_joining(joiner).filter(|_| room))
+    }
+
+    /// With one node that is to keep a copy, and another that is not to.
+    fn moved(
+        &self,
+        partition: &mut Partition,
+        from: u64,
+        to: u64,
+    ) -> Result<Option<Configuration>, CatalogError> {
+        let (from, to) = (NodeId::new(from), NodeId::new(to));
+        let holds = self.known(to.get())?.holds();
+        let Partition { configuration, homes, leaving, .. } = partition;
+        let there = homes.contains(&from) && !leaving.contains(&from);
+        if !there || !holds || homes.contains(&to) || homes.len() >= NODES_MAX {
+            let text = "a copy goes from a node that keeps one to another that may";
+            return Err(CatalogError::Chain(text));
+        }
+        homes.push(to);
+        leaving.push(from);
+        Ok(Some(configuration.restated()))
     }
 
     /// Without a node that is to hold no copy any more.
@@ -332,7 +410,26 @@ fn without(
     if copies || (in_chain && others) { configuration.without(gone.node) } else { None }
 }
 
+impl Partition {
+    /// A node keeps no copy any more.
+    fn forget(&mut self, id: NodeId) {
+        self.homes.retain(|home| *home != id);
+        self.leaving.retain(|home| *home != id);
+        self.sick.retain(|member| member.node != id);
+    }
+}
+
 impl Topic {
+    /// Another number of copies: chains follow, but need so many members at once.
+    fn replicate(&mut self, replicas: u8, min_replicas: u8) {
+        self.replicas = replicas;
+        for Partition { configuration, .. } in &mut self.partitions {
+            if configuration.min_replicas != min_replicas {
+                *configuration = Configuration { min_replicas, ..configuration.restated() };
+            }
+        }
+    }
+
     /// Partitions that all members of their chains have created exist.
     pub(super) fn settle_ready(&mut self) {
         let fresh = self.partitions.iter().skip(self.ready as usize);

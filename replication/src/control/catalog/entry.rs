@@ -147,7 +147,7 @@ pub enum Entry {
         /// Which of its lives has ended.
         incarnation: u64,
     },
-    /// A node that is gone for good, and in no chain.
+    /// A node leaves for good, that is in no chain, and does not run unless it is drained.
     RemoveNode {
         /// The node.
         node: u64,
@@ -162,6 +162,22 @@ pub enum Entry {
         epoch: u32,
         /// The change.
         change: ChainChange,
+    },
+    /// A node is to hold nothing any more, or may again.
+    DrainNode {
+        /// The node.
+        node: u64,
+        /// It is to hold nothing.
+        drain: bool,
+    },
+    /// A topic is to have another number of copies.
+    ReplicateTopic {
+        /// The topic.
+        id: u128,
+        /// Copies of each partition.
+        replicas: u8,
+        /// A shorter chain takes nothing.
+        min_replicas: u8,
     },
 }
 
@@ -200,6 +216,9 @@ pub enum ChainChange {
     /// A node whose copy fails it leaves, in this incarnation; another member runs. It comes back
     /// in its next one.
     Leave(u64, u64),
+    /// A node's copy is to go to another one: that one keeps a copy from now on, and the first
+    /// leaves once it is not needed.
+    Move(u64, u64),
 }
 
 /// What a node that follows the catalog has to look at after an entry.
@@ -226,6 +245,7 @@ impl Entry {
             | Self::TopicCreated { id, .. }
             | Self::AlterTopic { id, .. }
             | Self::ChangeTopic { id, .. }
+            | Self::ReplicateTopic { id, .. }
             | Self::DeleteTopic { id } => Touched::Topic(TopicId::new(*id)),
             Self::ChangeChain { topic, partition, .. } => {
                 Touched::Chain(TopicId::new(*topic), PartitionIndex::new(*partition))
@@ -237,6 +257,7 @@ impl Entry {
             | Self::AdmitNode { .. }
             | Self::StartNode { .. }
             | Self::NodeDown { .. }
+            | Self::DrainNode { .. }
             | Self::RemoveNode { .. } => Touched::Everything,
         }
     }

@@ -20,44 +20,46 @@ use crate::{
     control::TopicConfig,
 };
 
-const VERSION: u8 = 3;
-/// Of a node alone, as it was written before there were clusters; read, and not written any more.
-const VERSION_ALONE: u8 = 2;
+mod older;
+
+const VERSION: u8 = 4;
 
 #[derive(Archive, Serialize, Deserialize)]
-struct SnapshotV3 {
+struct SnapshotV4 {
     version: u64,
     next_node: u64,
-    nodes: Vec<NodeV3>,
+    nodes: Vec<NodeV4>,
     /// And until when each is valid.
     tokens: Vec<(u128, i64)>,
     next_uid: u64,
     next_producer_id: i64,
-    topics: Vec<TopicV3>,
+    topics: Vec<TopicV4>,
     producers: Vec<(i64, i16)>,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct NodeV3 {
+struct NodeV4 {
     id: u64,
     incarnation: u64,
     life: u64,
     up: bool,
+    draining: bool,
     profile: NodeProfile,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct TopicV3 {
+struct TopicV4 {
     id: u128,
     name: String,
     ready: u32,
     config: Vec<(String, String)>,
-    partitions: Vec<PartitionV3>,
+    partitions: Vec<PartitionV4>,
     created: Vec<u64>,
+    replicas: u8,
 }
 
 #[derive(Archive, Serialize, Deserialize)]
-struct PartitionV3 {
+struct PartitionV4 {
     uid: u64,
     epoch: u32,
     /// Nodes and incarnations.
@@ -66,85 +68,18 @@ struct PartitionV3 {
     min_replicas: u8,
     homes: Vec<u64>,
     sick: Vec<(u64, u64)>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct SnapshotV2 {
-    version: u64,
-    incarnations: Vec<(u64, u64)>,
-    next_uid: u64,
-    next_producer_id: i64,
-    topics: Vec<TopicV2>,
-    producers: Vec<(i64, i16)>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct TopicV2 {
-    id: u128,
-    name: String,
-    ready: u32,
-    config: Vec<(String, String)>,
-    partitions: Vec<PartitionV2>,
-}
-
-#[derive(Archive, Serialize, Deserialize)]
-struct PartitionV2 {
-    uid: u64,
-    epoch: u32,
-    chain: Vec<u64>,
+    leaving: Vec<u64>,
 }
 
 /// Counters of a snapshot that are as large have not been counted to.
 const COUNTED_MAX: u64 = 1 << 62;
 const _: () = assert!(PRODUCER_IDS_BEGIN_MAX.cast_unsigned() * 2 < COUNTED_MAX);
 
-impl From<SnapshotV2> for SnapshotV3 {
-    fn from(old: SnapshotV2) -> Self {
-        let incarnations: BTreeMap<u64, u64> = old.incarnations.iter().copied().collect();
-        let node = |(id, incarnation)| {
-            let profile = NodeProfile::default();
-            NodeV3 { id, incarnation, life: 0, up: true, profile }
-        };
-        let in_life = |node: &u64| (*node, incarnations.get(node).copied().unwrap_or(0));
-        let partition = |partition: PartitionV2| PartitionV3 {
-            uid: partition.uid,
-            epoch: partition.epoch,
-            chain: partition.chain.iter().map(in_life).collect(),
-            joining: None,
-            min_replicas: 1,
-            homes: partition.chain,
-            sick: Vec::new(),
-        };
-        let topic = |topic: TopicV2| TopicV3 {
-            id: topic.id,
-            name: topic.name,
-            ready: topic.ready,
-            config: topic.config,
-            partitions: topic.partitions.into_iter().map(partition).collect(),
-            created: Vec::new(),
-        };
-        let most = old.incarnations.iter().map(|(id, _)| id.saturating_add(1)).max();
-        Self {
-            version: old.version,
-            next_node: most.unwrap_or(2).max(2),
-            tokens: Vec::new(),
-            nodes: old.incarnations.into_iter().map(node).collect(),
-            next_uid: old.next_uid,
-            next_producer_id: old.next_producer_id,
-            topics: old.topics.into_iter().map(topic).collect(),
-            producers: old.producers,
-        }
-    }
-}
-
-impl SnapshotV3 {
+impl SnapshotV4 {
     fn read(bytes: &[u8]) -> Option<Self> {
         let read = match archive(VERSION, bytes) {
             Some(archive) => rkyv::from_bytes::<Self, rancor::Error>(&archive).ok(),
-            None => {
-                let archive = archive(VERSION_ALONE, bytes)?;
-                rkyv::from_bytes::<SnapshotV2, rancor::Error>(&archive).ok().map(Self::from)
-            }
+            None => older::read(bytes),
         };
         read.filter(Self::is_sound)
     }
@@ -169,9 +104,10 @@ impl SnapshotV3 {
             && uids.len() == partitions().count()
             && uids.len() <= PARTITIONS_MAX
             && self.topics.iter().all(|t| t.ready as usize <= t.partitions.len())
-            && self.topics.iter().all(TopicV3::is_configured)
+            && self.topics.iter().all(|t| (1..=REPLICAS_MAX).contains(&t.replicas))
+            && self.topics.iter().all(TopicV4::is_configured)
             && uids.last().is_none_or(|last| *last < self.next_uid)
-            && partitions().all(PartitionV3::is_sound)
+            && partitions().all(PartitionV4::is_sound)
             && self.producers.is_sorted_by(|a, b| a.0 < b.0)
             && self.producers.len() <= RAISED_PRODUCERS_MAX
             && self.producers.iter().all(|p| (0..self.next_producer_id).contains(&p.0) && p.1 >= 0)
@@ -179,14 +115,14 @@ impl SnapshotV3 {
     }
 }
 
-impl TopicV3 {
+impl TopicV4 {
     fn is_configured(&self) -> bool {
         let config: BTreeMap<_, _> = self.config.iter().cloned().collect();
         config.len() == self.config.len() && TopicConfig::parse(&config).is_ok()
     }
 }
 
-impl PartitionV3 {
+impl PartitionV4 {
     fn is_sound(&self) -> bool {
         let nodes: BTreeSet<u64> = self.chain.iter().chain(&self.joining).map(|m| m.0).collect();
         let members = self.chain.len() + usize::from(self.joining.is_some());
@@ -196,7 +132,8 @@ impl PartitionV3 {
             && (1..=REPLICAS_MAX).contains(&self.min_replicas)
             && self.homes.len() <= NODES_MAX
             && self.sick.len() <= NODES_MAX
-            && nodes.iter().all(|node| self.homes.contains(node))
+            && nodes.iter().chain(&self.leaving).all(|node| self.homes.contains(node))
+            && self.leaving.len() <= self.homes.len()
     }
 }
 
@@ -215,7 +152,7 @@ impl Fold for Catalog {
         if self.unreadable.is_some() {
             return Vec::new();
         }
-        let archived = SnapshotV3 {
+        let archived = SnapshotV4 {
             version: self.version,
             next_node: self.next_node,
             tokens: self.tokens.iter().map(|(token, until)| (*token, *until)).collect(),
@@ -232,7 +169,7 @@ impl Fold for Catalog {
 
     fn restore(&mut self, snapshot: &[u8]) -> bool {
         self.reset();
-        let Some(read) = SnapshotV3::read(snapshot) else { return false };
+        let Some(read) = SnapshotV4::read(snapshot) else { return false };
         self.version = read.version;
         self.next_node = read.next_node;
         self.tokens = read.tokens.into_iter().collect();
@@ -254,22 +191,22 @@ impl Fold for Catalog {
 }
 
 impl ClusterNode {
-    fn archived(&self, id: NodeId) -> NodeV3 {
-        let Self { incarnation, life, up, profile } = self.clone();
-        NodeV3 { id: id.get(), incarnation: incarnation.get(), life, up, profile }
+    fn archived(&self, id: NodeId) -> NodeV4 {
+        let Self { incarnation, life, up, draining, profile } = self.clone();
+        NodeV4 { id: id.get(), incarnation: incarnation.get(), life, up, draining, profile }
     }
 
-    fn from_archived(node: NodeV3) -> (NodeId, Self) {
-        let NodeV3 { id, incarnation, life, up, profile } = node;
+    fn from_archived(node: NodeV4) -> (NodeId, Self) {
+        let NodeV4 { id, incarnation, life, up, draining, profile } = node;
         let incarnation = Incarnation::new(incarnation);
-        (NodeId::new(id), Self { incarnation, life, up, profile })
+        (NodeId::new(id), Self { incarnation, life, up, draining, profile })
     }
 }
 
 impl Topic {
-    fn archived(&self) -> TopicV3 {
+    fn archived(&self) -> TopicV4 {
         let member = |member: &MemberId| (member.node.get(), member.incarnation.get());
-        let partition = |p: &Partition| PartitionV3 {
+        let partition = |p: &Partition| PartitionV4 {
             uid: p.uid.get(),
             epoch: p.configuration.epoch.get(),
             chain: p.configuration.chain.iter().map(member).collect(),
@@ -277,23 +214,25 @@ impl Topic {
             min_replicas: p.configuration.min_replicas,
             homes: p.homes.iter().map(|node| node.get()).collect(),
             sick: p.sick.iter().map(member).collect(),
+            leaving: p.leaving.iter().map(|node| node.get()).collect(),
         };
-        TopicV3 {
+        TopicV4 {
             id: self.id.get(),
             name: self.name.clone(),
             ready: self.ready,
+            replicas: self.replicas,
             config: self.config.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             partitions: self.partitions.iter().map(partition).collect(),
             created: self.created.iter().map(|node| node.get()).collect(),
         }
     }
 
-    fn from_archived(topic: TopicV3) -> Self {
+    fn from_archived(topic: TopicV4) -> Self {
         let member = |(node, incarnation): (u64, u64)| MemberId {
             node: NodeId::new(node),
             incarnation: Incarnation::new(incarnation),
         };
-        let partition = |(index, p): (usize, PartitionV3)| Partition {
+        let partition = |(index, p): (usize, PartitionV4)| Partition {
             index: PartitionIndex::new(u32::try_from(index).expect("partitions are few")),
             uid: PartitionUid::new(p.uid),
             configuration: Configuration {
@@ -304,11 +243,13 @@ impl Topic {
             },
             homes: p.homes.into_iter().map(NodeId::new).collect(),
             sick: p.sick.into_iter().map(member).collect(),
+            leaving: p.leaving.into_iter().map(NodeId::new).collect(),
         };
         Self {
             id: TopicId::new(topic.id),
             name: topic.name,
             ready: topic.ready,
+            replicas: topic.replicas,
             config: topic.config.into_iter().collect(),
             partitions: topic.partitions.into_iter().enumerate().map(partition).collect(),
             created: topic.created.into_iter().map(NodeId::new).collect(),

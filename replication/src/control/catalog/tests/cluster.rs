@@ -1,7 +1,13 @@
 //! Nodes come and go, and their chains with them.
 
 use super::*;
-use crate::control::{due, place};
+use std::collections::BTreeSet;
+
+use crate::control::place;
+
+fn due(catalog: &Catalog) -> Vec<(PartitionUid, Entry)> {
+    crate::control::due(catalog, &BTreeSet::new())
+}
 
 fn profile(rack: &str) -> NodeProfile {
     let (client, peer) = ("host:1".to_owned(), "host:2".to_owned());
@@ -249,15 +255,87 @@ fn chains_change_as_they_may() {
         change(&mut catalog, ChainChange::Remove(nodes[1])),
         Err(CatalogError::NodeNeeded(nodes[1]))
     );
-    assert_eq!(
-        catalog.apply(&Entry::RemoveNode { node: other }),
-        Err(CatalogError::NodeNeeded(other))
+    // Who runs is drained before, and who holds something does not go.
+    let remove = |node| Entry::RemoveNode { node };
+    let runs = CatalogError::NodeRuns(nodes[1]);
+    assert_eq!(catalog.apply(&remove(nodes[1])), Err(runs));
+    catalog.apply(&Entry::DrainNode { node: nodes[1], drain: true }).unwrap();
+    assert_eq!(catalog.apply(&remove(nodes[1])), Err(CatalogError::NodeNeeded(nodes[1])));
+    // Who is dead goes with all that it was to come back to.
+    assert!(
+        catalog.topic(TopicId::new(2)).unwrap().partitions[0].homes.contains(&NodeId::new(other))
     );
-    change(&mut catalog, ChainChange::Remove(other)).unwrap();
-    catalog.apply(&Entry::RemoveNode { node: other }).unwrap();
+    catalog.apply(&remove(other)).unwrap();
+    assert_eq!(
+        catalog.topic(TopicId::new(2)).unwrap().partitions[0].homes,
+        [NodeId::new(nodes[1])]
+    );
     assert!(catalog.node(NodeId::new(other)).is_none());
     let mut copy = Catalog::default();
     assert!(copy.restore(&catalog.snapshot()));
     copy.last.clone_from(&catalog.last);
     assert_eq!(copy, catalog);
+}
+
+/// As a build wrote it that knew no draining: a node, a token, a topic of one partition.
+const SNAPSHOT_PLACED: &str = concat!(
+    "03000000000000000000000000000000612d6c6f6e6765722d686f73743a3200",
+    "02000000000000000300000000000000000005000000000001000000686f7374",
+    "3a31ffff8f000000ccffffff72ffffffffffffff020000000000000000000000",
+    "0700000000000000000000000000000008000000000000000000000000000000",
+    "0200000000000000030000000000000002000000000000000100000000000000",
+    "01000000000000000100000000000000010000000000000004000000c4ffffff",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "01000000acffffff02000000b4ffffff01000000000000000000000000000000",
+    "0900000000000000000000000000000074ffffffffffffff0100000064ffffff",
+    "000000008cffffff01000000ccffffff00000000000000000000000000000000",
+    "08000000000000000300000000000000d0feffff0100000008ffffff01000000",
+    "0200000000000000000000000000000090ffffff01000000c8ffffff00000000",
+);
+
+#[test]
+fn a_snapshot_from_before_draining_is_read() {
+    let mut read = Catalog::default();
+    assert!(read.restore(&unhex(SNAPSHOT_PLACED)));
+    let node = read.node(NodeId::new(2)).unwrap();
+    assert_eq!((node.up, node.draining, node.life), (true, false, 5 << 16));
+    assert_eq!(node.profile.peer, "a-longer-host:2");
+    let topic = read.topic(TopicId::new(9)).unwrap();
+    // It wants as many copies as it was given.
+    assert_eq!((topic.replicas, topic.ready, topic.name.as_str()), (2, 1, "t"));
+    let Partition { homes, sick, leaving, .. } = &topic.partitions[0];
+    let member =
+        |node, life| MemberId { node: NodeId::new(node), incarnation: Incarnation::new(life) };
+    assert_eq!((homes, sick), (&vec![NodeId::new(2), NodeId::new(1)], &vec![member(1, 1)]));
+    assert!(leaving.is_empty());
+    assert_eq!(chain(&read, 9, 0), (4, vec![2], None));
+    let mut again = Catalog::default();
+    assert!(again.restore(&read.snapshot()));
+    assert_eq!(again, read);
+}
+
+#[test]
+fn a_topic_has_as_many_copies_as_nodes_can_hold() {
+    let mut catalog = cluster();
+    topic(&mut catalog, 2, 2, 2, 1);
+    let replicate =
+        |replicas, min_replicas| Entry::ReplicateTopic { id: 2, replicas, min_replicas };
+    let fewer = CatalogError::FewerNodes { wished: 4, there: 3 };
+    assert_eq!(catalog.apply(&replicate(4, 1)), Err(fewer));
+    assert_eq!(catalog.apply(&replicate(2, 3)), Err(CatalogError::Replicas(2)));
+    assert_eq!(catalog.apply(&replicate(0, 0)), Err(CatalogError::Replicas(0)));
+    let (epoch, nodes, _) = chain(&catalog, 2, 1);
+    catalog.apply(&replicate(3, 1)).unwrap();
+    assert_eq!(chain(&catalog, 2, 1), (epoch, nodes.clone(), None));
+    // How many are needed is part of the chain.
+    catalog.apply(&replicate(3, 2)).unwrap();
+    assert_eq!(chain(&catalog, 2, 1), (epoch + 1, nodes, None));
+    let min_replicas = |catalog: &Catalog| {
+        catalog.topic(TopicId::new(2)).unwrap().partitions[1].configuration.min_replicas
+    };
+    assert_eq!(min_replicas(&catalog), 2);
+    catalog.apply(&Entry::DrainNode { node: 3, drain: true }).unwrap();
+    let fewer = CatalogError::FewerNodes { wished: 3, there: 2 };
+    assert_eq!(catalog.apply(&replicate(3, 1)), Err(fewer));
+    assert_eq!(place(&catalog, 1, 3), None, "nothing new goes to who is drained");
 }
