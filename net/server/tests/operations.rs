@@ -4,9 +4,15 @@
 mod cluster_common;
 mod common;
 
-use std::{fs, path::Path, process::Output, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
-use catena_client::{Client, Options};
+use catena_client::{Client, Options, TopicMetadata};
 use catena_format::{NodeId, Offset};
 use catena_wire::{
     Api, DescribeClusterRequest, DescribeClusterResponse, ErrorCode, Message, ProduceResponse,
@@ -14,13 +20,20 @@ use catena_wire::{
 use cluster_common::{
     Node, catena, client, cluster, connected, metadata, produce, produce_once, root, shown, token,
 };
-use common::{ask, wait_until};
+use common::{PATIENCE, ask, wait_until};
 
-/// What a command prints; it must succeed.
+/// What a command prints once it succeeds: a node may not have heard yet of what another one said,
+/// and for a moment nobody may lead.
 fn told(node: &Node, arguments: &[&str]) -> String {
-    let output = catena(node, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = catena(node, arguments);
+        if output.status.success() {
+            return text(&output.stdout);
+        }
+        let late = Instant::now() > deadline;
+        assert!(!late, "{arguments:?}: {}{}", text(&output.stderr), text(&output.stdout));
+    }
 }
 
 /// What a command says that must fail, with this exit code.
@@ -45,6 +58,16 @@ fn is_well(node: &Node) -> bool {
     described.impaired == 0 && described.nodes.iter().all(|node| node.up)
 }
 
+/// What a node says of the topic, once one does.
+fn topic(nodes: &[Node]) -> TopicMetadata<'static> {
+    let mut known = None;
+    wait_until("a node knows the topic", || {
+        known = metadata(nodes);
+        known.is_some()
+    });
+    known.unwrap().0
+}
+
 /// The chains of the topic, by nodes' numbers.
 fn chains(nodes: &[Node]) -> Vec<Vec<u64>> {
     let Some((topic, _)) = metadata(nodes) else { return Vec::new() };
@@ -52,17 +75,35 @@ fn chains(nodes: &[Node]) -> Vec<Vec<u64>> {
     chains.collect()
 }
 
+/// What is watched is told until somebody has had enough.
+fn is_told_again(node: &Node) {
+    let mut watching = Command::new(env!("CARGO_BIN_EXE_catena"))
+        .args(["--server", &node.client, "cluster", "nodes", "--watch", "--interval", "10ms"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let heads = lines.filter(|line| line.as_ref().unwrap().starts_with("NODE"));
+    assert_eq!(heads.take(3).count(), 3);
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
 #[test]
 fn a_node_is_drained_and_removed_and_another_takes_its_place() {
     let root = root();
     let mut nodes = cluster(root.path());
     client(&nodes[0].client).create_topic("events", 3, Vec::new()).unwrap();
+    wait_until("each knows who votes", || {
+        nodes.iter().all(|node| described(node).nodes.iter().all(|node| node.votes))
+    });
     let listed = told(&nodes[1], &["cluster", "nodes"]);
     assert_eq!(listed.lines().count(), 4, "{listed}");
     assert_eq!(listed.matches("leads").count(), 1, "{listed}");
     assert_eq!(listed.matches("votes").count(), 2, "{listed}");
     let status = told(&nodes[2], &["cluster", "status"]);
     assert!(status.starts_with("healthy: 3 nodes, 3 partitions"), "{status}");
+    is_told_again(&nodes[1]);
     assert!(refused(&nodes[0], &["cluster", "remove", "3"], 1).contains("drained"));
     assert!(refused(&nodes[0], &["cluster", "remove", "9"], 1).contains("no node 9"));
     let mut next = [0; 3];
@@ -101,7 +142,7 @@ fn a_node_is_drained_and_removed_and_another_takes_its_place() {
     assert!(status.contains("node 2 is down") && status.contains("2 of 3 copies"), "{status}");
     round(&nodes);
     told(&nodes[0], &["cluster", "remove", "2"]);
-    let (topic, _) = metadata(&nodes).unwrap();
+    let topic = topic(&nodes);
     for partition in 0..3 {
         let all: Vec<String> = (0..3).map(|n| format!("{partition}/{n}")).collect();
         for node in [&nodes[0], &nodes[3]] {
@@ -133,7 +174,7 @@ fn copies_are_added_taken_away_and_moved_by_commands() {
     let nothing = refused(&nodes[0], &moves, 1);
     assert!(nothing.contains("keeps one"), "{nothing}");
     assert_eq!(produce(&nodes, 0, 2), Offset::new(2));
-    let (topic, _) = metadata(&nodes).unwrap();
+    let topic = topic(&nodes);
     let holder = &nodes[usize::try_from(to).unwrap() - 1];
     wait_until("it shows all", || shown(holder, topic.id, 0) == ["0/0", "0/1", "0/2"]);
     wait_until("all is well", || is_well(&nodes[0]));
@@ -201,7 +242,7 @@ fn two_nodes_and_a_witness_survive_the_death_of_either_node() {
         wait_until("both are there", || chains(&nodes[..2]).iter().all(|chain| chain.len() == 2));
     }
     let all: Vec<String> = (0..sequence).map(|n| format!("0/{n}")).collect();
-    let (topic, _) = metadata(&nodes).unwrap();
+    let topic = topic(&nodes);
     for node in &nodes[..2] {
         wait_until("each shows all", || shown(node, topic.id, 0) == all);
     }

@@ -89,10 +89,13 @@ pub(crate) fn known(node: &Node) -> usize {
 
 /// A file with a token that allows to join.
 pub(crate) fn token(node: &Node, root: &Path, more: &[&str]) -> String {
-    let printed = catena(node, &[&["cluster", "token"], more].concat());
-    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
     let file = root.join("token");
-    fs::write(&file, printed.stdout).unwrap();
+    // Who leads may change meanwhile; a token too many harms nobody.
+    wait_until("there is a token", || {
+        let printed = catena(node, &[&["cluster", "token"], more].concat());
+        fs::write(&file, printed.stdout).unwrap();
+        printed.status.success()
+    });
     file.to_str().expect("a path in UTF-8").to_owned()
 }
 
