@@ -115,6 +115,8 @@ struct Downlink {
     told_question: u64,
     /// Its own first, then of all behind it.
     progress: Vec<Progress>,
+    /// It has said so itself: its log was cut.
+    reported: bool,
 }
 
 /// A node's part in the chain of one partition.
@@ -360,6 +362,7 @@ impl Member {
             told_start: Offset::ZERO,
             told_question: 0,
             progress: Vec::new(),
+            reported: false,
         });
         Ok(())
     }
@@ -450,6 +453,7 @@ impl Member {
             return Err(Ignored::Contradiction { at: log.durable, high_watermark });
         }
         link.progress = progress.to_vec();
+        link.reported = true;
         if successor {
             self.high_watermark = self.high_watermark.max(high_watermark);
         }
@@ -540,14 +544,16 @@ impl Member {
         Some(Output::Send { to: uplink.peer, message })
     }
 
-    /// The joiner holds what this epoch has committed, and what any before it has or can.
+    /// The joiner holds what this epoch has committed, and what any before it has or can; and
+    /// nothing else: what its log held that was cut here must not come back with it.
     fn ready(&mut self) -> Option<Output> {
         let epoch = self.epoch()?;
-        let joiner = self.welcomed(Side::Joiner)?.peer;
+        let link = self.welcomed(Side::Joiner)?;
+        let (joiner, cut) = (link.peer, link.reported);
         let entered = if planted!(ReadyAtWatermark) { Offset::ZERO } else { self.entered_end };
         let holds = self.joiner_durable() >= self.high_watermark.max(entered);
         let joint = self.joint || planted!(ReadyWithoutJoint);
-        if !(joint && holds) || self.ready_told {
+        if !(joint && holds && cut) || self.ready_told {
             return None;
         }
         self.ready_told = true;
