@@ -38,7 +38,7 @@ impl Remover {
 }
 
 /// Removes a log's directory, the manifests first: what is left of it is no log.
-pub(crate) fn remove_log(path: &Path) -> io::Result<()> {
+fn remove_log(path: &Path) -> io::Result<()> {
     for manifest in ["manifest.0", "manifest.1"] {
         match fs::remove_file(path.join(manifest)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),

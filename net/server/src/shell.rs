@@ -32,7 +32,6 @@ use crate::{
     metrics::{ConnectionEnds, Numbers},
     outbox::{Outbox, Unsent},
     received::{Ended, Received},
-    remover::remove_log,
     serve::{OUTDATED, REMOVED},
     tasks::Task,
 };
@@ -565,7 +564,9 @@ impl Shell {
         }
     }
 
-    /// Removes directories of partitions that the catalog does not name: of deleted topics.
+    /// Removes directories of partitions that the catalog does not name: of deleted topics, and of
+    /// copies that have moved away. Such a partition may come back: what a crash in between has left
+    /// of it must not be taken for its log, so the directory gets another name first, durably.
     pub(crate) fn remove_leftovers(&self) -> anyhow::Result<usize> {
         let root = self.options.root.join("p");
         create_directory(&root)?;
@@ -574,6 +575,10 @@ impl Shell {
         for entry in std::fs::read_dir(&root)? {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_some_and(|name| name.ends_with(GONE)) {
+                std::fs::remove_dir_all(&path)?;
+                continue;
+            }
             let Some(uid) = name.and_then(directory_uid) else { continue };
             if uid >= next {
                 anyhow::bail!(
@@ -588,10 +593,16 @@ impl Shell {
             }
         }
         // None goes before all are looked at: what does not fit may be the catalog.
-        leftovers.iter().try_for_each(|path| remove_log(path))?;
+        let gone = |path: &PathBuf| PathBuf::from(format!("{}{GONE}", path.display()));
+        leftovers.iter().try_for_each(|path| std::fs::rename(path, gone(path)))?;
+        std::fs::File::open(&root)?.sync_all()?;
+        leftovers.iter().try_for_each(|path| std::fs::remove_dir_all(gone(path)))?;
         Ok(leftovers.len())
     }
 }
+
+/// What the name of a directory ends with that is being removed.
+const GONE: &str = ".gone";
 
 /// Tells the operator what happened to a log.
 fn tell(notice: &Notice) {

@@ -251,6 +251,15 @@ impl Disk {
         self.sweep();
     }
 
+    /// The same, durably: of none anything is there again.
+    pub fn remove_files_durably(&mut self, now_ns: u64, directory: u64) {
+        self.remove_files(now_ns, directory);
+        if let Some(folder) = self.folders.get_mut(&directory) {
+            folder.sync(u64::MAX, || false);
+        }
+        self.sweep();
+    }
+
     /// Removes all files of those directories in which no operation is under way, and takes them
     /// off the list.
     pub fn remove_idle(&mut self, now_ns: u64, directories: &mut BTreeSet<u64>) {

@@ -206,7 +206,8 @@ fn plan(random: &mut Random, bounds: &Bounds) -> (Plan, Retention) {
         nodes => nodes.min(2 + u16::from(random.chance(700_000))) as u8,
     };
     let deletions = if nodes == 1 { deletions } else { 0 };
-    let mut plan = Plan { created, grown, config, trims, deletions, replicas };
+    let operates = nodes > 1 && bounds.has("operator") && random.chance(500_000);
+    let mut plan = Plan { created, grown, config, trims, deletions, nodes, replicas, operates };
     if !bounds.has("growth") {
         plan.grown = created;
     }
@@ -379,10 +380,6 @@ impl World {
         Ok(())
     }
 
-    fn replicas(&self) -> impl Iterator<Item = &Replica<Purse>> {
-        self.machines.iter().flat_map(Machine::replicas)
-    }
-
     /// Ends a node's life and begins the next: one of several nodes takes its time.
     fn crash(&mut self, at: usize) {
         self.end_life(at);
@@ -492,16 +489,22 @@ impl World {
 
     /// What a server does when it has the catalog: removes what deleted partitions left.
     fn sweep(&mut self, at: usize) -> Result<(), String> {
-        let Machine { disk, cores, .. } = &mut self.machines[at];
+        let alone = self.council.is_none();
+        let Machine { disk, cores, stopped, .. } = &mut self.machines[at];
         let (known, next) = (cores[0].known(), cores[0].next_uid());
         let there: Vec<u64> = disk.directories().filter(|uid| *uid != 0).collect();
         for uid in there.into_iter().filter(|uid| !known.contains(&PartitionUid::new(*uid))) {
             if uid >= next.get() && !self.oracle.decayed {
                 return Err(format!("the catalog forgot that it gave {uid} away"));
             }
+            stopped.remove(&PartitionUid::new(uid));
             if disk.live_files(uid).next().is_some() {
                 self.oracle.did(Deed::LeftoversRemoved);
-                disk.remove_files(self.now_ns, uid);
+                // A partition of a deleted topic never comes back, a moved copy may.
+                match alone {
+                    true => disk.remove_files(self.now_ns, uid),
+                    false => disk.remove_files_durably(self.now_ns, uid),
+                }
             }
         }
         Ok(())
