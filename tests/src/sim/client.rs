@@ -9,6 +9,7 @@
 mod admin;
 mod copier;
 mod line;
+mod operator;
 mod producer;
 mod reader;
 mod subscriber;
@@ -50,8 +51,12 @@ pub struct Plan {
     pub trims: bool,
     /// How often the topic is deleted, and created once more.
     pub deletions: u32,
-    /// Copies of each partition.
+    /// How many nodes there are.
+    pub nodes: u16,
+    /// Copies of each partition, at first.
     pub replicas: u8,
+    /// Nodes are drained and copies moved.
+    pub operates: bool,
 }
 
 enum Kind {
@@ -229,7 +234,7 @@ impl Client {
     pub fn on_wake(&mut self, oracle: &mut Oracle) {
         let line = &mut self.line;
         // Several nodes take longer, each time that one of them is gone.
-        let longest_ns = if line.plan.replicas == 1 { 400_000 } else { 2_000_000 };
+        let longest_ns = if line.plan.nodes == 1 { 400_000 } else { 2_000_000 };
         line.wake_ns = oracle.now_ns + 20_000 + line.random.below(longest_ns);
         if line.stage != Stage::Running {
             return;
@@ -319,7 +324,7 @@ impl Client {
         match topic.map(|topic| (topic.error, topic.id)) {
             Some((ErrorCode::UnknownTopic, _)) => {
                 // A node of several may not have heard of it yet.
-                if line.plan.replicas == 1 {
+                if line.plan.nodes == 1 {
                     oracle.topics.missed(asked_ns)?;
                 }
                 match &mut self.kind {

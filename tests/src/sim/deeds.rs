@@ -125,6 +125,12 @@ deeds! {
     Deafened = "deafened",
     /// A process stood still, and went on.
     Frozen = "frozen",
+    /// A node was to give its copies away.
+    NodeDrained = "node_drained",
+    /// A topic was to have another number of copies.
+    Replicated = "replicated",
+    /// A copy was to be moved.
+    PartitionMoved = "partition_moved",
 }
 
 impl Deed {
@@ -139,6 +145,9 @@ impl Deed {
                 | Self::Deposed
                 | Self::Deafened
                 | Self::Frozen
+                | Self::NodeDrained
+                | Self::Replicated
+                | Self::PartitionMoved
         )
     }
 

@@ -11,7 +11,8 @@ use super::{disk::FaultKind, world};
 pub const ACKED_MIN: u64 = 200;
 
 /// What a seed can do without, beside each [`FaultKind`].
-pub const PARTS: [&str; 19] = [
+pub const PARTS: [&str; 20] = [
+    "operator",
     "cuts",
     "breaks",
     "silence",

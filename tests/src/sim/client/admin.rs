@@ -9,6 +9,7 @@ use catena_wire::{
 use super::{
     TOPIC,
     line::{Call, Line, Stage},
+    operator::Operator,
 };
 use crate::sim::{deeds::Deed, oracle::Oracle};
 
@@ -21,15 +22,17 @@ pub(super) struct Admin {
     deletions: u32,
     /// The one that it is deleting.
     deleting: Option<TopicId>,
+    operator: Operator,
 }
 
 impl Admin {
     pub(super) fn new(deletions: u32) -> Self {
-        Self { asked: 0, grown: false, deletions, deleting: None }
+        let operator = Operator::default();
+        Self { asked: 0, grown: false, deletions, deleting: None, operator }
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.grown && self.deleting.is_none()
+        self.grown && self.deleting.is_none() && self.operator.is_done()
     }
 
     /// With another topic.
@@ -47,7 +50,7 @@ impl Admin {
         let request = CreateTopicRequest {
             name: TOPIC.into(),
             partitions: line.plan.created,
-            replicas: if line.plan.replicas == 1 { 0 } else { line.plan.replicas },
+            replicas: if line.plan.nodes == 1 { 0 } else { line.plan.replicas },
             config: line.plan.config.clone(),
             validate_only: false,
         };
@@ -65,6 +68,8 @@ impl Admin {
             self.delete(line, oracle);
         } else if line.finishing && !self.grown || line.random.chance(5_000) {
             self.alter(line, oracle);
+        } else if line.plan.operates && (line.finishing || line.random.chance(4_000)) {
+            self.operator.ask(line, oracle);
         }
     }
 
@@ -118,6 +123,10 @@ impl Admin {
             }
             Api::DeleteTopic => unexpected(line, &response, oracle),
             Api::AlterTopic => self.altered(line, &response, oracle),
+            Api::DrainNode | Api::ReplicateTopic | Api::MovePartition => {
+                self.operator.answered(call.api, &response, oracle);
+                Ok(())
+            }
             other => Err(format!("{other:?} was never asked")),
         }
     }

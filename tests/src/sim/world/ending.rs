@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use catena_format::NodeId;
 use catena_log::OpenError;
 use catena_node::Status;
-use catena_replication::{Phase, Replica};
+use catena_replication::{Phase, Replica, control::due};
 
 use super::{Machine, Purse, STUCK_NS, World};
 use crate::sim::{
@@ -199,7 +199,9 @@ impl World {
     fn ends(&self) -> Ends {
         let machines = self.machines.iter().enumerate();
         let all = machines.flat_map(|(at, machine)| machine.replicas().map(move |r| (at, r)));
-        let open = all.filter(|(_, replica)| replica.phase() == Phase::Open);
+        let open = all.filter(|(at, replica)| {
+            replica.phase() == Phase::Open && self.is_in_chain(*at, replica)
+        });
         let end = |(machine, replica): (usize, &Replica<Purse>)| {
             let identity = replica.identity();
             let home = Home {
@@ -212,18 +214,36 @@ impl World {
         open.map(end).collect()
     }
 
+    /// Whether a copy is one of its partition's chain: who has left one keeps its copy until it
+    /// starts again.
+    fn is_in_chain(&self, at: usize, replica: &Replica<Purse>) -> bool {
+        let (uid, node) = (replica.identity().uid, self.machines[at].id());
+        self.council.as_ref().is_none_or(|council| {
+            let mut all = council.catalog().topics().flat_map(|topic| &topic.partitions);
+            let partition = all.find(|partition| partition.uid == uid);
+            partition.is_some_and(|p| p.configuration.chain.iter().any(|m| m.node == node))
+        })
+    }
+
     /// What keeps the copies of several nodes from being equal and complete.
     fn apart(&self) -> Option<String> {
         let council = self.council.as_ref()?;
-        let all = council.catalog().topics().flat_map(|topic| &topic.partitions);
-        for partition in all {
+        let due = due(council.catalog(), &BTreeSet::new());
+        if !due.is_empty() {
+            return Some(format!("{due:?} is due"));
+        }
+        let all = council.catalog().topics();
+        for (topic, partition) in all.flat_map(|t| t.partitions.iter().map(move |p| (t, p))) {
             let chain = &partition.configuration;
-            if chain.chain.len() != usize::from(self.plan.replicas) || chain.joining.is_some() {
+            if chain.chain.len() != usize::from(topic.replicas) || chain.joining.is_some() {
                 return Some(format!("{:?} has {chain:?}", partition.uid));
             }
-            let copies = self.replicas().filter(|r| r.identity().uid == partition.uid);
+            let machines = self.machines.iter().enumerate();
+            let all = machines.flat_map(|(at, machine)| machine.replicas().map(move |r| (at, r)));
+            let copies =
+                all.filter(|(at, r)| r.identity().uid == partition.uid && self.is_in_chain(*at, r));
             let ends: Vec<_> = copies
-                .map(|r| (r.high_watermark(), r.log().map(catena_log::Log::log_end)))
+                .map(|(_, r)| (r.high_watermark(), r.log().map(catena_log::Log::log_end)))
                 .collect();
             let agree = ends.iter().all(|end| *end == ends[0] && end.1 == Some(end.0));
             if ends.len() != chain.chain.len() || !agree {

@@ -192,9 +192,10 @@ impl Machine {
         self.disk.damages().into_iter().map(|wound| wound.directory).collect()
     }
 
-    /// Of a partition that was deleted no file is left.
+    /// Of a partition that was deleted no file is left. Of several nodes those stay until the next
+    /// start whose copy was moved.
     pub(super) fn check_files(&self) -> Result<(), String> {
-        if self.is_down() {
+        if self.is_down() || !self.is_alone() {
             return Ok(());
         }
         let known = self.cores[0].known();
