@@ -9,6 +9,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -180,9 +181,20 @@ pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// An address that nobody listens on, told once: below the ports that the system gives to whoever
+/// asks for any, so that it stays free until a server is started there, and again after that.
 pub(crate) fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    listener.local_addr().expect("it has an address").to_string()
+    const FIRST: u32 = 10_000;
+    const PORTS: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Processes that run side by side begin in different places.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 97;
+        let address = format!("127.0.0.1:{}", FIRST + number % PORTS);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Connects and asks for a core.
