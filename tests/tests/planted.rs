@@ -33,7 +33,7 @@ const SOON_FOUND: [&str; 18] = [
 /// So many seeds pass without a bug.
 const SEEDS: u64 = 64;
 /// At most so many find each of them, most of them far fewer.
-const HUNTED: u64 = 512;
+const HUNTED: u64 = 1024;
 
 #[test]
 fn planted_bugs_are_found_and_nothing_without_them() {

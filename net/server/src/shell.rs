@@ -565,7 +565,7 @@ impl Shell {
     }
 
     /// Removes directories of partitions that the catalog does not name: of deleted topics, and of
-    /// copies that have moved away. Such a partition may come back: what a crash in between has left
+    /// copies that have moved away. Such a partition may come back: what a crash in between left
     /// of it must not be taken for its log, so the directory gets another name first, durably.
     pub(crate) fn remove_leftovers(&self) -> anyhow::Result<usize> {
         let root = self.options.root.join("p");
