@@ -4,6 +4,9 @@ use catena_format::{Epoch, NodeId, Offset, planted};
 
 use super::{Configuration, Extent, History, MemberId, Message, Progress, Role};
 
+#[cfg(test)]
+mod tests;
+
 /// Behind a member: its successor, or who joins behind the tail.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Side {
@@ -247,10 +250,15 @@ impl Member {
         self.questions
     }
 
-    /// The last question that came through the whole chain.
+    /// The last question that came through the whole chain; in joint mode to the joiner, too, who
+    /// may be a member already of an epoch that nobody before it has heard of.
     #[must_use]
     pub fn answered(&self) -> u64 {
-        if self.is_tail() { self.questions } else { self.answered }
+        match self.role {
+            Role::Joiner => self.questions,
+            Role::Solo | Role::Tail if !self.joint => self.questions,
+            _ => self.answered,
+        }
     }
 
     /// Nothing is committed without the joiner any more.
@@ -339,10 +347,8 @@ impl Member {
                 Ok(effect)
             }
             Message::Commit { session, high_watermark, progress, answered, .. } => {
-                let side = self.on_commit(from, *session, *high_watermark, progress, log)?;
-                if side == Side::Successor {
-                    self.answered = self.answered.max(*answered);
-                }
+                self.on_commit(from, *session, *high_watermark, progress, log)?;
+                self.answered = self.answered.max(*answered);
                 Ok(None)
             }
         }
@@ -441,7 +447,7 @@ impl Member {
         high_watermark: Offset,
         progress: &[Progress],
         log: &Extent<'_>,
-    ) -> Result<Side, Ignored> {
+    ) -> Result<(), Ignored> {
         let side = self.side(from).ok_or(Ignored::Stranger)?;
         let durable_before = self.durable_before;
         let link = self.downlink_mut(side).as_mut().ok_or(Ignored::Session)?;
@@ -457,7 +463,7 @@ impl Member {
         if successor {
             self.high_watermark = self.high_watermark.max(high_watermark);
         }
-        Ok(side)
+        Ok(())
     }
 
     /// What is wanted next, if anything; to be asked until there is nothing, after each input and
@@ -580,7 +586,8 @@ impl Member {
     pub fn has_news(&self, side: Side, log: &Extent<'_>) -> bool {
         self.welcomed(side).is_some_and(|link| {
             let durable = self.durable_here(side, log) > link.told_durable;
-            let asked = self.questions > link.told_question && side == Side::Successor;
+            let is_asked = side == Side::Successor || self.joint;
+            let asked = self.questions > link.told_question && is_asked;
             self.synced && (durable || asked || log.log_start > link.told_start)
         })
     }
