@@ -176,6 +176,8 @@ bugs! {
     /// The head says for certain what a log lacks before the chain has confirmed that it is the
     /// head.
     RefusedUnasked,
+    /// A head has its chain changed before what it answered is on all its disks.
+    ChangedUncommitted,
 }
 
 /// Whether this is the bug that the environment names.

@@ -105,6 +105,8 @@ pub(crate) enum Content {
     Nodes(Vec<Beside>),
     /// The catalog is to have this entry, which is about that partition's chain.
     Propose(PartitionUid, Entry),
+    /// The chain of a partition that this node heads is to change so.
+    Plan(PartitionUid, Entry),
     /// How do the partitions of a topic stand?
     Describe { ticket: Ticket, topic: TopicId },
     /// They stand so.
@@ -192,6 +194,7 @@ impl<M: Memory + Clone> Node<M> {
             Content::Part(part) => self.take_part(*part, now),
             Content::Nodes(nodes) => self.take_nodes(nodes),
             Content::Propose(uid, entry) => self.propose_chain(uid, &entry),
+            Content::Plan(uid, entry) => self.plan(uid, entry, now),
             Content::Describe { ticket, topic } => {
                 let details = self.details_here(topic);
                 self.send_parcel(from, Content::Details { ticket, details });

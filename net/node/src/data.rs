@@ -165,6 +165,7 @@ impl<M: Memory + Clone> Node<M> {
         }
         if committed {
             self.wake_waiters(uid, now);
+            self.propose_planned(uid, now);
         }
     }
 

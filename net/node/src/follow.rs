@@ -18,8 +18,8 @@ use catena_replication::{
     Phase, Replica, ReplicaConfig, Ticket,
     chain::{MemberId, Role},
     control::{
-        Applied, Catalog, CatalogError, ChainChange, ClusterNode, Entry, NodeProfile, Partition,
-        ProposalId, Topic, Touched, decode, due, encode, same_process,
+        Applied, Catalog, CatalogError, ChainChange, ClusterNode, Due, Entry, NodeProfile,
+        Partition, ProposalId, Topic, Touched, decode, due, encode, same_process,
     },
 };
 use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
@@ -34,9 +34,11 @@ use crate::{
 
 /// Proposals that nothing is known of yet, at most.
 const PROPOSALS_MAX: usize = 4096;
-/// How often who leads looks what is due, and how soon after a chain has changed.
+/// How often it is looked what is due, and how soon after a chain has changed.
 const DUE_EVERY: Duration = Duration::from_millis(500);
 const DUE_SOON: Duration = Duration::from_millis(10);
+/// How long a head waits for the others before it proposes that one of them goes.
+const PLANNED_AFTER: Duration = Duration::from_secs(5);
 /// How long the announcement of a start may take before it is made once more.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,8 @@ pub(crate) struct Follower {
     announce: Option<Duration>,
     /// When it is looked again what is due.
     due_at: Duration,
+    /// With this version of the catalog, and with these nodes gone for long, nothing is.
+    nothing_due: Option<(u64, BTreeSet<NodeId>)>,
     pub(crate) absent: Absent,
     pub(crate) quorum: Quorum,
 }
@@ -105,6 +109,7 @@ impl Follower {
             changing: BTreeSet::new(),
             announce: None,
             due_at: Duration::ZERO,
+            nothing_due: None,
             absent: Absent::default(),
             quorum: Quorum::default(),
         }
@@ -316,8 +321,7 @@ impl<M: Memory + Clone> Node<M> {
 
     pub(crate) fn next_announcement(&self) -> Option<Duration> {
         let follower = self.follower.as_ref()?;
-        let due = follower.leads.then_some(follower.due_at);
-        [follower.announce, due].into_iter().flatten().min()
+        follower.announce.into_iter().chain([follower.due_at]).min()
     }
 
     /// A chain has changed: something else may be due.
@@ -630,18 +634,64 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    /// Of the node that leads: proposes what is due, again if need be.
+    /// Proposes what is due, again if need be: who leads what endangers nothing, and of the chains
+    /// that this node heads the core that has them what only the head may change.
     pub(crate) fn propose_due(&mut self, now: Now) {
-        let gone = self.gone(now);
-        let Some(follower) = self.follower.as_mut().filter(|follower| follower.leads) else {
-            return;
-        };
+        let (gone, me) = (self.gone(now), self.identity.node);
+        let Some(follower) = &mut self.follower else { return };
         follower.due_at = now.monotonic + DUE_EVERY;
-        if self.status != Status::Serving {
+        let looked = (follower.catalog.version(), gone);
+        if self.status != Status::Serving || follower.nothing_due.as_ref() == Some(&looked) {
             return;
         }
-        for (uid, entry) in due(&follower.catalog, &gone) {
-            self.propose_chain(uid, &entry);
+        let due = due(&follower.catalog, &looked.1);
+        let (leads, changing) = (follower.leads, follower.changing.clone());
+        follower.nothing_due = due.is_empty().then_some(looked);
+        for Due { uid, entry, head } in due {
+            match head {
+                None if leads => self.propose_chain(uid, &entry),
+                Some(head) if head == me && !changing.contains(&uid) => {
+                    match self.follower.as_ref().and_then(|follower| follower.told.get(&uid)) {
+                        Some((_, core)) if *core != FIRST => {
+                            self.send_parcel(*core, Content::Plan(uid, entry));
+                        }
+                        _ => self.plan(uid, entry, now),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The chain of a partition that this node heads is to change so.
+    pub(crate) fn plan(&mut self, uid: PartitionUid, entry: Entry, now: Now) {
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        if held.planned.as_ref().is_none_or(|(known, _)| *known != entry) {
+            held.planned = Some((entry, now.monotonic));
+        }
+        self.propose_planned(uid, now);
+    }
+
+    /// Proposes the change that is planned, once all that was answered is on every disk of the
+    /// chain: then whoever of it goes, and whoever is its head, nothing of that is lost. The head
+    /// that stays has it all: for who holds the others up and is to go, it does not wait for long.
+    pub(crate) fn propose_planned(&mut self, uid: PartitionUid, now: Now) {
+        let me = self.identity.node.get();
+        let Some(held) = self.held.get_mut(&uid) else { return };
+        let Some((Entry::ChangeChain { epoch, change, .. }, since)) = &held.planned else { return };
+        let (epoch, change) = (Epoch::new(*epoch), change.clone());
+        if held.epoch != epoch || held.replica.epoch() != epoch {
+            // It was thought of in an epoch that is over, or was not entered yet.
+            if held.epoch > epoch {
+                held.planned = None;
+            }
+            return;
+        }
+        let stays = matches!(change, ChainChange::Remove(node) if node != me);
+        let late = now.monotonic.saturating_sub(*since) >= PLANNED_AFTER;
+        if held.replica.may_change() || (stays && late) {
+            held.planned = None;
+            self.ask_for_chain(uid, epoch, change);
         }
     }
 }

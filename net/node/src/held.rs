@@ -7,7 +7,7 @@ use std::{
 
 use catena_format::{Epoch, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{ReadId, io::Memory};
-use catena_replication::{Replica, Ticket};
+use catena_replication::{Replica, Ticket, control::Entry};
 use catena_wire::FetchRequest;
 
 use crate::{
@@ -74,6 +74,8 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) epoch: Epoch,
     /// Nodes beside it in the chain.
     pub(crate) neighbours: Vec<NodeId>,
+    /// How its chain is to change, and since when.
+    pub(crate) planned: Option<(Entry, Duration)>,
     pub(crate) tick: Option<Duration>,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) readers: BTreeMap<ReadId, Reader>,
@@ -89,6 +91,7 @@ impl<M: Memory> Held<M> {
             chain: Vec::new(),
             epoch: Epoch::default(),
             neighbours: Vec::new(),
+            planned: None,
             tick: None,
             waiters: Vec::new(),
             readers: BTreeMap::new(),

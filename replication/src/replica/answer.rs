@@ -47,6 +47,9 @@ pub(super) struct Parking {
     /// Refusals that wait until the chain has answered a question: another member may hold what
     /// this one lacks, or another node may be the head.
     doubts: VecDeque<(u64, Ticket, Refusal)>,
+    /// The chain is about to change: everybody waits for the disks of all of it. What was answered
+    /// before lies below this.
+    pub(super) strict_from: Option<Offset>,
 }
 
 impl Parking {
@@ -148,6 +151,9 @@ impl<M: Memory + Clone> Replica<M> {
     fn reached(&self, level: Durability) -> Offset {
         let committed = self.high_watermark();
         let Some(log) = self.log() else { return committed };
+        if self.parking.strict_from.is_some() {
+            return committed;
+        }
         let reached = match level {
             Durability::None => Offset::MAX,
             Durability::HeadDisk => log.durable_end(),
@@ -193,7 +199,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// Answers whoever waits for no more than was reached; after a failed write everybody else.
     pub(super) fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
         self.answer_doubts();
-        for level in [Durability::HeadDisk, Durability::ChainMemory, Durability::ChainDisk] {
+        for level in Durability::ALL {
             let reached = self.reached(level);
             let from = (level, Offset::ZERO, Ticket(0));
             let to = (level, Offset::MAX, Ticket(u64::MAX));

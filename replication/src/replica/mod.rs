@@ -50,6 +50,11 @@ pub enum Durability {
     ChainDisk,
 }
 
+impl Durability {
+    /// All, the weakest first.
+    pub const ALL: [Self; 4] = [Self::None, Self::HeadDisk, Self::ChainMemory, Self::ChainDisk];
+}
+
 /// The caller's handle of a produce or trim that was not answered at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Ticket(pub u64);
@@ -525,12 +530,23 @@ impl<M: Memory + Clone> Replica<M> {
             self.parking.leave(&mut self.events);
         }
         self.parking.leave_doubts(&mut self.events);
+        self.parking.strict_from = None;
         self.set_config(self.config);
         self.go_on(now);
         for (from, message) in early {
             // What is newer still is kept once more.
             let _ = self.on_peer(from, message, &[], &[], now);
         }
+    }
+
+    /// Of the head: whether the chain may change as somebody has planned, and nothing is lost that
+    /// was answered at whatever level: it is on all disks of the chain. Once this was asked, every
+    /// level waits for that until the next epoch.
+    pub fn may_change(&mut self) -> bool {
+        let committed = self.high_watermark();
+        let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return false };
+        let answered = *self.parking.strict_from.get_or_insert(log.log_end());
+        self.is_head() && (committed >= answered || planted!(ChangedUncommitted))
     }
 
     fn is_head(&self) -> bool {

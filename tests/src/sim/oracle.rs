@@ -94,8 +94,8 @@ pub struct Oracle {
     pub now_ns: u64,
     /// The node's clock.
     pub wall: Wall,
-    /// There are several nodes: copies may be behind each other, and what only one of them has may
-    /// be lost without a crash.
+    /// There are several nodes: copies may be behind each other, and what not all of them have on
+    /// disk may be lost with one of them.
     cluster: bool,
     /// Of every topic.
     retention: Retention,
@@ -221,8 +221,10 @@ impl Oracle {
         }
         self.epoch(batch.part, receipt.epoch)?;
         self.acked_batches += 1;
-        if self.cluster && receipt.level != Durability::ChainDisk {
-            self.books.entry(batch.part).or_default().shaken.insert(batch.first.0);
+        let durable = durable && !(self.cluster && receipt.tentative);
+        let books = self.books.entry(batch.part).or_default();
+        if receipt.tentative && receipt.epoch < books.least_epoch {
+            books.shaken.insert(batch.first.0);
             self.did(Deed::WeaklyAcked);
             return Ok(());
         }
@@ -449,7 +451,17 @@ impl Oracle {
 
     /// The node has died: what it had only in memory may be gone.
     pub fn crashed(&mut self) {
-        self.books.values_mut().for_each(Books::crashed);
+        self.books.values_mut().for_each(|books| books.crashed(self.cluster));
+    }
+
+    /// A node has died or given up a copy, or is believed to: what it had alone may be gone. From
+    /// this epoch on that is over.
+    pub fn disturbed(&mut self, part: Part, epoch: Epoch) {
+        let books = self.books.entry(part).or_default();
+        if books.least_epoch < epoch {
+            books.least_epoch = epoch;
+            books.crashed(self.cluster);
+        }
     }
 
     /// Whether something may be lost that a producer was told to have written.

@@ -477,6 +477,14 @@ impl World {
         let now = self.now();
         let Some(council) = &mut self.council else { return };
         council.decide(self.now_ns);
+        if council.was_disturbed() {
+            for topic in council.catalog().topics() {
+                for partition in &topic.partitions {
+                    let part = (topic.id, partition.index.get());
+                    self.oracle.disturbed(part, partition.configuration.epoch);
+                }
+            }
+        }
         for (at, machine) in self.machines.iter_mut().enumerate() {
             if machine.is_down() || machine.is_frozen(self.now_ns) {
                 continue;

@@ -12,15 +12,27 @@ const JOINS_MAX: usize = 2;
 /// Chains whose order changes at a time.
 const REORDERS_MAX: usize = 8;
 
+/// A change of a chain that is due.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Due {
+    /// Of which partition.
+    pub uid: PartitionUid,
+    /// The change.
+    pub entry: Entry,
+    /// The head is to propose it, once nothing that it has answered can be lost with it; `None`:
+    /// whoever leads.
+    pub head: Option<NodeId>,
+}
+
 /// Changes of chains that are due, at most one of each partition. `gone`: nodes that have been down
 /// for so long that others are to keep what they kept.
 ///
 /// A node that keeps a copy and runs again joins its chain. A copy on a node that is gone, is
-/// drained, or is to give it away, is made on another one, as is one that a topic lacks; what is
-/// too much leaves once the others hold all. When nothing of that is under way, heads and tails are
-/// spread evenly.
+/// drained, or is to give it away, or that has failed its node, is made on another one, as is one
+/// that a topic lacks; what is too much leaves once the others hold all. When nothing of that is
+/// under way, heads and tails are spread evenly.
 #[must_use]
-pub fn due(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> Vec<(PartitionUid, Entry)> {
+pub fn due(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> Vec<Due> {
     let mut plan = Plan::new(catalog, gone);
     for (topic, partition) in partitions(catalog) {
         if let Some(change) = plan.change(topic, partition) {
@@ -40,8 +52,7 @@ pub fn stuck(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> BTreeMap<NodeId, usi
     let plan = Plan::new(catalog, gone);
     let mut stuck = BTreeMap::new();
     for (_, partition) in partitions(catalog) {
-        let others = plan.keepers(partition).count() + plan.candidates(partition).count();
-        if others >= usize::from(partition.configuration.min_replicas) {
+        if plan.possible(partition) >= usize::from(partition.configuration.min_replicas) {
             continue;
         }
         for node in &partition.homes {
@@ -65,7 +76,7 @@ struct Plan<'c> {
     joining: BTreeMap<NodeId, usize>,
     /// Copies that each node keeps.
     copies: BTreeMap<NodeId, usize>,
-    due: Vec<(PartitionUid, Entry)>,
+    due: Vec<Due>,
 }
 
 impl<'c> Plan<'c> {
@@ -84,13 +95,19 @@ impl<'c> Plan<'c> {
             *self.joining.entry(node).or_default() += 1;
             *self.copies.entry(node).or_default() += usize::from(!partition.homes.contains(&node));
         }
+        let chain = &partition.configuration.chain;
+        let of_member = match &change {
+            ChainChange::Remove(node) => chain.iter().any(|member| member.node.get() == *node),
+            change => matches!(change, ChainChange::Reorder(_)),
+        };
         let entry = Entry::ChangeChain {
             topic: topic.id.get(),
             partition: partition.index.get(),
             epoch: partition.configuration.epoch.get(),
             change,
         };
-        self.due.push((partition.uid, entry));
+        let head = of_member.then(|| chain[0].node);
+        self.due.push(Due { uid: partition.uid, entry, head });
     }
 
     /// What is due of a partition.
@@ -131,10 +148,21 @@ impl<'c> Plan<'c> {
         members.filter(|member| self.catalog.runs(**member)).map(|member| member.node)
     }
 
+    /// Whether a node has a copy that can be counted on, or could have one: it may be down for a
+    /// while, or be about to give it away.
+    fn could_keep(&self, partition: &Partition, node: NodeId) -> bool {
+        let holds = self.catalog.node(node).is_some_and(|node| node.holds());
+        holds && !self.is_lost(partition, node)
+    }
+
+    /// Whether a copy is not to be waited for, though it may come back.
+    fn is_lost(&self, partition: &Partition, node: NodeId) -> bool {
+        self.gone.contains(&node) || partition.sick.contains(&self.catalog.member(node))
+    }
+
     /// Whether a node that keeps a copy is to go on doing so.
     fn stays(&self, partition: &Partition, node: NodeId) -> bool {
-        let holds = self.catalog.node(node).is_some_and(|node| node.holds());
-        holds && !self.gone.contains(&node) && !partition.leaving.contains(&node)
+        self.could_keep(partition, node) && !partition.leaving.contains(&node)
     }
 
     fn keepers<'p>(
@@ -151,10 +179,13 @@ impl<'c> Plan<'c> {
         partition: &'p Partition,
     ) -> impl Iterator<Item = NodeId> + use<'_, 'p, 'c> {
         let nodes = self.catalog.nodes().filter(|(_, node)| node.up).map(|(id, _)| id);
-        let healthy = |id: NodeId| !partition.sick.contains(&self.catalog.member(id));
-        nodes.filter(move |id| {
-            !partition.homes.contains(id) && self.stays(partition, *id) && healthy(*id)
-        })
+        nodes.filter(move |id| !partition.homes.contains(id) && self.could_keep(partition, *id))
+    }
+
+    /// How many nodes could keep a copy.
+    fn possible(&self, partition: &Partition) -> usize {
+        let nodes = self.catalog.nodes().map(|(id, _)| id);
+        nodes.filter(|id| self.could_keep(partition, *id)).count()
     }
 
     fn has_room(&self, node: NodeId) -> bool {
@@ -175,21 +206,21 @@ impl<'c> Plan<'c> {
     /// Members that must be left when one goes: as many as there are to be, or can be; and never
     /// fewer than the chain needs.
     fn needed(&self, topic: &Topic, partition: &Partition) -> usize {
-        let possible = self.keepers(partition).count() + self.candidates(partition).count();
-        let wished = usize::from(topic.replicas).min(possible);
+        let wished = usize::from(topic.replicas).min(self.possible(partition));
         wished.max(usize::from(partition.configuration.min_replicas))
     }
 
-    /// Who keeps a copy that is not needed: who is to go, who is gone and replaced, or one too
-    /// many.
+    /// Who keeps a copy that is not needed: who is to go, whose copy is lost and replaced, or one
+    /// too many.
     fn superfluous(&self, topic: &Topic, partition: &Partition) -> Option<NodeId> {
         let homes = || partition.homes.iter().copied();
         let replicas = usize::from(topic.replicas);
         let keepers = self.keepers(partition).count();
         let in_chain =
             |node: NodeId| partition.configuration.chain.iter().any(|member| member.node == node);
-        // Where nobody takes its place, who is gone may come back.
-        let waits = |node: NodeId| self.gone.contains(&node) && keepers < replicas;
+        // Where nobody takes its place, what is lost may come back.
+        let holds = |node| self.catalog.node(node).is_some_and(|node| node.holds());
+        let waits = |node| holds(node) && self.is_lost(partition, node) && keepers < replicas;
         let goes = |node: &NodeId| !self.stays(partition, *node) && !waits(*node);
         let first = homes().filter(goes).min_by_key(|node| (in_chain(*node), *node));
         let too_many = || {

@@ -104,8 +104,8 @@ impl World {
     /// Does what is due, each of it checked; how much there was.
     fn round(&mut self) -> usize {
         let due = due(&self.catalog, &self.gone);
-        for (_, entry) in &due {
-            self.check(entry);
+        for Due { entry, head, .. } in &due {
+            self.check(entry, *head);
             self.catalog.apply(entry).unwrap_or_else(|why| panic!("{entry:?}: {why}"));
         }
         let mut joins: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -116,24 +116,34 @@ impl World {
         due.len()
     }
 
-    /// What no change may bring.
-    fn check(&self, entry: &Entry) {
+    /// What no change may bring, and who has the say.
+    fn check(&self, entry: &Entry, head: Option<NodeId>) {
         let Entry::ChangeChain { topic, partition, change, .. } = entry else {
             panic!("{entry:?}")
         };
+        let replicas = self.catalog.topic(TopicId::new(*topic)).unwrap().replicas;
         let partition = self.partition(*topic, *partition);
         let chain = &partition.configuration;
         let runs = |node: NodeId| self.catalog.node(node).is_some_and(|node| node.up);
         match change {
             ChainChange::Remove(node) => {
+                let is_in = chain.chain.iter().any(|m| m.node.get() == *node);
+                assert_eq!(head, is_in.then(|| chain.chain[0].node));
                 let left = chain.chain.iter().filter(|m| m.node.get() != *node && runs(m.node));
-                let least = usize::from(chain.min_replicas).min(chain.chain.len());
-                assert!(left.count() >= least, "{node} leaves {chain:?}");
+                let (left, before) = (left.count(), chain.chain.iter().filter(|m| runs(m.node)));
+                let able = self.catalog.nodes().filter(|(id, known)| {
+                    let sick = partition.sick.contains(&self.catalog.member(*id));
+                    known.holds() && !self.gone.contains(id) && !sick
+                });
+                let wished = usize::from(replicas).min(able.count());
+                let least = wished.max(usize::from(chain.min_replicas)).min(before.count());
+                assert!(left >= least, "{node} leaves {chain:?}, and {least} are to stay");
             }
             ChainChange::Join(node) if !partition.homes.contains(&NodeId::new(*node)) => {
                 let stays = |id: &NodeId| {
                     let holds = self.catalog.node(*id).is_some_and(|node| node.holds());
-                    holds && !self.gone.contains(id) && !partition.leaving.contains(id)
+                    let sick = partition.sick.contains(&self.catalog.member(*id));
+                    holds && !sick && !self.gone.contains(id) && !partition.leaving.contains(id)
                 };
                 let beside = |id: NodeId| {
                     let keepers = partition.homes.iter().copied().filter(stays);
@@ -146,6 +156,7 @@ impl World {
                 assert_eq!(Some(beside(NodeId::new(*node))), least, "into the rack of another");
             }
             ChainChange::Reorder(nodes) => {
+                assert_eq!(head, Some(chain.chain[0].node));
                 assert!(nodes.iter().all(|node| runs(NodeId::new(*node))), "{nodes:?}");
             }
             _ => {}
@@ -230,6 +241,15 @@ fn chance_step(world: &mut World, chance: &mut Chance) {
             world.gone.retain(|id| world.catalog.node(*id).is_some());
         }
         9 if world.nodes().len() < 9 => world.admit(["", "a", "b", "c"][chance.below(4)], false),
+        10 if chance.below(2) == 0 => {
+            // A copy fails its node.
+            let (topic, partition) = (1 + chance.below(2) as u128, 0);
+            let chain = world.partition(topic, 0).configuration.clone();
+            let member = chain.chain[chance.below(chain.chain.len())];
+            let change = ChainChange::Leave(member.node.get(), member.incarnation.get());
+            let epoch = chain.epoch.get();
+            let _ = world.catalog.apply(&Entry::ChangeChain { topic, partition, epoch, change });
+        }
         10 => {
             let (id, replicas) = (1 + chance.below(2) as u128, 1 + chance.below(4) as u8);
             let min_replicas = 1 + chance.below(usize::from(replicas)) as u8;
@@ -396,4 +416,74 @@ fn heads_and_tails_are_even_again_after_all_have_restarted() {
     assert_eq!(count(&world, |chain| chain[0]), [4, 4, 4]);
     let tails = count(&world, |chain| chain[chain.len() - 1]);
     assert!(tails.iter().max().unwrap() - tails.iter().min().unwrap() <= 2, "{tails:?}");
+}
+
+#[test]
+fn a_copy_that_fails_its_node_is_made_on_another_one_if_there_is_one() {
+    let fails = |world: &mut World, node: u64| {
+        let epoch = world.partition(1, 0).configuration.epoch.get();
+        let incarnation = world.catalog.incarnation(NodeId::new(node)).get();
+        let change = ChainChange::Leave(node, incarnation);
+        let entry = Entry::ChangeChain { topic: 1, partition: 0, epoch, change };
+        world.catalog.apply(&entry).unwrap();
+    };
+    let mut world = World::new(&["", "", "", ""]);
+    world.topic(1, 1, 3, 2);
+    let first = world.chain(1, 0)[0];
+    fails(&mut world, first);
+    world.settle();
+    let all: BTreeSet<_> = world.chain(1, 0).into_iter().collect();
+    assert_eq!(all, (1..=4).filter(|node| *node != first).collect());
+    assert_eq!(world.partition(1, 0).homes.len(), 3);
+    // Nobody else has room for the next one: it waits for its node to start again.
+    let second = world.chain(1, 0)[0];
+    world.drain(first, true);
+    fails(&mut world, second);
+    world.settle();
+    assert_eq!((world.chain(1, 0).len(), world.partition(1, 0).homes.len()), (2, 3));
+    world.start(second);
+    world.settle();
+    assert_eq!(world.chain(1, 0).len(), 3);
+    // Of two that are needed, one fails, and the other is drained: it cannot go.
+    let [third, drained] = [1, 2].map(|at| world.chain(1, 0)[at]);
+    fails(&mut world, third);
+    world.drain(drained, true);
+    let last = world.chain(1, 0)[0];
+    world.drain(last, true);
+    world.settle();
+    assert_eq!(world.chain(1, 0).len(), 2);
+    assert_eq!(stuck(&world.catalog, &world.gone)[&NodeId::new(drained)], 1);
+}
+
+#[test]
+fn nobody_goes_because_others_are_down_for_a_while() {
+    let mut world = World::new(&["", "", "", ""]);
+    world.topic(1, 1, 3, 2);
+    let chain = world.chain(1, 0);
+    let other = (1..=4).find(|node| !chain.contains(node)).unwrap();
+    world.stop(other);
+    world.drain(chain[1], true);
+    world.settle();
+    assert_eq!(world.chain(1, 0), chain, "the fourth may come back");
+    world.gone.insert(NodeId::new(other));
+    world.settle();
+    assert_eq!(world.chain(1, 0).len(), 2);
+    // A copy that is to move stays where it is until the other one is complete.
+    let mut world = World::new(&["", "", ""]);
+    world.topic(1, 1, 2, 1);
+    let chain = world.chain(1, 0);
+    let other = (1..=3).find(|node| !chain.contains(node)).unwrap();
+    let epoch = world.partition(1, 0).configuration.epoch.get();
+    let change = ChainChange::Move(chain[0], other);
+    world.catalog.apply(&Entry::ChangeChain { topic: 1, partition: 0, epoch, change }).unwrap();
+    world.stop(other);
+    for is_gone in [false, true] {
+        world.gone.extend(is_gone.then_some(NodeId::new(other)));
+        world.settle();
+        let left: BTreeSet<_> = world.chain(1, 0).into_iter().collect();
+        assert_eq!(left, chain.iter().copied().collect(), "gone: {is_gone}");
+    }
+    world.start(other);
+    world.settle();
+    assert!(!world.chain(1, 0).contains(&chain[0]) && world.chain(1, 0).contains(&other));
 }

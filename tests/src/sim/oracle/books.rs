@@ -33,6 +33,8 @@ pub(super) struct Books {
     pub(super) epoch: Option<Epoch>,
     /// In the lives before.
     pub(super) past_epoch: Option<Epoch>,
+    /// A receipt for less than all disks that is of an earlier one promises nothing.
+    pub(super) least_epoch: Epoch,
     pub(super) log_start: u64,
     pub(super) high_watermark: u64,
     /// The greatest log start that anybody asked for.
@@ -128,14 +130,16 @@ impl Books {
         tentative.max(placed).max(self.high_watermark)
     }
 
-    /// The node has died.
-    pub(super) fn crashed(&mut self) {
+    /// The node has died; of several, another may be sent what only it had, and put it elsewhere.
+    pub(super) fn crashed(&mut self, cluster: bool) {
         self.past_epoch = self.epoch.take().max(self.past_epoch);
         for (offset, (name, _)) in std::mem::take(&mut self.tentative) {
             self.shaken.insert(name.0);
             // Once more nobody knows.
             self.open += 1;
-            self.doubtful.insert(name, offset);
+            if !cluster {
+                self.doubtful.insert(name, offset);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use catena_format::NodeId;
 use catena_log::Fold;
 use catena_node::Ordered;
-use catena_replication::control::{Catalog, Entry, NodeProfile, decode, encode};
+use catena_replication::control::{Catalog, ChainChange, Entry, NodeProfile, decode, encode};
 
 use crate::sim::random::Random;
 
@@ -62,6 +62,8 @@ pub(super) struct Council {
     numbers: u64,
     leader: Option<usize>,
     elects_ns: u64,
+    /// Somebody's life has ended or begun since this was asked.
+    disturbed: bool,
     /// Nothing is ordered until then.
     pub(super) silent_until_ns: u64,
     /// Nodes to which nothing comes of it, and from which nothing gets to it.
@@ -88,6 +90,7 @@ impl Council {
             numbers: 0,
             leader: None,
             elects_ns: 0,
+            disturbed: false,
             silent_until_ns: 0,
             cut_off: vec![false; lives.len()],
         };
@@ -105,12 +108,23 @@ impl Council {
 
     fn append(&mut self, bytes: Vec<u8>, by: Option<Proposer>) {
         let entry = decode(&bytes).expect("nodes propose what can be read");
+        self.disturbed |= match &entry {
+            Entry::NodeDown { .. } | Entry::StartNode { .. } => true,
+            Entry::ChangeChain { change, .. } => matches!(change, ChainChange::Leave(..)),
+            _ => false,
+        };
         // What changes nothing is ordered all the same.
         let _ = self.catalog.apply(&entry);
         self.list.push((bytes, by));
         if self.list.len().is_multiple_of(SNAPSHOT_EVERY) {
             self.snapshots.insert(self.list.len(), self.catalog.snapshot());
         }
+    }
+
+    /// Whether a node was given up, has begun, or has given up a copy, since this was asked: what
+    /// not every disk of a chain has may be lost with it.
+    pub(super) fn was_disturbed(&mut self) -> bool {
+        std::mem::take(&mut self.disturbed)
     }
 
     /// What all will know.
