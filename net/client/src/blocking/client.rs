@@ -21,8 +21,8 @@ use crate::{
         call::{self, Call, Told},
         lane::Lane,
         link::Hello,
-        nodes::{Dial, Nodes},
-        owners::{CONNECTIONS_MAX, HOME, Owners, Place, is_left},
+        nodes::Nodes,
+        routes::{CONNECTIONS_MAX, Place, Routes},
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
@@ -35,7 +35,7 @@ use crate::{
 pub struct Client {
     options: Options,
     /// Known from the first connection on.
-    known: Option<(Hello, Owners)>,
+    known: Option<(Hello, Routes)>,
     connections: BTreeMap<Lane, Connection>,
 }
 
@@ -69,16 +69,17 @@ impl Client {
 
     /// Where its servers are, as far as that is known.
     pub(super) fn nodes(&mut self) -> Result<Nodes, Error> {
-        self.owners().map(|owners| owners.nodes())
+        self.routes().map(|routes| routes.nodes.clone())
     }
 
-    fn owners(&mut self) -> Result<&mut Owners, Error> {
-        self.known().map(|(_, owners)| owners)
+    fn routes(&mut self) -> Result<&mut Routes, Error> {
+        self.known().map(|(_, routes)| routes)
     }
 
-    fn known(&mut self) -> Result<&mut (Hello, Owners), Error> {
+    fn known(&mut self) -> Result<&mut (Hello, Routes), Error> {
         if self.known.is_none() {
-            self.known = Some((self.options.hello()?, Owners::new(self.options.servers()?)));
+            let nodes = Nodes::new(self.options.servers()?);
+            self.known = Some((self.options.hello()?, Routes::new(nodes)));
         }
         Ok(self.known.as_mut().expect("it was just made"))
     }
@@ -89,14 +90,14 @@ impl Client {
     /// # Errors
     /// See [`Connection::open`].
     pub fn connection(&mut self) -> Result<&mut Connection, Error> {
-        self.connection_to(HOME, self.options.request_timeout)
+        self.connection_to(Lane::HOME, self.options.request_timeout)
     }
 
     /// The connection of a lane, made if there is none, which takes so long at most.
     fn connection_to(&mut self, lane: Lane, wait: Duration) -> Result<&mut Connection, Error> {
         if !self.connections.contains_key(&lane) {
             let hello = Hello { core: lane.core, ..self.hello()? };
-            let Dial { address, wait } = self.owners()?.dial(lane, wait);
+            let address = self.routes()?.nodes.address(lane.node, Instant::now());
             let connection = match Connection::open_as(&address, &hello, wait) {
                 // That core takes no more: any answers for it.
                 Err(Error::Server { .. }) => {
@@ -117,14 +118,6 @@ impl Client {
         self.connections.insert(lane, connection);
     }
 
-    /// A lane's connection is of no use, and who owns what may have changed.
-    fn lose(&mut self, lane: Lane, place: Option<Place>) {
-        self.connections.remove(&lane);
-        if let Some((_, owners)) = &mut self.known {
-            owners.doubt(place);
-        }
-    }
-
     /// A request that changes nothing is tried again for as long as a request may take, when the
     /// server cannot answer it yet or the connection broke; any other when there was no connection,
     /// or it is to be asked elsewhere.
@@ -133,16 +126,10 @@ impl Client {
         let whole = self.options.request_timeout;
         let mut patience = Patience::new(Instant::now() + whole, seed());
         loop {
-            let share = patience.share(whole, self.owners()?.several());
-            if let Some(names) = self.owners()?.take_doubt(call.place) {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let asked = call::metadata(&names)?;
-                // What is not known goes where it went, or anywhere.
-                if let Ok(told) = self.once(&asked, Duration::ZERO, share) {
-                    self.learn(&told)?;
-                }
-            }
-            let error = match self.once(&call, wait, share) {
+            let share = patience.share(whole, self.routes()?.nodes.count() > 1);
+            self.find(call.place, share, &patience)?;
+            let lane = self.routes()?.lane_of(call.place);
+            let error = match self.once(lane, &call, wait, share) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -153,30 +140,90 @@ impl Client {
         }
     }
 
-    /// Takes in what was just told.
-    fn learn(&mut self, told: &Told) -> Result<(), Error> {
-        let asked = self.connections.get(&HOME).map(|home| home.address().to_owned());
-        self.owners()?.learn(told, &asked.unwrap_or_default());
+    /// Asks one node after the other where a partition is, until there is no doubt or all were
+    /// asked: then it is where it was, or anywhere.
+    fn find(
+        &mut self,
+        place: Option<Place>,
+        share: Duration,
+        patience: &Patience,
+    ) -> Result<(), Error> {
+        for _ in 0..self.routes()?.nodes.count() {
+            let Some((lane, names)) = self.routes()?.question(place) else { break };
+            if patience.is_over(Instant::now()) {
+                break;
+            }
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            if let Ok(told) = self.once(lane, &call::metadata(&names)?, Duration::ZERO, share) {
+                self.learn(lane, &told)?;
+            }
+            if place.is_some_and(|place| self.is_doubted(place)) {
+                // The next is asked.
+                self.connections.remove(&Lane::HOME);
+            }
+        }
         Ok(())
     }
 
-    fn once<T>(&mut self, call: &Call<T>, wait: Duration, share: Duration) -> Result<T, Error> {
-        let lane = self.owners()?.lane(call.place);
-        let whole = self.options.request_timeout;
-        // What cannot be asked twice is not asked where the server is gone, and may take its time.
-        let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
-        if self.connections.get_mut(&lane).is_some_and(gone) {
-            self.lose(lane, call.place);
+    fn is_doubted(&self, place: Place) -> bool {
+        self.known.as_ref().is_some_and(|(_, routes)| routes.is_doubted(place))
+    }
+
+    /// Takes in what was just told on a lane.
+    fn learn(&mut self, lane: Lane, told: &Told) -> Result<(), Error> {
+        let asked = self.connections.get(&lane).map(|asked| asked.address().to_owned());
+        self.routes()?.on_told(told, &asked.unwrap_or_default());
+        Ok(())
+    }
+
+    fn once<T>(
+        &mut self,
+        lane: Lane,
+        call: &Call<T>,
+        wait: Duration,
+        share: Duration,
+    ) -> Result<T, Error> {
+        if !call.repeatable {
+            self.look_after(lane, share);
         }
+        let whole = self.options.request_timeout;
         let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
         let answer = self.connection_to(lane, share).and_then(|connection| {
             connection.set_wait(wait)?;
             (call.read)(connection.call_head(call.api, &call.head)?)
         });
-        if answer.as_ref().is_err_and(is_left) {
-            self.lose(lane, call.place);
-        }
+        self.settle(lane, call.place, &answer);
         answer
+    }
+
+    /// What cannot be asked twice is not asked where the server is gone or, where others can be
+    /// asked, does not answer: it may take its time.
+    fn look_after(&mut self, lane: Lane, share: Duration) {
+        let Some((_, routes)) = &self.known else { return };
+        let Some(connection) = self.connections.get_mut(&lane) else { return };
+        let answers = |connection: &mut Connection| -> Result<(), Error> {
+            connection.set_wait(share)?;
+            let ping = call::ping()?;
+            (ping.read)(connection.call_head(ping.api, &ping.head)?)
+        };
+        let there =
+            connection.is_open() && (routes.nodes.count() < 2 || answers(connection).is_ok());
+        if !there {
+            self.connections.remove(&lane);
+        }
+    }
+
+    /// Remembers what an answer tells of a lane.
+    fn settle<T>(&mut self, lane: Lane, place: Option<Place>, answer: &Result<T, Error>) {
+        let Some((_, routes)) = &mut self.known else { return };
+        match answer {
+            Ok(_) => routes.on_done(place, lane),
+            Err(error) => {
+                if routes.on_failed(place, lane, error, Instant::now()) {
+                    self.connections.remove(&lane);
+                }
+            }
+        }
     }
 
     fn ask<T>(&mut self, call: Result<Call<T>, Error>) -> Result<T, Error> {
@@ -269,7 +316,7 @@ impl Client {
     /// See [`Error`].
     pub fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
         let told = self.ask(call::metadata(&[]))?;
-        self.learn(&told)?;
+        self.learn(Lane::HOME, &told)?;
         Ok(told.topics)
     }
 
@@ -279,7 +326,7 @@ impl Client {
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
         let mut told = self.ask(call::topic(name))?;
-        self.learn(&told)?;
+        self.learn(Lane::HOME, &told)?;
         told.topics.pop().ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))
     }
 

@@ -69,6 +69,11 @@ impl Patience {
         if others { share } else { whole }
     }
 
+    /// Whether it has come to its end.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+
     /// How long to wait before the request is tried again; `None`: not at all. One that is not
     /// `repeatable` is tried again only if it was not sent, or is to be asked elsewhere.
     pub(crate) fn pause(

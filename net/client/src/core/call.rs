@@ -15,7 +15,7 @@ use catena_wire::{
     Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
 };
 
-use super::{link::Answer, owners::Place, reader};
+use super::{link::Answer, reader, routes::Place};
 use crate::{
     batch::{Fetched, split},
     error::Error,

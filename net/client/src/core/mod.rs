@@ -12,7 +12,7 @@
 //! ```
 //!
 //! There is a session for each core of each node that owns a partition in use: a [`Lane`]. Which
-//! that is [`lane::Places`] knows, and asks any node again when there is a doubt.
+//! that is [`routes::Routes`] knows; [`places::Places`] asks the nodes again when there is a doubt.
 //!
 //! Inputs are calls named `on_*`, which get the time as an argument; what is to be done is fetched
 //! with `step`. The front ends, `blocking` and `tokio`, do it.
@@ -22,11 +22,12 @@ pub(crate) mod call;
 pub(crate) mod lane;
 pub(crate) mod link;
 pub(crate) mod nodes;
-pub(crate) mod owners;
 pub(crate) mod partition;
 pub(crate) mod partitioner;
+pub(crate) mod places;
 pub(crate) mod producer;
 pub(crate) mod reader;
+pub(crate) mod routes;
 #[cfg(feature = "tls")]
 pub(crate) mod secure;
 #[cfg(not(feature = "tls"))]

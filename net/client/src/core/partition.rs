@@ -93,6 +93,14 @@ impl Partition {
         self.closed.iter().filter(|batch| batch.correlation.is_some()).count()
     }
 
+    /// Nothing more is sent for a while, which grows, or for `wait` if that is longer; unless that
+    /// is so already.
+    pub(crate) fn pause(&mut self, wait: Duration, now: Instant) {
+        if self.hold.is_none() {
+            self.hold = Some(Hold { until: now + self.backoff.pause().max(wait) });
+        }
+    }
+
     /// Whether the open batch is to be closed by now.
     pub(crate) fn is_due(&self, linger: Duration, now: Instant) -> bool {
         self.open.as_ref().is_some_and(|open| open.hurry || now >= open.since + linger)

@@ -37,11 +37,12 @@ use catena_wire::{
 use self::{fence::Fence, lines::Line};
 use super::{
     Step,
-    lane::{Lane, Places, may_have_moved},
+    lane::{Lane, may_have_moved},
     link::{Answer, Hello, Response},
     nodes::Nodes,
-    partition::{Batch, BatchId, Hold, Open, Partition},
+    partition::{Batch, BatchId, Open, Partition},
     partitioner::Partitioner,
+    places::Places,
     session,
 };
 use crate::{
@@ -221,7 +222,7 @@ impl Producer {
         let chosen = record.partition.map(PartitionIndex::get);
         let index = chosen.unwrap_or_else(|| self.partitioner.partition(record.key));
         let bytes = record.bytes_max();
-        self.admit(index, bytes, now)?;
+        self.admit(index, bytes)?;
         let open = &self.partitions[index as usize].open;
         let fits = |open: &Open| open.builder.bytes() + bytes <= self.target.batch_bytes_max;
         if !open.as_ref().is_none_or(fits) {
@@ -231,13 +232,13 @@ impl Producer {
     }
 
     /// Whether a partition takes so many bytes of records now.
-    fn admit(&mut self, index: u32, bytes: usize, now: Instant) -> Result<(), Refused> {
+    fn admit(&mut self, index: u32, bytes: usize) -> Result<(), Refused> {
         if let Some(error) = &self.fatal {
             return Err(Refused::Error(error.clone()));
         }
         if index >= self.partitions() {
             // It may have been added.
-            self.target.places.wish(now);
+            self.target.places.wish();
             let (code, partitions) = (ErrorCode::UnknownPartition, self.partitions());
             let message = format!("{index}, there are {partitions}");
             return Err(Refused::Error(Error::Server { code, message }));
@@ -330,9 +331,10 @@ impl Producer {
 
     pub(crate) fn on_bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
+        self.target.places.on_heard(line.session.address());
         if let Err(error) = line.session.on_bytes(bytes) {
             line.session.fail(now);
-            return self.unanswered(lane, &error);
+            return self.unanswered(lane, &error, now);
         }
         while let Some(line) = self.lines.get_mut(&lane)
             && let Some(response) = line.session.poll_response()
@@ -345,15 +347,15 @@ impl Producer {
     pub(crate) fn on_lost(&mut self, lane: Lane, error: Error, now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
         let error = line.session.on_lost(error, now);
-        self.unanswered(lane, &error);
+        self.unanswered(lane, &error, now);
     }
 
     /// What was under way on a lane may have been stored or not; all is sent again, in order.
-    fn unanswered(&mut self, lane: Lane, error: &Error) {
+    fn unanswered(&mut self, lane: Lane, error: &Error, now: Instant) {
         self.trouble = Some(error.clone());
-        self.target.places.on_lost(lane);
         self.fence.on_lost(lane);
         let Some(line) = self.lines.get_mut(&lane) else { return };
+        self.target.places.on_lost(lane, line.session.address(), now);
         line.waiting.clear();
         self.in_flight -= line.in_flight;
         (line.in_flight, line.in_flight_bytes, line.progress) = (0, 0, None);
@@ -374,9 +376,7 @@ impl Producer {
 
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let (correlation, answer) = (response.correlation, response.answer);
-        let Some(line) = self.lines.get(&lane) else { return };
-        let from = (lane, line.session.address());
-        if self.target.places.on_answer(from, correlation, &answer, now) {
+        if self.target.places.on_answer(lane, correlation, &answer, now) {
             return self.grow();
         }
         match self.fence.on_answer(lane, correlation, &answer, now) {
@@ -397,6 +397,7 @@ impl Producer {
         match answered(answer) {
             Ok((produced, _)) if produced.error == ErrorCode::None => {
                 partition.backoff.reset();
+                self.target.places.on_served(index, lane);
                 let receipt = Receipt::of(&produced, now.saturating_duration_since(since));
                 self.settle(index, at, Ok(receipt));
             }
@@ -450,14 +451,11 @@ impl Producer {
             (_, Class::Indeterminate) => partition.closed[at].tainted = true,
         }
         if may_have_moved(&error) {
-            self.target.places.doubt();
+            self.target.places.on_refused(index, partition.lane);
         }
         self.retries += 1;
         partition.closed[at].last = Some(error);
-        if partition.hold.is_none() {
-            let pause = partition.backoff.pause().max(wait);
-            partition.hold = Some(Hold { until: now + pause });
-        }
+        partition.pause(wait, now);
     }
 
     fn settle(&mut self, index: u32, at: usize, result: Result<Receipt, Error>) {
@@ -580,9 +578,11 @@ impl Producer {
         let (_, epoch) = self.target.producer;
         let last = epoch.get() == i16::MAX;
         let fences = self.raising && (last || self.has_sent(|batch| batch.tainted));
+        let urgent = self.is_urgent();
+        let places = &mut self.target.places;
+        places.ask(urgent, self.lines.iter_mut().map(|(l, line)| (*l, &mut line.session)), now);
         for (lane, line) in &mut self.lines {
             let Some(link) = line.session.link() else { continue };
-            self.target.places.ask(*lane, link, now);
             let asks = fences && *lane != Lane::SCOUT;
             if asks && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
                 return self.fail(error, now);

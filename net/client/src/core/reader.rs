@@ -24,9 +24,10 @@ use catena_wire::{
 use super::{
     Step,
     backoff::Backoff,
-    lane::{Lane, Places, may_have_moved},
+    lane::{Lane, may_have_moved},
     link::{Answer, Hello, Response},
     nodes::Nodes,
+    places::Places,
     session::{self, Session},
 };
 use crate::{
@@ -299,6 +300,7 @@ impl Reader {
     pub(crate) fn on_bytes(&mut self, lane: Lane, bytes: &[u8], now: Instant) {
         let Some(line) = self.lines.get_mut(&lane) else { return };
         (line.heard, line.pinged) = (now, None);
+        self.places.on_heard(line.session.address());
         if let Err(error) = line.session.on_bytes(bytes) {
             line.session.fail(now);
             return self.unanswered(lane, &error, now);
@@ -319,8 +321,8 @@ impl Reader {
     /// The subscriptions of a lane have ended with its connection. A server that stays away is told
     /// once for each time that a request may take.
     fn unanswered(&mut self, lane: Lane, error: &Error, now: Instant) {
-        self.places.on_lost(lane);
         let Some(line) = self.lines.get_mut(&lane) else { return };
+        self.places.on_lost(lane, line.session.address(), now);
         line.waiting.clear();
         (line.heard, line.pinged) = (now, None);
         let since = line.session.failing_since().unwrap_or(now);
@@ -337,8 +339,7 @@ impl Reader {
     fn on_response(&mut self, lane: Lane, response: Response, now: Instant) {
         let Response { api, correlation, answer } = response;
         let Some(line) = self.lines.get_mut(&lane) else { return };
-        let from = (lane, line.session.address());
-        if self.places.on_answer(from, correlation, &answer, now) {
+        if self.places.on_answer(lane, correlation, &answer, now) {
             self.change_lanes();
             return self.grow();
         }
@@ -357,8 +358,9 @@ impl Reader {
             (name, answer.and_then(subscribed))
         };
         let Some(index) = line.names.get(&name).copied() else { return };
-        if let Err(error) = taken.and_then(|said| self.take(index, said)) {
-            self.on_ended(lane, name, error, now);
+        match taken.and_then(|said| self.take(index, said)) {
+            Ok(()) => self.places.on_served(index, lane),
+            Err(error) => self.on_ended(lane, name, error, now),
         }
     }
 
@@ -378,7 +380,7 @@ impl Reader {
             Error::Unreadable { code: ErrorCode::OffsetOutOfRange, next, .. }
                 if *next < cursor.next && cursor.next <= cursor.high_watermark =>
             {
-                self.places.doubt();
+                self.places.on_refused(index, lane);
                 State::Idle(Some(now + cursor.backoff.pause()))
             }
             // The connection has as many as it may: that stays so.
@@ -389,7 +391,7 @@ impl Reader {
             _ => State::Failed,
         };
         if may_have_moved(&error) {
-            self.places.doubt();
+            self.places.on_refused(index, lane);
         }
         let since = *cursor.failing.get_or_insert(now);
         let long = now.saturating_duration_since(since) >= self.request_timeout;
@@ -474,7 +476,7 @@ impl Reader {
         let quiet = self.quiet();
         for (lane, line) in &mut self.lines {
             if let Some(since) = line.waits_since() {
-                self.places.suspect(*lane, since, now);
+                self.places.suspect(*lane, line.session.address(), since, now);
             }
             let dead = line.pinged.is_some_and(|at| now >= at + self.request_timeout);
             if line.session.is_late(now) || dead {
@@ -483,7 +485,6 @@ impl Reader {
                 continue;
             }
             let Some(link) = line.session.link() else { continue };
-            self.places.ask(*lane, link, now);
             let silent = now >= line.heard.min(line.spoke) + quiet;
             if silent && !line.names.is_empty() && line.pinged.is_none() {
                 // The answer is only listened for.
@@ -494,21 +495,27 @@ impl Reader {
         for lane in late {
             self.unanswered(lane, &session::late(), now);
         }
+        let urgent = self.is_urgent();
+        let lines = self.lines.iter_mut().map(|(lane, line)| (*lane, &mut line.session));
+        self.places.ask(urgent, lines, now);
+    }
+
+    /// Whether a partition that is read may be elsewhere by now.
+    fn is_urgent(&self) -> bool {
+        let read = self.cursors.iter().filter(|(_, cursor)| cursor.state != State::Failed);
+        read.map(|(index, _)| *index).any(|index| self.places.is_doubted(index))
     }
 
     /// How long a connection may be silent. Where another node may become the head, one that fell
     /// silent is to be noticed.
     fn quiet(&self) -> Duration {
-        let several = self.places.nodes.count() > 1;
-        if several { QUIET.min(self.request_timeout) } else { self.request_timeout }
+        if self.places.several() { QUIET.min(self.request_timeout) } else { self.request_timeout }
     }
 
     /// Whether a scout is to ask where the partitions are.
     fn scouts(&self, now: Instant) -> bool {
-        let asks = |(lane, line): (&Lane, &Line)| {
-            *lane != Lane::SCOUT && self.places.may_ask(*lane) && line.session.is_up()
-        };
-        self.places.scouts(true, now) && !self.lines.iter().any(asks)
+        let lines = self.lines.iter().map(|(lane, line)| (*lane, &line.session));
+        self.places.scouts(self.is_urgent(), lines, now)
     }
 
     /// Partitions that another core or node owns by now are subscribed to there.
@@ -616,7 +623,7 @@ impl Reader {
         let places = &mut self.places;
         for (lane, line) in &mut self.lines {
             let wanted = *lane == Lane::SCOUT && scouts || wanted(&self.cursors, *lane);
-            if let Some(step) = line.session.step(now, wanted, || places.dial(*lane, wait)) {
+            if let Some(step) = line.session.step(now, wanted, || places.dial(*lane, wait, now)) {
                 line.spoke = now;
                 return Some(step);
             }
@@ -645,7 +652,7 @@ impl Reader {
             let suspect = since.and_then(|since| self.places.suspects_at(*lane, since));
             [silent, line.session.timeout(wanted), suspect]
         });
-        let own = lines.chain([self.places.timeout()]).flatten();
+        let own = lines.chain([self.places.timeout(self.is_urgent())]).flatten();
         paused.chain(own).filter(|at| *at > now).min()
     }
 }

@@ -122,6 +122,10 @@ impl Session {
     pub(crate) fn fail(&mut self, now: Instant) {
         self.failing_since.get_or_insert(now);
         self.trying_since = None;
+        if self.lane == Lane::SCOUT {
+            // It goes to another server next.
+            self.backoff.reset();
+        }
         let again = now + self.backoff.pause();
         self.unshaken += u32::from(matches!(self.state, State::Shaking(..)));
         self.state = match &mut self.state {

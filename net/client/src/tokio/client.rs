@@ -21,8 +21,8 @@ use crate::{
         call::{self, Call, Told},
         lane::Lane,
         link::Hello,
-        nodes::{Dial, Nodes},
-        owners::{CONNECTIONS_MAX, HOME, Owners, Place, is_left},
+        nodes::Nodes,
+        routes::{CONNECTIONS_MAX, Place, Routes},
     },
     error::Error,
     options::{ConsumerOptions, FetchOptions, Options, ProducerOptions, TopicChange, seed},
@@ -36,7 +36,7 @@ use crate::{
 pub struct Client {
     options: Options,
     /// Known from the first connection on.
-    known: Option<(Hello, Owners)>,
+    known: Option<(Hello, Routes)>,
     connections: BTreeMap<Lane, Connection>,
 }
 
@@ -70,27 +70,40 @@ impl Client {
 
     /// Where its servers are, as far as that is known.
     pub(super) fn nodes(&mut self) -> Result<Nodes, Error> {
-        self.owners().map(|owners| owners.nodes())
+        self.routes().map(|routes| routes.nodes.clone())
     }
 
-    fn owners(&mut self) -> Result<&mut Owners, Error> {
-        self.known().map(|(_, owners)| owners)
+    fn routes(&mut self) -> Result<&mut Routes, Error> {
+        self.known().map(|(_, routes)| routes)
     }
 
-    fn known(&mut self) -> Result<&mut (Hello, Owners), Error> {
+    fn known(&mut self) -> Result<&mut (Hello, Routes), Error> {
         if self.known.is_none() {
-            self.known = Some((self.options.hello()?, Owners::new(self.options.servers()?)));
+            let nodes = Nodes::new(self.options.servers()?);
+            self.known = Some((self.options.hello()?, Routes::new(nodes)));
         }
         Ok(self.known.as_mut().expect("it was just made"))
     }
 
-    /// The connection of a lane, made if there is none, which takes so long at most.
-    async fn take_connection(&mut self, lane: Lane, wait: Duration) -> Result<Connection, Error> {
-        if let Some(connection) = self.connections.remove(&lane) {
-            return Ok(connection);
+    /// The connection of a lane, made if there is none, which takes so long at most. What is not
+    /// `repeatable` is not asked where the server is gone or, where others can be asked, does not
+    /// answer: it may take its time.
+    async fn take_connection(
+        &mut self,
+        lane: Lane,
+        repeatable: bool,
+        wait: Duration,
+    ) -> Result<Connection, Error> {
+        if let Some(mut connection) = self.connections.remove(&lane) {
+            let others = self.routes()?.nodes.count() > 1;
+            let there =
+                repeatable || connection.is_open() && (!others || connection.answers(wait).await);
+            if there {
+                return Ok(connection);
+            }
         }
         let hello = Hello { core: lane.core, ..self.hello()? };
-        let Dial { address, wait } = self.owners()?.dial(lane, wait);
+        let address = self.routes()?.nodes.address(lane.node, Instant::now());
         let connection = match Connection::open(&address, &hello, wait).await {
             // That core takes no more: any answers for it.
             Err(Error::Server { .. }) => {
@@ -109,14 +122,6 @@ impl Client {
         self.connections.insert(lane, connection);
     }
 
-    /// A lane's connection is of no use, and who owns what may have changed.
-    fn lose(&mut self, lane: Lane, place: Option<Place>) {
-        self.connections.remove(&lane);
-        if let Some((_, owners)) = &mut self.known {
-            owners.doubt(place);
-        }
-    }
-
     /// A request that changes nothing is tried again for as long as a request may take, when the
     /// server cannot answer it yet or the connection broke; any other when there was no connection,
     /// or it is to be asked elsewhere.
@@ -125,16 +130,10 @@ impl Client {
         let whole = self.options.request_timeout;
         let mut patience = Patience::new(Instant::now() + whole, seed());
         loop {
-            let share = patience.share(whole, self.owners()?.several());
-            if let Some(names) = self.owners()?.take_doubt(call.place) {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                let asked = call::metadata(&names)?;
-                // What is not known goes where it went, or anywhere.
-                if let Ok(told) = self.once(&asked, Duration::ZERO, share).await {
-                    self.learn(&told)?;
-                }
-            }
-            let error = match self.once(&call, wait, share).await {
+            let share = patience.share(whole, self.routes()?.nodes.count() > 1);
+            self.find(call.place, share, &patience).await?;
+            let lane = self.routes()?.lane_of(call.place);
+            let error = match self.once(lane, &call, wait, share).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -145,42 +144,76 @@ impl Client {
         }
     }
 
-    /// Takes in what was just told.
-    fn learn(&mut self, told: &Told) -> Result<(), Error> {
-        let asked = self.connections.get(&HOME).map(|home| home.address().to_owned());
-        self.owners()?.learn(told, &asked.unwrap_or_default());
+    /// Asks one node after the other where a partition is, until there is no doubt or all were
+    /// asked: then it is where it was, or anywhere.
+    async fn find(
+        &mut self,
+        place: Option<Place>,
+        share: Duration,
+        patience: &Patience,
+    ) -> Result<(), Error> {
+        for _ in 0..self.routes()?.nodes.count() {
+            let Some((lane, names)) = self.routes()?.question(place) else { break };
+            if patience.is_over(Instant::now()) {
+                break;
+            }
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            if let Ok(told) = self.once(lane, &call::metadata(&names)?, Duration::ZERO, share).await
+            {
+                self.learn(lane, &told)?;
+            }
+            if place.is_some_and(|place| self.is_doubted(place)) {
+                // The next is asked.
+                self.connections.remove(&Lane::HOME);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_doubted(&self, place: Place) -> bool {
+        self.known.as_ref().is_some_and(|(_, routes)| routes.is_doubted(place))
+    }
+
+    /// Takes in what was just told on a lane.
+    fn learn(&mut self, lane: Lane, told: &Told) -> Result<(), Error> {
+        let asked = self.connections.get(&lane).map(|asked| asked.address().to_owned());
+        self.routes()?.on_told(told, &asked.unwrap_or_default());
         Ok(())
     }
 
     async fn once<T>(
         &mut self,
+        lane: Lane,
         call: &Call<T>,
         wait: Duration,
         share: Duration,
     ) -> Result<T, Error> {
-        let lane = self.owners()?.lane(call.place);
-        let whole = self.options.request_timeout;
-        // What cannot be asked twice is not asked where the server is gone, and may take its time.
-        let gone = |connection: &mut Connection| !call.repeatable && !connection.is_open();
-        if self.connections.get_mut(&lane).is_some_and(gone) {
-            self.lose(lane, call.place);
-        }
-        let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
         // Whoever drops the call drops the connection with it: half a request may be sent.
-        let mut connection = match self.take_connection(lane, share).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                self.lose(lane, call.place);
-                return Err(error);
+        let answer = match self.take_connection(lane, call.repeatable, share).await {
+            Ok(mut connection) => {
+                let whole = self.options.request_timeout;
+                let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
+                let answer = connection.call(call.api, &call.head, wait).await;
+                self.keep(lane, connection);
+                answer.and_then(|answer| (call.read)(answer))
             }
+            Err(error) => Err(error),
         };
-        let answer = connection.call(call.api, &call.head, wait).await;
-        let answer = answer.and_then(|answer| (call.read)(answer));
-        match &answer {
-            Err(error) if is_left(error) => self.lose(lane, call.place),
-            _ => self.keep(lane, connection),
-        }
+        self.settle(lane, call.place, &answer);
         answer
+    }
+
+    /// Remembers what an answer tells of a lane.
+    fn settle<T>(&mut self, lane: Lane, place: Option<Place>, answer: &Result<T, Error>) {
+        let Some((_, routes)) = &mut self.known else { return };
+        match answer {
+            Ok(_) => routes.on_done(place, lane),
+            Err(error) => {
+                if routes.on_failed(place, lane, error, Instant::now()) {
+                    self.connections.remove(&lane);
+                }
+            }
+        }
     }
 
     async fn ask<T>(&mut self, call: Result<Call<T>, Error>) -> Result<T, Error> {
@@ -273,7 +306,7 @@ impl Client {
     /// See [`Error`].
     pub async fn topics(&mut self) -> Result<Vec<TopicMetadata<'static>>, Error> {
         let told = self.ask(call::metadata(&[])).await?;
-        self.learn(&told)?;
+        self.learn(Lane::HOME, &told)?;
         Ok(told.topics)
     }
 
@@ -283,7 +316,7 @@ impl Client {
     /// [`catena_wire::ErrorCode::UnknownTopic`] when there is none, and see [`Error`].
     pub async fn topic(&mut self, name: &str) -> Result<TopicMetadata<'static>, Error> {
         let mut told = self.ask(call::topic(name)).await?;
-        self.learn(&told)?;
+        self.learn(Lane::HOME, &told)?;
         told.topics.pop().ok_or_else(|| Error::Protocol("no topic was answered".to_owned()))
     }
 

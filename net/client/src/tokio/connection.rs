@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    core::link::{Answer, Hello, Link},
+    core::{
+        call,
+        link::{Answer, Hello, Link},
+    },
     error::Error,
 };
 
@@ -98,6 +101,12 @@ impl Connection {
                 return false;
             }
         }
+    }
+
+    /// Whether it answers in time.
+    pub(super) async fn answers(&mut self, wait: Duration) -> bool {
+        let Ok(ping) = call::ping() else { return false };
+        self.call(ping.api, &ping.head, wait).await.is_ok()
     }
 
     /// Waits until the end is known here; what has come and is not read yet is a panic.

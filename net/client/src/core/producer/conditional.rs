@@ -38,7 +38,7 @@ impl Producer {
         if records.iter().any(|record| record.partition.is_some_and(|own| own != partition)) {
             return refused("a conditional append has records of one partition");
         }
-        self.admit(index, records.iter().map(NewRecord::bytes_max).sum(), now)?;
+        self.admit(index, records.iter().map(NewRecord::bytes_max).sum())?;
         // What was appended before goes before.
         self.close(index);
         let mut builder = BatchBuilder::new();

@@ -8,8 +8,9 @@ use std::{
 use super::Producer;
 use crate::core::{
     Step,
-    lane::{Lane, SUSPECT},
+    lane::Lane,
     partition::Partition,
+    places::SUSPECT,
     session::{self, Session},
 };
 
@@ -41,7 +42,7 @@ impl Producer {
             if let Some(line) = self.lines.get_mut(&lane) {
                 line.session.fail(now);
             }
-            self.unanswered(lane, &session::late());
+            self.unanswered(lane, &session::late(), now);
         }
     }
 
@@ -59,7 +60,7 @@ impl Producer {
     pub(super) fn suspect(&mut self, now: Instant) {
         for (lane, line) in &self.lines {
             if let Some(since) = line.waits_since() {
-                self.target.places.suspect(*lane, since, now);
+                self.target.places.suspect(*lane, line.session.address(), since, now);
             }
         }
     }
@@ -84,13 +85,15 @@ impl Producer {
         }
     }
 
+    /// Whether a partition that holds something may be elsewhere by now.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.active.iter().any(|index| self.target.places.is_doubted(*index))
+    }
+
     /// Whether a scout is to ask where the partitions are.
     fn scouts(&self, now: Instant) -> bool {
-        let places = &self.target.places;
-        let asks = |(lane, line): (&Lane, &Line)| {
-            *lane != Lane::SCOUT && places.may_ask(*lane) && line.session.is_up()
-        };
-        places.scouts(!self.active.is_empty(), now) && !self.lines.iter().any(asks)
+        let lines = self.lines.iter().map(|(lane, line)| (*lane, &line.session));
+        self.target.places.scouts(self.is_urgent(), lines, now)
     }
 
     /// What a connection needs: a new one, an end, or bytes to be sent.
@@ -100,7 +103,7 @@ impl Producer {
         for (lane, line) in &mut self.lines {
             let scout = *lane == Lane::SCOUT && scouts;
             let wanted = scout || wanted(&self.active, &self.partitions, *lane);
-            if let Some(step) = line.session.step(now, wanted, || places.dial(*lane, wait)) {
+            if let Some(step) = line.session.step(now, wanted, || places.dial(*lane, wait, now)) {
                 return Some(step);
             }
             if !wanted && !places.uses(*lane) {
@@ -133,7 +136,8 @@ impl Producer {
             let suspect = line.waits_since().and_then(|since| places.suspects_at(*lane, since));
             [line.stalled_at(self.request_timeout), line.session.timeout(wanted), suspect]
         });
-        let asked = [places.timeout(), self.fence.timeout(self.request_timeout)];
+        let fence = self.fence.timeout(self.request_timeout);
+        let asked = [places.timeout(self.is_urgent()), fence];
         // What is due already waits for something else to happen.
         partitions.chain(lines).chain(asked).flatten().filter(|at| *at > now).min()
     }

@@ -195,6 +195,7 @@ fn a_consumer_of_chosen_partitions_does_not_mind_others() {
     let partitions = Some((0..PARTITIONS).map(PartitionIndex::new).collect());
     let refresh = Duration::from_millis(100);
     let mut reader = reader(ConsumerOptions { partitions, refresh, ..ConsumerOptions::default() });
+    (0..PARTITIONS).for_each(|partition| world.server.fill(partition, 20));
     let began = world.now;
     add_partitions(&mut world);
     while world.now < began + 100 * refresh {

@@ -6,10 +6,10 @@ use super::{
 };
 
 const SERVERS: [u64; 2] = [1, 2];
-const WAIT: Duration = Duration::from_secs(10);
+pub(super) const WAIT: Duration = Duration::from_secs(10);
 
 /// A cluster, of which the options name two of three nodes, each the head of one partition.
-fn cluster(seed: u64) -> World {
+pub(super) fn cluster(seed: u64) -> World {
     let mut world = World::new(seed);
     let heads: Vec<_> = (0..u64::from(PARTITIONS)).map(|p| (p % NODES + 1, 1)).collect();
     (world.server.heads, world.server.before) = (heads.clone(), heads);
@@ -20,15 +20,15 @@ fn servers() -> Nodes {
     Nodes::new(SERVERS.map(at).into())
 }
 
-fn producer(world: &mut World, options: ProducerOptions) -> Producer {
-    let topic = world.server.topic(&mut Random(1));
+pub(super) fn producer(world: &mut World, options: ProducerOptions) -> Producer {
+    let topic = world.server.topic(0, &mut Random(1));
     let id = (ProducerId::new(1), ProducerEpoch::new(0));
     let target = Target::of(&topic, servers(), id, options.refresh, 1).unwrap();
     Producer::new(target, options, hello(), WAIT, 3)
 }
 
 fn reader(world: &mut World) -> Reader {
-    let topic = world.server.topic(&mut Random(1));
+    let topic = world.server.topic(0, &mut Random(1));
     let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
     Reader::new((&topic, servers()), ConsumerOptions::default(), hello(), WAIT, &starts, 1)
 }
@@ -49,12 +49,21 @@ fn replace(world: &mut World, client: &mut impl Client, node: u64, then: Then) {
     for head in world.server.heads.iter_mut().filter(|head| head.0 == node) {
         *head = (node % NODES + 1, head.1 + 1);
     }
-    (world.dead, world.server.stopped) = (None, None);
+    world.dead = None;
+    world.server.stopped.clear();
     match then {
         Then::Dead => world.dead = Some(node),
-        Then::Silent => return world.server.stopped = Some(node),
-        Then::Well => return,
+        Then::Silent => world.server.stopped = [node].into(),
+        Then::Well => {}
     }
+    if then != Then::Dead {
+        return;
+    }
+    lose(world, client, node);
+}
+
+/// All connections to a node end.
+pub(super) fn lose(world: &mut World, client: &mut impl Client, node: u64) {
     let its = |wire: &Wire| wire.node == node;
     let lost: Vec<Lane> = world.wires.iter().filter(|(_, w)| its(w)).map(|(l, _)| *l).collect();
     for lane in lost {

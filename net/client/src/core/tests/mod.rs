@@ -6,6 +6,7 @@ mod cluster;
 mod conditional;
 mod reading;
 mod server;
+mod silence;
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +21,11 @@ use server::{CREDIT_BYTES_MAX, PARTITIONS, POISON, Random, Server, Wire, topic};
 
 use super::{
     Step,
-    lane::{Lane, Places},
+    lane::Lane,
     link::Hello,
     nodes::{Dial, Nodes},
     partition::BatchId,
+    places::Places,
     producer::{Producer, Refused, Target},
     reader::Reader,
 };

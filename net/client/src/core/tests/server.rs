@@ -1,6 +1,6 @@
 //! A server in memory that fails in every way that the protocol knows, with one producer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catena_format::{
     BatchHeader, Epoch, Millis, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch,
@@ -85,8 +85,10 @@ pub(super) struct Server {
     pub(super) heads: Vec<(u64, u32)>,
     /// What a node that has not heard the newest thinks of the heads.
     pub(super) before: Vec<(u64, u32)>,
-    /// A node that takes connections, and then answers nothing.
-    pub(super) stopped: Option<u64>,
+    /// Nodes that have not heard the newest, however often they are asked.
+    pub(super) stale: BTreeSet<u64>,
+    /// Nodes that take connections, and then answer nothing.
+    pub(super) stopped: BTreeSet<u64>,
     /// Requests that came to a node which is not the head.
     pub(super) strayed: u64,
     /// The epochs of producers that were raised, and how often one was; the next producer's id.
@@ -149,7 +151,8 @@ impl Server {
             asked: 0,
             heads: Vec::new(),
             before: Vec::new(),
-            stopped: None,
+            stale: BTreeSet::new(),
+            stopped: BTreeSet::new(),
             strayed: 0,
             raised: BTreeMap::new(),
             raises: 0,
@@ -178,7 +181,7 @@ impl Server {
 
     /// Takes bytes, and answers what is whole.
     pub(super) fn on_bytes(&mut self, wire: &mut Wire, bytes: &[u8], random: &mut Random) {
-        if self.hangs || self.stopped == Some(wire.node) {
+        if self.hangs || self.stopped.contains(&wire.node) {
             return;
         }
         wire.inbound.extend_from_slice(bytes);
@@ -240,7 +243,7 @@ impl Server {
                 encode_message(Api::ProducerId, correlation, &answer, 0, out).unwrap();
             }
             Api::Metadata => {
-                let answer = self.metadata(random);
+                let answer = self.metadata(wire.node, random);
                 encode_message(Api::Metadata, correlation, &answer, 0, out).unwrap();
             }
             Api::Subscribe => {
@@ -266,11 +269,11 @@ impl Server {
         self.push(wire, random);
     }
 
-    fn metadata(&mut self, random: &mut Random) -> MetadataResponse<'static> {
+    fn metadata(&mut self, node: u64, random: &mut Random) -> MetadataResponse<'static> {
         self.asked += 1;
         let (error, nodes) = (ErrorCode::None, self.nodes());
         let busy = !self.calm && random.one_in(4);
-        let topics = if busy { Vec::new() } else { vec![self.topic(random)] };
+        let topics = if busy { Vec::new() } else { vec![self.topic(node, random)] };
         MetadataResponse { error, version: 1, nodes, topics, message: "".into() }
     }
 
@@ -289,9 +292,9 @@ impl Server {
     }
 
     /// The topic as a node knows it, which may not have heard the newest.
-    pub(super) fn topic(&self, random: &mut Random) -> TopicMetadata<'static> {
+    pub(super) fn topic(&self, node: u64, random: &mut Random) -> TopicMetadata<'static> {
         let mut topic = topic(self.cores, self.logs.len() as u32);
-        let late = !self.calm && random.one_in(3);
+        let late = self.stale.contains(&node) || !self.calm && random.one_in(3);
         let heads = if late { &self.before } else { &self.heads };
         for (partition, (head, epoch)) in topic.partitions.iter_mut().zip(heads) {
             partition.chain = vec![NodeId::new(*head)];

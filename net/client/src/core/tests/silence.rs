@@ -1,0 +1,99 @@
+//! Nodes that know less than others, and nodes that say nothing.
+
+use super::{
+    cluster::{WAIT, cluster, lose, producer},
+    *,
+};
+
+/// A producer of a cluster where nothing fails, with a connection to each node.
+fn connected(options: ProducerOptions) -> (World, Producer) {
+    let mut world = cluster(1);
+    world.server.calm = true;
+    let mut producer = producer(&mut world, options);
+    for partition in 0..PARTITIONS {
+        store(&mut world, &mut producer, partition);
+    }
+    assert_eq!(world.wires.len(), PARTITIONS as usize);
+    (world.server.asked, world.server.strayed) = (0, 0);
+    (world, producer)
+}
+
+/// Appends a record; how long it takes until it is stored.
+fn store(world: &mut World, producer: &mut Producer, partition: u32) -> Duration {
+    append_to(producer, partition, world.now);
+    let began = world.now;
+    loop {
+        world.turn(producer);
+        assert!(world.now < began + WAIT, "{producer:?}");
+        if let Some((_, outcome)) = producer.poll_settled() {
+            outcome.unwrap();
+            return world.now - began;
+        }
+    }
+}
+
+/// Another node becomes the head of a partition's chain.
+fn move_head(world: &mut World, partition: usize, node: u64) {
+    world.server.before = world.server.heads.clone();
+    let head = &mut world.server.heads[partition];
+    *head = (node, head.1 + 1);
+}
+
+#[test]
+fn a_node_that_knows_less_is_asked_once_and_then_the_others() {
+    for (head, heir, stale) in [(1, 3, 2), (1, 2, 3), (2, 3, 1)] {
+        let (mut world, mut producer) = connected(ProducerOptions::default());
+        move_head(&mut world, head as usize - 1, heir);
+        (world.dead, world.server.stale) = (Some(head), [stale].into());
+        lose(&mut world, &mut producer, head);
+        let late = store(&mut world, &mut producer, head as u32 - 1);
+        assert!(late < Duration::from_millis(300), "{late:?}: {head} is dead, {stale} stale");
+        assert!(world.server.asked <= 4, "asked {} times", world.server.asked);
+    }
+}
+
+#[test]
+fn who_refuses_is_asked_first_for_it_knows_why() {
+    let (mut world, mut producer) = connected(ProducerOptions::default());
+    move_head(&mut world, 2, 1);
+    world.server.stale = [1, 2].into();
+    let late = store(&mut world, &mut producer, 2);
+    assert!(late < Duration::from_millis(300), "{late:?}");
+    assert_eq!(world.server.asked, 1);
+}
+
+#[test]
+fn while_nobody_knows_better_all_are_asked_less_and_less_often() {
+    let (mut world, mut producer) = connected(ProducerOptions::default());
+    move_head(&mut world, 0, 2);
+    world.server.stale = [1, 2, 3].into();
+    append_to(&mut producer, 0, world.now);
+    let began = world.now;
+    while world.now < began + WAIT {
+        world.turn(&mut producer);
+    }
+    // In rounds of three, which come to be a second apart.
+    let (asked, strayed) = (world.server.asked, world.server.strayed);
+    assert!((20..100).contains(&asked), "asked {asked} times");
+    assert!((10..40).contains(&strayed), "refused {strayed} times");
+    world.server.stale.clear();
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+        assert!(world.now < began + WAIT + Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn two_silent_nodes_do_not_hide_a_third() {
+    let (mut world, mut producer) = connected(ProducerOptions::default());
+    (0..2).for_each(|partition| move_head(&mut world, partition, 3));
+    world.server.stopped = [1, 2].into();
+    let late = store(&mut world, &mut producer, 0);
+    assert!(late < Duration::from_secs(2), "{late:?}");
+    // They are left alone, and asked again when they may have come back.
+    world.server.stopped.clear();
+    (0..2).for_each(|node| lose(&mut world, &mut producer, node + 1));
+    move_head(&mut world, 2, 2);
+    let late = store(&mut world, &mut producer, 2);
+    assert!(late < Duration::from_secs(2), "{late:?}");
+}
