@@ -118,6 +118,11 @@ impl Places {
         self.routes.nodes.count() > 1
     }
 
+    /// Whether a server did not answer in time, a short while ago.
+    pub(crate) fn is_silent(&self, address: &str, now: Instant) -> bool {
+        self.routes.nodes.is_silent(address, now)
+    }
+
     /// Where a lane's next connection goes, and how long that may take: `wait` if it must be that
     /// node.
     pub(crate) fn dial(&mut self, lane: Lane, wait: Duration, now: Instant) -> Dial {

@@ -353,7 +353,7 @@ impl Producer {
     /// What was under way on a lane may have been stored or not; all is sent again, in order.
     fn unanswered(&mut self, lane: Lane, error: &Error, now: Instant) {
         self.trouble = Some(error.clone());
-        self.fence.on_lost(lane);
+        self.fence.on_lost(lane, now);
         let Some(line) = self.lines.get_mut(&lane) else { return };
         self.target.places.on_lost(lane, line.session.address(), now);
         line.waiting.clear();
@@ -581,12 +581,17 @@ impl Producer {
         let urgent = self.is_urgent();
         let places = &mut self.target.places;
         places.ask(urgent, self.lines.iter_mut().map(|(l, line)| (*l, &mut line.session)), now);
-        for (lane, line) in &mut self.lines {
-            let Some(link) = line.session.link() else { continue };
-            let asks = fences && *lane != Lane::SCOUT;
-            if asks && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now) {
-                return self.fail(error, now);
-            }
+        // Whoever is not silent.
+        let silent = |line: &Line| places.is_silent(line.session.address(), now);
+        let up = self
+            .lines
+            .iter_mut()
+            .filter(|(lane, line)| fences && **lane != Lane::SCOUT && line.session.is_up());
+        if let Some((lane, line)) = up.min_by_key(|(_, line)| silent(line))
+            && let Some(link) = line.session.link()
+            && let Err(error) = self.fence.ask(*lane, link, self.target.producer, now)
+        {
+            return self.fail(error, now);
         }
         let turn = self.turn;
         let order: Vec<u32> =

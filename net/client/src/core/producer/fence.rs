@@ -16,6 +16,7 @@ use crate::{
         backoff::Backoff,
         lane::Lane,
         link::{Answer, Link},
+        places::SUSPECT,
     },
     error::Error,
 };
@@ -42,12 +43,15 @@ pub(super) struct Fence {
     /// The epoch has ended, and with it what the lost answer told: a producer's id is wanted.
     fresh: bool,
     backoff: Backoff,
+    /// How long an answer may take where others can be asked: each time twice as long.
+    patience: Duration,
 }
 
 impl Fence {
     pub(super) fn new(seed: u64) -> Self {
         let backoff = Backoff::new(seed);
-        Self { state: State::Idle(None), maybe: false, fresh: false, backoff }
+        let state = State::Idle(None);
+        Self { state, maybe: false, fresh: false, backoff, patience: SUSPECT }
     }
 
     /// Whether the epoch has ended, or may have, because this producer asked for it.
@@ -67,6 +71,7 @@ impl Fence {
     pub(super) fn reset(&mut self) {
         (self.state, self.maybe, self.fresh) = (State::Idle(None), false, false);
         self.backoff.reset();
+        self.patience = SUSPECT;
     }
 
     /// Asks on a lane that is up to end the epoch of `current`, unless that was asked for.
@@ -123,26 +128,33 @@ impl Fence {
         Some(if over { Err(error) } else { Ok(()) })
     }
 
-    /// A lane's connection was lost, and with it what was asked on it.
-    pub(super) fn on_lost(&mut self, lane: Lane) {
+    /// What was asked on a lane is not answered any more: its connection was lost, or it is silent.
+    pub(super) fn on_lost(&mut self, lane: Lane, now: Instant) {
         if matches!(self.state, State::Asked { lane: on, .. } if on == lane) {
-            (self.state, self.maybe) = (State::Idle(None), true);
+            (self.state, self.maybe) = (State::Idle(Some(now + self.backoff.pause())), true);
+            self.patience = self.patience.saturating_mul(2);
         }
     }
 
-    /// The lane on which an answer takes too long.
-    pub(super) fn late(&self, request_timeout: Duration, now: Instant) -> Option<Lane> {
+    /// The lane on which an answer takes too long; `others` could be asked as well.
+    pub(super) fn late(&self, whole: Duration, others: bool, now: Instant) -> Option<Lane> {
         match self.state {
-            State::Asked { lane, since, .. } if now >= since + request_timeout => Some(lane),
+            State::Asked { lane, since, .. } if now >= since + self.patience(whole, others) => {
+                Some(lane)
+            }
             _ => None,
         }
     }
 
+    fn patience(&self, whole: Duration, others: bool) -> Duration {
+        if others { self.patience.min(whole) } else { whole }
+    }
+
     /// When there is something to do by itself.
-    pub(super) fn timeout(&self, request_timeout: Duration) -> Option<Instant> {
+    pub(super) fn timeout(&self, whole: Duration, others: bool) -> Option<Instant> {
         match self.state {
             State::Idle(not_before) => not_before,
-            State::Asked { since, .. } => Some(since + request_timeout),
+            State::Asked { since, .. } => Some(since + self.patience(whole, others)),
             State::Done(_) => None,
         }
     }

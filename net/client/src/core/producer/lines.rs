@@ -37,13 +37,24 @@ impl Producer {
         };
         let late: Vec<Lane> = self.lines.iter().filter_map(late).collect();
         let scout = self.target.places.is_late(now).then_some(Lane::SCOUT);
-        let late = late.into_iter().chain(scout).chain(self.fence.late(timeout, now));
+        let late = late.into_iter().chain(scout).chain(self.late_fence(now));
         for lane in late.collect::<BTreeSet<_>>() {
             if let Some(line) = self.lines.get_mut(&lane) {
                 line.session.fail(now);
             }
             self.unanswered(lane, &session::late(), now);
         }
+    }
+
+    /// The connection on which nobody ends the epoch in time, if nothing else is under way there.
+    /// Another is asked to.
+    fn late_fence(&mut self, now: Instant) -> Option<Lane> {
+        let places = &mut self.target.places;
+        let lane = self.fence.late(self.request_timeout, places.several(), now)?;
+        let line = self.lines.get(&lane)?;
+        places.on_silent(line.session.address(), now);
+        self.fence.on_lost(lane, now);
+        (line.in_flight == 0).then_some(lane)
     }
 
     /// Whether another node or core than that of a lane, where something is under way, owns the
@@ -113,7 +124,7 @@ impl Producer {
         let lane = unused?;
         self.lines.remove(&lane);
         self.target.places.on_closed(lane);
-        self.fence.on_lost(lane);
+        self.fence.on_lost(lane, now);
         Some(Step::Close(lane))
     }
 
@@ -136,7 +147,7 @@ impl Producer {
             let suspect = line.waits_since().and_then(|since| places.suspects_at(*lane, since));
             [line.stalled_at(self.request_timeout), line.session.timeout(wanted), suspect]
         });
-        let fence = self.fence.timeout(self.request_timeout);
+        let fence = self.fence.timeout(self.request_timeout, places.several());
         let asked = [places.timeout(self.is_urgent()), fence];
         // What is due already waits for something else to happen.
         partitions.chain(lines).chain(asked).flatten().filter(|at| *at > now).min()

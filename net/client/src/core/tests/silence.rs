@@ -97,3 +97,32 @@ fn two_silent_nodes_do_not_hide_a_third() {
     let late = store(&mut world, &mut producer, 2);
     assert!(late < Duration::from_secs(2), "{late:?}");
 }
+
+#[test]
+fn a_silent_node_does_not_hold_up_the_end_of_an_epoch() {
+    let delivery_timeout = Duration::from_secs(1);
+    let (mut world, mut producer) =
+        connected(ProducerOptions { delivery_timeout, ..ProducerOptions::default() });
+    // A batch is given up of which nobody knows whether it is stored, and one behind it is too.
+    world.server.stopped = [3].into();
+    append_to(&mut producer, 2, world.now);
+    let began = world.now;
+    let mut second = false;
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+        if !second && world.now > began + delivery_timeout * 9 / 10 {
+            append_to(&mut producer, 2, world.now);
+            second = true;
+        }
+    }
+    // One node is silent, though it has an open connection, and the others are well.
+    move_head(&mut world, 2, 2);
+    world.server.stopped = [1].into();
+    (world.dead, world.server.raises) = (Some(3), 0);
+    lose(&mut world, &mut producer, 3);
+    let began = world.now;
+    while world.server.raises == 0 {
+        world.turn(&mut producer);
+        assert!(world.now < began + Duration::from_millis(800), "{producer:?}");
+    }
+}
