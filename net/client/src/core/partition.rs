@@ -53,8 +53,9 @@ impl Batch {
     }
 }
 
-/// After a refusal nothing more is sent to a partition until all that is under way is answered and
-/// a pause is over; then everything is sent again, in order.
+/// After a refusal, and when it is not known what became of something, nothing more is sent to a
+/// partition until all that is under way is answered and a pause is over; then everything is sent
+/// again, in order.
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) until: Instant,

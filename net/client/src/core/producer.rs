@@ -350,7 +350,8 @@ impl Producer {
         self.unanswered(lane, &error, now);
     }
 
-    /// What was under way on a lane may have been stored or not; all is sent again, in order.
+    /// What was under way on a lane may have been stored or not; all is sent again, in order and
+    /// after a pause, for it may be what ended the connection.
     fn unanswered(&mut self, lane: Lane, error: &Error, now: Instant) {
         self.trouble = Some(error.clone());
         self.fence.on_lost(lane, now);
@@ -364,7 +365,9 @@ impl Producer {
             if partition.lane != lane {
                 continue;
             }
-            partition.hold = None;
+            if partition.in_flight() > 0 {
+                partition.pause(Duration::ZERO, now);
+            }
             for batch in partition.closed.iter_mut().filter(|b| b.correlation.is_some()) {
                 batch.correlation = None;
                 batch.tainted = true;

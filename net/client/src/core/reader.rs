@@ -332,7 +332,8 @@ impl Reader {
             self.ready.push_back(Err(error.clone()));
         }
         for index in std::mem::take(&mut line.names).into_values() {
-            self.rest(index, State::Idle(None));
+            let again = self.cursors.get_mut(&index).map(|cursor| now + cursor.backoff.pause());
+            self.rest(index, State::Idle(again));
         }
     }
 

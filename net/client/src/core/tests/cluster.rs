@@ -27,7 +27,7 @@ pub(super) fn producer(world: &mut World, options: ProducerOptions) -> Producer 
     Producer::new(target, options, hello(), WAIT, 3)
 }
 
-fn reader(world: &mut World) -> Reader {
+pub(super) fn reader(world: &mut World) -> Reader {
     let topic = world.server.topic(0, &mut Random(1));
     let starts: Vec<_> = (0..PARTITIONS).map(|p| (PartitionIndex::new(p), Offset::ZERO)).collect();
     Reader::new((&topic, servers()), ConsumerOptions::default(), hello(), WAIT, &starts, 1)

@@ -144,11 +144,12 @@ impl World {
 
     /// Some of the bytes arrive, and then perhaps nothing more.
     fn send(&mut self, client: &mut impl Client, lane: Lane, bytes: &[u8]) {
-        let breaks = !self.server.calm && self.random.one_in(15);
+        let mut breaks = !self.server.calm && self.random.one_in(15);
         let arrive =
             if breaks { self.random.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
         let wire = self.wires.get_mut(&lane).expect("bytes go where there is a connection");
         self.server.on_bytes(wire, &bytes[..arrive], &mut self.random);
+        breaks |= wire.cut;
         if breaks {
             let wire = self.wires.remove(&lane);
             if let (Some(late), Some(wire)) = (&mut self.late, wire) {

@@ -89,6 +89,10 @@ pub(super) struct Server {
     pub(super) stale: BTreeSet<u64>,
     /// Nodes that take connections, and then answer nothing.
     pub(super) stopped: BTreeSet<u64>,
+    /// A batch or a subscription ends its connection.
+    pub(super) cuts: bool,
+    /// How many did.
+    pub(super) cut: u64,
     /// Requests that came to a node which is not the head.
     pub(super) strayed: u64,
     /// The epochs of producers that were raised, and how often one was; the next producer's id.
@@ -108,6 +112,8 @@ pub(super) struct Wire {
     pub(super) greeted: bool,
     pub(super) subscriptions: BTreeMap<u32, Subscription>,
     pub(super) to_client: Vec<u8>,
+    /// The server has ended it.
+    pub(super) cut: bool,
 }
 
 pub(super) struct Subscription {
@@ -127,6 +133,7 @@ impl Wire {
             greeted: false,
             subscriptions: BTreeMap::new(),
             to_client: Vec::new(),
+            cut: false,
         }
     }
 
@@ -153,6 +160,8 @@ impl Server {
             before: Vec::new(),
             stale: BTreeSet::new(),
             stopped: BTreeSet::new(),
+            cuts: false,
+            cut: 0,
             strayed: 0,
             raised: BTreeMap::new(),
             raises: 0,
@@ -220,6 +229,7 @@ impl Server {
         let (correlation, serving) = (header.correlation, wire.serving());
         let out = &mut wire.to_client;
         match Api::from_number(header.api).unwrap() {
+            Api::Produce | Api::Subscribe if self.cuts => self.end(wire),
             Api::Handshake if self.full == Some(wire.core) => {
                 let refusal = Refusal { error: ErrorCode::ConnectionBudget, message: "".into() };
                 encode_refusal(Api::Handshake as u8, correlation, &refusal, out).unwrap();
@@ -267,6 +277,11 @@ impl Server {
             other => panic!("nobody asks for {other:?}"),
         }
         self.push(wire, random);
+    }
+
+    fn end(&mut self, wire: &mut Wire) {
+        wire.cut = true;
+        self.cut += 1;
     }
 
     fn metadata(&mut self, node: u64, random: &mut Random) -> MetadataResponse<'static> {

@@ -1,7 +1,7 @@
-//! Nodes that know less than others, and nodes that say nothing.
+//! Nodes that know less than others, that say nothing, and that end what they are asked on.
 
 use super::{
-    cluster::{WAIT, cluster, lose, producer},
+    cluster::{WAIT, cluster, lose, producer, reader},
     *,
 };
 
@@ -125,4 +125,36 @@ fn a_silent_node_does_not_hold_up_the_end_of_an_epoch() {
         world.turn(&mut producer);
         assert!(world.now < began + Duration::from_millis(800), "{producer:?}");
     }
+}
+
+#[test]
+fn what_ends_a_connection_is_not_sent_again_and_again() {
+    let (mut world, mut producer) = connected(ProducerOptions::default());
+    world.server.cuts = true;
+    append_to(&mut producer, 0, world.now);
+    let began = world.now;
+    while world.now < began + WAIT {
+        world.turn(&mut producer);
+    }
+    assert!((10..40).contains(&world.server.cut), "{} connections", world.server.cut);
+    world.server.cuts = false;
+    while producer.poll_settled().is_none() {
+        world.turn(&mut producer);
+        assert!(world.now < began + WAIT + Duration::from_secs(2));
+    }
+    assert_eq!(world.server.logs[0].values.len(), 2);
+}
+
+#[test]
+fn a_subscription_that_ends_its_connection_is_not_made_again_and_again() {
+    let mut world = cluster(1);
+    world.server.calm = true;
+    let mut reader = reader(&mut world);
+    world.server.cuts = true;
+    let began = world.now;
+    while world.now < began + WAIT {
+        world.turn(&mut reader);
+    }
+    let each = world.server.cut / u64::from(PARTITIONS);
+    assert!((10..40).contains(&each), "{each} connections for each partition");
 }
