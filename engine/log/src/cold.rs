@@ -227,13 +227,18 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// What is damaged of offsets that a read did not find: what another read before it did not
-    /// find either. `None`: there was none yet.
+    /// find either. `None`: there was none yet, or something was repaired meanwhile.
     fn believed(&self, cold: &Cold<M>, offsets: &Range<Offset>) -> Option<Range<Offset>> {
         if self.damaged.holds(offsets) {
             return Some(offsets.clone());
         }
-        let first = cold.doubt.as_ref()?;
+        let first = cold.doubt.as_ref().filter(|_| !self.is_repaired_since(cold))?;
         Some(offsets.start.max(first.start)..offsets.end.min(first.end))
+    }
+
+    fn is_repaired_since(&self, cold: &Cold<M>) -> bool {
+        let at = self.segment_of(cold.file);
+        at.is_some_and(|at| self.segments[at].repairs != cold.repairs)
     }
 
     /// Reads once more from the beginning.
@@ -313,6 +318,7 @@ impl Segment {
             end: self.entry.end,
             end_position: self.entry.end_position,
             max_timestamp_before: self.max_timestamp_before,
+            repairs: self.repairs,
         }
     }
 }

@@ -216,6 +216,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             }
             Purpose::ReadFold(start) => self.fold_read(start, done.result.map(Outcome::into_read)),
             Purpose::Scrub => self.scrub_done(done.result.map(Outcome::into_read)),
+            Purpose::Repair => self.repair_done(done.result),
             Purpose::Read(id) => self.window_done(id, &done.result.map(Outcome::into_read)),
             Purpose::ReadIndex(id) => self.index_done(id, done.result.map(Outcome::into_read)),
         }

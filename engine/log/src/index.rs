@@ -1,6 +1,8 @@
 //! The sparse index of a segment: offset and timestamp to position. It is a hint: wrong or missing,
 //! reads walk the segment and rebuild it as they go.
 
+use std::ops::Range;
+
 use catena_format::{FileNumber, Millis, Offset, PartitionUid, Position, planted};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
@@ -108,6 +110,20 @@ impl Index {
         let at = self.entries.partition_point(|e| e.offset <= offset.get());
         let at = at + usize::from(planted!(IndexOffByOne));
         self.entries.get(at.checked_sub(1)?).map(Entry::place)
+    }
+
+    /// The first known frame at or behind `offset`.
+    pub(crate) fn at_or_behind(&self, offset: Offset) -> Option<(Offset, Position)> {
+        let at = self.entries.partition_point(|e| e.offset < offset.get());
+        self.entries.get(at).map(Entry::place)
+    }
+
+    /// Forgets of these offsets what is not among their `places`.
+    pub(crate) fn agree(&mut self, offsets: &Range<Offset>, places: &[(Offset, Position)]) {
+        self.entries.retain(|entry| {
+            let place = entry.place();
+            !offsets.contains(&place.0) || places.contains(&place)
+        });
     }
 
     /// The last known frame before which no record has a timestamp of `time` or later.

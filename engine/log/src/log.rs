@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Range,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use crate::{
     manifest::{DamagedRanges, LogIdentity, SegmentEntry},
     opening::{NO_TIME, Opened, RecoveryReport, nothing_yet},
     read::{Batches, Cold, Finding, ReadError, ReadId, WindowKey},
+    repair::{RepairError, Repairs},
     scrub::Scrub,
     space::Space,
     stage::Stage,
@@ -54,6 +56,10 @@ pub enum Event<S> {
     Trimmed(Offset),
     /// Stored bytes are not what was written, or cannot be read.
     Found(Finding),
+    /// Offsets that were lost stand in the log again. The manifest that says so follows.
+    Repaired(Range<Offset>),
+    /// Of these offsets nothing was repaired.
+    RepairFailed(Range<Offset>, RepairError),
     /// What the owner derives from all batches before [`Log::held_start`], as it was then; empty:
     /// nothing, or it is lost.
     Fold(Offset, Vec<u8>),
@@ -80,6 +86,7 @@ pub struct LogStats {
     pub scrub_errors: u64,
     /// Reads of the scrub that brought damage which a second one did not find.
     pub scrub_contradicted: u64,
+    pub repaired_offsets: u64,
     /// From the first append of a flush group until its write leaves.
     pub gather: Stage,
     /// From there until it has reached the disk.
@@ -101,6 +108,8 @@ pub(crate) struct Segment {
     pub(crate) index_whole: bool,
     /// In its index file a checkpoint stands, of a part of it.
     pub(crate) index_part: bool,
+    /// How often something of it was repaired: what was read before says nothing of it now.
+    pub(crate) repairs: u32,
     /// When the scrub was through with it, or it came to be there for the scrub.
     pub(crate) checked: Duration,
 }
@@ -167,6 +176,7 @@ pub(crate) enum Purpose {
     ReadKeeper(FileNumber),
     ReadFold(Offset),
     Scrub,
+    Repair,
 }
 
 /// An index image that waits until what it covers is durable.
@@ -258,6 +268,7 @@ pub struct Log<M: Memory, F> {
     pub(crate) windows: BTreeMap<WindowKey, Vec<ReadId>>,
     pub(crate) next_read: u64,
     pub(crate) scrub: Scrub,
+    pub(crate) repairs: Repairs<M>,
 }
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
@@ -320,6 +331,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             windows: BTreeMap::new(),
             next_read: 0,
             scrub: Scrub::default(),
+            repairs: Repairs::default(),
         }
     }
 
@@ -434,6 +446,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             index_bytes: 0,
             index_whole: false,
             index_part: false,
+            repairs: 0,
             checked: self.now.monotonic,
         });
         file
@@ -502,7 +515,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// Acknowledged offsets that cannot be read any more.
-    pub fn damaged(&self) -> Vec<std::ops::Range<Offset>> {
+    pub fn damaged(&self) -> Vec<Range<Offset>> {
         self.damaged.iter().cloned().collect()
     }
 
@@ -614,6 +627,7 @@ fn sealed_segments(
             index_bytes: bytes,
             index_whole,
             index_part: false,
+            repairs: 0,
             checked: opened,
         }
     });

@@ -332,6 +332,19 @@ impl DamagedRanges {
         self.iter().find(|r| r.contains(&offset)).map(|r| r.end)
     }
 
+    /// These offsets can be read again; how many of them were known to be lost.
+    pub(crate) fn remove(&mut self, range: &Range<Offset>) -> u64 {
+        let count =
+            |ranges: &[Range<Offset>]| -> u64 { ranges.iter().map(|r| r.end.since(r.start)).sum() };
+        let before = count(&self.ranges);
+        let rest =
+            |r: &Range<Offset>| [r.start..r.end.min(range.start), r.start.max(range.end)..r.end];
+        self.ranges = self.ranges.iter().flat_map(rest).filter(|r| r.start < r.end).collect();
+        let removed = before - count(&self.ranges);
+        self.bound();
+        removed
+    }
+
     /// The log ends there.
     pub(crate) fn cut(&mut self, end: Offset) {
         self.ranges.retain(|r| r.start < end);

@@ -388,8 +388,13 @@ impl<M: Memory + Clone, F: Fold> Opening<M, F> {
         // one behind it.
         let has_index = |s: &SegmentEntry| self.files.contains_key(&FileName::Index(s.file));
         let last = segments.iter().rposition(has_index).unwrap_or(0);
+        let damaged = &self.manifest.damaged;
+        let is_there = |s: &SegmentEntry| self.files.contains_key(&FileName::Segment(s.file));
         let files = segments.iter().enumerate().flat_map(|(at, s)| {
-            let segment = (!s.sealed).then_some(FileName::Segment(s.file));
+            // A repair may have been on its way.
+            let damaged = damaged.iter().any(|r| r.start < s.end && s.base < r.end);
+            let written = !s.sealed || (damaged && is_there(s));
+            let segment = written.then_some(FileName::Segment(s.file));
             let index = (!s.sealed || at >= last).then_some(FileName::Index(s.file));
             segment.into_iter().chain(index)
         });

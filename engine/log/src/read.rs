@@ -177,6 +177,8 @@ pub(crate) struct Cold<M: Memory> {
     asked: (Position, usize),
     segment_end: Offset,
     end_position: Position,
+    /// How often something of the segment had been repaired when it began.
+    pub(crate) repairs: u32,
     found: Batches<M::Share>,
     /// Where the next frame's offset is expected: what is missing before a later one is damaged.
     expected: Offset,
@@ -190,8 +192,8 @@ pub(crate) struct Cold<M: Memory> {
 }
 
 /// Names a part of a segment's file, and the end of what was durable in it before it is read: what
-/// another read finds there may be older.
-pub(crate) type WindowKey = (FileNumber, Position, usize, Offset);
+/// another read finds there may be older. So may what was read before a repair.
+pub(crate) type WindowKey = (FileNumber, Position, usize, Offset, u32);
 
 /// How a read goes on.
 pub(crate) enum Next<S> {
@@ -217,6 +219,8 @@ pub(crate) struct Extent {
     pub(crate) end_position: Position,
     /// The greatest timestamp of the log before the segment.
     pub(crate) max_timestamp_before: Millis,
+    /// How often something of it was repaired.
+    pub(crate) repairs: u32,
 }
 
 impl<M: Memory> Cold<M> {
@@ -248,6 +252,7 @@ impl<M: Memory> Cold<M> {
             asked: (Position::ZERO, 0),
             segment_end: extent.end,
             end_position: extent.end_position,
+            repairs: extent.repairs,
             found: Batches::empty(from),
             expected: offset,
             sound: position,
@@ -391,7 +396,7 @@ impl<M: Memory> Cold<M> {
     /// What it reads now.
     pub(crate) fn window_key(&self) -> WindowKey {
         let (position, length) = self.asked;
-        (self.file, position, length, self.below.min(self.segment_end))
+        (self.file, position, length, self.below.min(self.segment_end), self.repairs)
     }
 
     /// Where to go on when the segment holds nothing that was asked for.

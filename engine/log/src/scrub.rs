@@ -65,6 +65,8 @@ struct Check {
     seed: FrameSeed,
     end: Offset,
     end_position: Position,
+    /// How often something of it had been repaired when it was last read.
+    repairs: u32,
     walker: Walker,
     /// The next whole frame's offset if nothing is missing.
     expected: Offset,
@@ -138,7 +140,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     }
 
     /// Whether a file is of a segment that stays for the time being.
-    fn is_kept(&self, file: FileNumber) -> bool {
+    pub(crate) fn is_kept(&self, file: FileNumber) -> bool {
         let at = self.segment_of(file);
         at.is_some_and(|at| !self.segments[at].ends_below(self.wanted_start))
     }
@@ -175,6 +177,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         // Whatever was read of a segment that is going is not looked at.
         let goes_on = self.is_kept(file)
             && match (check.asked, result) {
+                _ if self.repaired_since(&mut check) => true,
                 // Where the file is gone nothing follows.
                 (Asked::Window(..), Err(IoError::NotFound)) => self.scrub_window(&mut check, &[]),
                 (_, Err(error)) => self.scrub_failed(&mut check, error),
@@ -183,6 +186,19 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             };
         self.scrub.check = goes_on.then_some(check);
         self.reap();
+    }
+
+    /// Something of the segment was repaired since the read was asked for: it is read again from
+    /// the last whole frame on.
+    fn repaired_since(&self, check: &mut Check) -> bool {
+        let at = self.segment_of(check.seed.file).expect("what is checked is kept");
+        let repairs = self.segments[at].repairs;
+        let since = std::mem::replace(&mut check.repairs, repairs) != repairs;
+        if since && matches!(check.asked, Asked::Window(..)) {
+            check.doubt = None;
+            check.go_on_at(check.sound);
+        }
+        since
     }
 
     /// Whether the check goes on. What cannot be read the second time either is told, and left out.
@@ -270,6 +286,7 @@ impl Check {
             seed,
             end: entry.end,
             end_position: entry.end_position,
+            repairs: segment.repairs,
             walker: Walker::new(seed, first, entry.end_position, entry.base),
             expected: entry.base,
             sound: first,

@@ -644,6 +644,7 @@ impl<M: Memory + Clone> Replica<M> {
                 LogEvent::Trimmed(start) => Event::Trimmed(start),
                 LogEvent::Poisoned(error) => Event::Poisoned(error),
                 LogEvent::Found(finding) => Event::Found(finding),
+                LogEvent::Repaired(_) | LogEvent::RepairFailed(..) => continue,
             });
         }
         let poisoned = log.poisoned();
