@@ -252,6 +252,19 @@ mod tests {
         assert_eq!(late.entries.len(), 4);
     }
 
+    #[test]
+    fn what_does_not_agree_with_a_repair_is_forgotten() {
+        let mut index = index();
+        let (kept, moved) = (index.entries[4].place(), index.entries[5].place());
+        let elsewhere = (moved.0, Position::new(moved.1.get() - 16));
+        let offsets = Offset::new(75)..Offset::new(121);
+        index.agree(&offsets, &[kept, elsewhere]);
+        let left: Vec<_> = index.entries.iter().map(|e| e.offset).collect();
+        assert_eq!(left[3..6], [60, 80, 140]);
+        assert_eq!(index.at_or_behind(Offset::new(81)).unwrap().0, Offset::new(140));
+        assert_eq!(index.at_or_behind(kept.0), Some(kept));
+    }
+
     const PROGRESS: Progress = Progress {
         end: Offset::new(500),
         end_position: Position::new(900_000),

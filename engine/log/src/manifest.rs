@@ -500,6 +500,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_repaired_is_not_damaged_any_more() {
+        let all = || DamagedRanges::from_iter([range(10, 20), range(30, 40), range(50, 60)]);
+        let without = |from, to| {
+            let mut ranges = all();
+            let removed = ranges.remove(&range(from, to));
+            (removed, ranges.ranges)
+        };
+        assert_eq!(without(0, 10), (0, all().ranges));
+        assert_eq!(without(20, 30), (0, all().ranges));
+        assert_eq!(without(30, 40), (10, vec![range(10, 20), range(50, 60)]));
+        let split = vec![range(10, 20), range(30, 32), range(35, 40), range(50, 60)];
+        assert_eq!(without(32, 35), (3, split));
+        assert_eq!(without(8, 55), (25, vec![range(55, 60)]));
+    }
+
+    #[test]
     fn damaged_ranges_are_bounded() {
         let ranges: DamagedRanges =
             (0..3000).map(|i| range(i * 10, i * 10 + 2 + u64::from(i < 3))).collect();
