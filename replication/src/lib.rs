@@ -13,6 +13,6 @@ mod replica;
 pub mod validate;
 
 pub use replica::{
-    Durability, Event, Parcel, Phase, ProduceError, ProduceRequest, Receipt, Refusal, Replica,
-    ReplicaConfig, Reply, Ticket, WINDOW_BYTES,
+    Durability, Event, Mend, Parcel, Phase, ProduceError, ProduceRequest, Receipt, Refusal,
+    Replica, ReplicaConfig, Reply, Ticket, WINDOW_BYTES,
 };

@@ -171,7 +171,7 @@ type Flow<M> = Result<Option<Task<M>>, RepairError>;
 
 impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// The first known damaged range that ends behind `from` and can be repaired: it lies in a
-    /// sealed segment whose file is there, and is told as far as it lies in that one.
+    /// segment whose file is there, and is told as far as it lies in that one.
     pub fn repairable(&self, from: Offset) -> Option<Range<Offset>> {
         if self.poisoned.is_some() || self.closing {
             return None;
@@ -197,9 +197,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let entry = &segment.entry;
         // Of one in which recovery found nothing whole nobody knows where it ended.
         let ends = entry.end_position.get() > BLOCK_BYTES as u64;
-        entry.sealed
-            && ends
-            && !segment.ends_below(self.wanted_start)
+        ends && !segment.ends_below(self.wanted_start)
             && !self.repairs.given_up.contains(&entry.file)
     }
 

@@ -150,6 +150,21 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Found(finding) => {
                     self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
                 }
+                Event::Repaired(offsets) => {
+                    let identity = *held.replica.identity();
+                    self.notices.push_back(Notice::Repaired(identity, offsets));
+                    // Whoever wanted to read there waits.
+                    committed = true;
+                }
+                Event::RepairFailed(offsets, why) => {
+                    let identity = *held.replica.identity();
+                    self.notices.push_back(Notice::RepairFailed(identity, offsets, why));
+                }
+                Event::Lost(offsets) => {
+                    let identity = *held.replica.identity();
+                    self.notices.push_back(Notice::Lost(identity, offsets));
+                    committed = true;
+                }
                 Event::Cut(end, report) => {
                     self.notices.push_back(Notice::Cut(*held.replica.identity(), end, report));
                 }
@@ -221,7 +236,7 @@ impl<M: Memory + Clone> Node<M> {
                 let charge = self.fetching.charge(session, u64::from(max).max(FETCH_BYTES_MIN));
                 held.readers.insert(id, Reader::Fetch(waiter, charge));
             }
-            Err(error) => self.answer_fetch(uid, waiter.caller, from, Err(error)),
+            Err(error) => self.fetch_failed(uid, waiter, error, now),
         }
     }
 
@@ -343,7 +358,7 @@ impl<M: Memory + Clone> Node<M> {
                 }
             }
             (Some(Reader::Fetch(waiter, _)), Err(error)) => {
-                self.answer_fetch(uid, waiter.caller, waiter.request.offset, Err(error));
+                self.fetch_failed(uid, waiter, error, now);
             }
             (Some(Reader::List(caller)), Ok(ReadAnswer::Offset(offset))) => {
                 self.answer_offset(uid, caller, offset);
@@ -367,6 +382,22 @@ impl<M: Memory + Clone> Node<M> {
         if let Some(session) = session {
             self.fetch_on(session, now);
         }
+    }
+
+    /// Damage that another copy may mend is waited for, as what is not there yet.
+    fn fetch_failed(&mut self, uid: PartitionUid, mut waiter: Waiter, error: ReadError, now: Now) {
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        let from = waiter.request.offset;
+        let damaged = matches!(error, ReadError::Damaged { .. });
+        if !damaged || !held.replica.may_mend(from) {
+            return self.answer_fetch(uid, waiter.caller, from, Err(error));
+        }
+        if waiter.deadline <= now.monotonic || self.status == Status::Draining {
+            return self.answer_fetch(uid, waiter.caller, from, Ok(Batches::empty(from)));
+        }
+        waiter.appended = 0;
+        self.waits.insert((waiter.deadline, uid));
+        held.waiters.push(waiter);
     }
 
     fn answer_fetch(
@@ -479,6 +510,11 @@ impl<M: Memory + Clone> Node<M> {
                 None
             }
             Err(ReadError::Damaged { next_readable }) if next_readable > from => {
+                let held = self.held.get_mut(&uid).expect("the partition was located");
+                if held.replica.may_mend(from) {
+                    self.answer_offset(uid, caller, Some(from));
+                    return None;
+                }
                 Some(next_readable)
             }
             Err(ReadError::OutOfRange { start, .. }) if start > from => Some(start),

@@ -11,7 +11,7 @@ use std::{
 use catena_format::{Incarnation, NodeId, PartitionUid};
 use catena_log::{Batches, Now, Stamp, io::Memory};
 use catena_replication::{
-    Parcel,
+    Mend, Parcel, Replica,
     chain::{Configuration, History, MemberId, Message, Progress},
     control::{Entry, NodeProfile},
 };
@@ -20,7 +20,7 @@ use catena_wire::{
     peer::{
         Admitted, BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart, Join,
         MemberProgress, PEER_VERSION, PeerHeader, PeerHello, PeerMessage, PeerThread, PeerWelcome,
-        Ping, Pong, batch_lengths,
+        Ping, Pong, RepairRequest, RepairResponse, batch_lengths,
     },
 };
 
@@ -310,6 +310,18 @@ impl<M: Memory + Clone> Node<M> {
                 self.links.say(link, &PeerMessage::Pong(Pong { time }), false);
             }
             (PeerMessage::Pong(_) | PeerMessage::Fenced(_), Some(_)) => {}
+            (PeerMessage::RepairRequest(wanted), Some((from, _))) => {
+                let RepairRequest { from: first, to } = wanted;
+                self.with_replica(header.partition, now, |replica| {
+                    replica.on_asked(from, first..to, now);
+                });
+            }
+            (PeerMessage::RepairResponse(RepairResponse { from: first, stamps, .. }), Some(by)) => {
+                let stamps: Vec<_> = stamps.into_iter().map(stamp).collect();
+                self.with_replica(header.partition, now, |replica| {
+                    replica.on_given(by.0, first, &stamps, payload, now);
+                });
+            }
             (message, Some((from, _))) => match chain_message(message, header.partition) {
                 Some((uid, message, stamps)) => {
                     self.heard(uid, from, message, &stamps, payload, now);
@@ -330,9 +342,15 @@ impl<M: Memory + Clone> Node<M> {
         payload: &[u8],
         now: Now,
     ) {
-        // Of a partition that is not known here yet: it is said again.
+        self.with_replica(uid, now, |replica| {
+            let _ = replica.on_peer(from, message, stamps, payload, now);
+        });
+    }
+
+    /// Tells a replica something. Of one that is not known here yet: it is said again.
+    fn with_replica(&mut self, uid: PartitionUid, now: Now, tell: impl FnOnce(&mut Replica<M>)) {
         let Some(held) = self.held.get_mut(&uid) else { return };
-        let _ = held.replica.on_peer(from, message, stamps, payload, now);
+        tell(&mut held.replica);
         self.dirty.insert(Directory::Partition(uid));
         self.replica_events(uid, now);
     }
@@ -604,28 +622,55 @@ impl<M: Memory + Clone> Node<M> {
                 return any;
             }
             let Some(held) = self.held.get_mut(&uid) else { return any };
-            let Some(parcel) = held.replica.poll_parcel() else { break };
+            if let Some(parcel) = held.replica.poll_parcel() {
+                let Parcel { to, message, batches, fold } = parcel;
+                let message = peer_message(message, &batches, &fold);
+                self.send_to_neighbour(uid, to, message, batches, &fold);
+            } else if let Some(mend) = held.replica.poll_mend() {
+                self.send_mend(uid, mend);
+            } else {
+                return any;
+            }
             any = true;
-            self.send_to_neighbour(uid, parcel);
         }
-        any
     }
 
-    fn send_to_neighbour(&mut self, uid: PartitionUid, parcel: Parcel<M::Share>) {
-        let Parcel { to, message, batches, fold } = parcel;
+    fn send_mend(&mut self, uid: PartitionUid, mend: Mend<M::Share>) {
+        let (to, message, batches) = match mend {
+            Mend::Ask { to, offsets } => {
+                let wanted = RepairRequest { from: offsets.start, to: offsets.end };
+                (to, Some(PeerMessage::RepairRequest(wanted)), Batches::empty(offsets.start))
+            }
+            Mend::Give { to, from, batches } => {
+                let next = batches.next;
+                let given = |stamps| RepairResponse { from, to: next, stamps };
+                (to, stamps(&batches).map(given).map(PeerMessage::RepairResponse), batches)
+            }
+        };
+        self.send_to_neighbour(uid, to, message, batches, &[]);
+    }
+
+    fn send_to_neighbour(
+        &mut self,
+        uid: PartitionUid,
+        to: MemberId,
+        message: Option<PeerMessage<'_>>,
+        batches: Batches<M::Share>,
+        fold: &[u8],
+    ) {
         let core = self.core_there(to.node, uid);
         // Without a link, or to another life, it is lost: a session begins when one stands.
         let Some((link, _)) = self.links.linked(to.node, core).filter(|(_, m)| *m == to) else {
             return;
         };
         let mut bytes = Vec::new();
-        let said = peer_message(message, &batches, &fold).map(|message| match fold.is_empty() {
+        let said = message.map(|message| match fold.is_empty() {
             true => message.encode(uid, &batches.shares, &mut bytes),
-            false => message.encode(uid, &[&fold], &mut bytes),
+            false => message.encode(uid, &[fold], &mut bytes),
         });
         match said {
             Some(Ok(())) => {
-                bytes.extend_from_slice(&fold);
+                bytes.extend_from_slice(fold);
                 let size = bytes.len() + batches.bytes;
                 self.links.post(link, bytes, batches.shares, size);
             }
@@ -645,6 +690,22 @@ impl<M: Memory + Clone> Node<M> {
 
 fn software() -> std::borrow::Cow<'static, str> {
     concat!("catena ", env!("CARGO_PKG_VERSION")).into()
+}
+
+/// What batches are stored with, as it goes over a link.
+fn stamps<S: AsRef<[u8]>>(batches: &Batches<S>) -> Option<Vec<BatchStamp>> {
+    let lengths = batch_lengths(&batches.shares).ok()?;
+    let stamps = batches.stamps.iter().zip(lengths).map(|(stamp, length)| BatchStamp {
+        append_time: stamp.append_time,
+        payload_crc: stamp.payload_crc,
+        length,
+    });
+    Some(stamps.collect())
+}
+
+/// The same, back.
+fn stamp(stamp: BatchStamp) -> Stamp {
+    Stamp { append_time: stamp.append_time, payload_crc: stamp.payload_crc }
 }
 
 /// A chain's message as it goes over a link.
@@ -667,13 +728,7 @@ fn peer_message<S: AsRef<[u8]>>(
             PeerMessage::ChainWelcome(welcome)
         }
         Message::Append { epoch, session, from, to, durable_before, log_start, question } => {
-            let lengths = batch_lengths(&batches.shares).ok()?;
-            let stamps = batches.stamps.iter().zip(lengths).map(|(stamp, length)| BatchStamp {
-                append_time: stamp.append_time,
-                payload_crc: stamp.payload_crc,
-                length,
-            });
-            let stamps = stamps.collect();
+            let stamps = stamps(batches)?;
             PeerMessage::ChainAppend(ChainAppend {
                 epoch,
                 session,
@@ -714,10 +769,6 @@ fn chain_message(
         PeerMessage::ChainAppend(append) => {
             let ChainAppend { epoch, session, from, to, durable_before, .. } = append;
             let ChainAppend { log_start, question, .. } = append;
-            let stamp = |stamp: BatchStamp| Stamp {
-                append_time: stamp.append_time,
-                payload_crc: stamp.payload_crc,
-            };
             stamps = append.stamps.into_iter().map(stamp).collect();
             Message::Append { epoch, session, from, to, durable_before, log_start, question }
         }

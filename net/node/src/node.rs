@@ -11,7 +11,7 @@ use catena_format::{
     ProducerId, TopicId, planted,
 };
 use catena_log::{
-    Finding, LogIdentity, Now, OpenError, RecoveryReport,
+    Finding, LogIdentity, Now, OpenError, RecoveryReport, RepairError,
     io::{Done, IoError, Memory, Op, OpId},
 };
 use catena_replication::{
@@ -170,6 +170,12 @@ pub enum Notice {
     CatalogPoisoned(IoError),
     /// Stored bytes are not what was written, or cannot be read.
     Found(LogIdentity, Finding),
+    /// Damaged batches are whole again: another node had them.
+    Repaired(LogIdentity, Range<Offset>),
+    /// They could not be written back.
+    RepairFailed(LogIdentity, Range<Offset>, RepairError),
+    /// They are damaged on the nodes beside this one, too.
+    Lost(LogIdentity, Range<Offset>),
     /// It was cut where its chain says that it ends, and opened anew.
     Cut(LogIdentity, Offset, RecoveryReport),
     /// A neighbour's word and this log contradict each other: somebody's disk or word is broken.

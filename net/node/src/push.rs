@@ -178,8 +178,22 @@ impl<M: Memory + Clone> Node<M> {
                     held.readers.insert(id, Reader::Push(name));
                     return;
                 }
-                Err(error) => return self.end_subscription(name, &error),
+                Err(error) => return self.push_failed(name, &error),
             }
+        }
+    }
+
+    /// Damage that another copy may mend is waited for, as what is not there yet.
+    fn push_failed(&mut self, name: Name, error: &ReadError) {
+        let next = self.subscription(name).map(|subscription| subscription.next);
+        let uid = self.subscribed.get(&name);
+        let held = uid.and_then(|uid| self.held.get_mut(uid));
+        let waits = match (error, held, next) {
+            (ReadError::Damaged { .. }, Some(held), Some(next)) => held.replica.may_mend(next),
+            _ => false,
+        };
+        if !waits {
+            self.end_subscription(name, error);
         }
     }
 
@@ -207,7 +221,10 @@ impl<M: Memory + Clone> Node<M> {
         match answer {
             Ok(ReadAnswer::Batches(batches)) => self.pushed(name, batches),
             Ok(ReadAnswer::Offset(_)) => {}
-            Err(error) => return self.end_subscription(name, &error),
+            Err(error) => {
+                self.push_failed(name, &error);
+                return self.push_on(name.0);
+            }
         }
         if planted!(SeamSkips)
             && let Some(subscription) = self.subscription(name)

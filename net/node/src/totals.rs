@@ -21,6 +21,8 @@ pub struct Totals {
     pub scrub_errors: u64,
     /// Reads of the scrub that brought damage which a second one did not find.
     pub scrub_contradicted: u64,
+    /// Damaged offsets that were taken from another node.
+    pub repaired_offsets: u64,
     /// From the first append of a flush group until its write leaves.
     pub gather: Stage,
     /// From there until it has reached the disk.
@@ -42,6 +44,7 @@ impl Totals {
         self.scrubbed_bytes += stats.scrubbed_bytes;
         self.scrub_errors += stats.scrub_errors;
         self.scrub_contradicted += stats.scrub_contradicted;
+        self.repaired_offsets += stats.repaired_offsets;
         self.gather.add(&stats.gather);
         self.write.add(&stats.write);
         self.commit.add(replica.commits());

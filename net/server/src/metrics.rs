@@ -80,7 +80,7 @@ impl Numbers {
         self.unscrubbed = self.unscrubbed.max(unscrubbed);
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 29] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 30] {
         let (node, hands, all, ends) = (&self.node, &self.hands, &self.totals, &self.ends);
         [
             ("catena_requests_total", "Requests received.", node.requests),
@@ -106,6 +106,7 @@ impl Numbers {
             ("catena_scrub_passes_total", "Times that it was through.", node.scrub_passes),
             ("catena_scrub_read_errors_total", "Reads of it that failed.", all.scrub_errors),
             ("catena_scrub_bad_reads_total", "Reads of it proven wrong.", all.scrub_contradicted),
+            ("catena_repaired_offsets_total", "Taken from another node.", all.repaired_offsets),
             ("catena_disk_write_bytes_total", "Bytes written.", hands.write_bytes),
             ("catena_disk_read_bytes_total", "Bytes read.", hands.read_bytes),
             ("catena_disk_prewritten_bytes_total", "Zeros written ahead.", hands.extended_bytes),

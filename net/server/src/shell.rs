@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
     net::SocketAddr,
+    ops::Range,
     path::PathBuf,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
@@ -619,6 +620,18 @@ fn tell(notice: &Notice) {
         }
         Notice::Cut(log, end, _) => {
             tracing::info!("{} ends at {end} from now on, as its chain says", name_of(log));
+        }
+        Notice::Repaired(log, offsets) => {
+            let Range { start, end } = offsets;
+            tracing::info!("{}: offsets {start} to {end} are repaired", name_of(log));
+        }
+        Notice::RepairFailed(log, offsets, why) => {
+            let Range { start, end } = offsets;
+            tracing::error!("{}: offsets {start} to {end} stay damaged: {why}", name_of(log));
+        }
+        Notice::Lost(log, offsets) => {
+            let (name, Range { start, end }) = (name_of(log), offsets);
+            tracing::error!("{name}: offsets {start} to {end} are damaged on every node asked");
         }
         Notice::Contradicted(log, why) => {
             tracing::error!("{} does not follow its chain: {why}", name_of(log));

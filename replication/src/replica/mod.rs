@@ -7,15 +7,12 @@
 //! poll_parcel ◄─ Member ◄─────────── the log has grown, or more of it is durable
 //! ```
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use catena_format::{Epoch, Millis, Offset, ProducerEpoch, ProducerId, Sequence, frame, planted};
+use catena_format::{Epoch, Millis, Offset, frame, planted};
 use catena_log::{
-    AppendError, Batches, Cut, Event as LogEvent, Finding, Log, LogConfig, LogIdentity, LogStats,
-    Now, OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport,
+    Batches, Cut, Event as LogEvent, Finding, Log, LogConfig, LogIdentity, LogStats, Now,
+    OpenError, Opening, ReadAnswer, ReadError, ReadId, ReadOutcome, RecoveryReport, RepairError,
     io::{Done, IoError, Memory, Op, OpId},
     stage::Stage,
 };
@@ -23,176 +20,24 @@ use catena_log::{
 use self::{
     answer::{Kind, Parking},
     peers::Peers,
+    repair::Repairs,
 };
 use crate::{
     chain::{Configuration, Extent, Ignored, Member, MemberId, Role},
     dedup::{Dedup, Verdict},
-    validate::{self, BatchLimits, InvalidBatch},
+    validate::{self, BatchLimits},
 };
 
 mod answer;
 mod peers;
+mod produce;
+mod repair;
 
-pub use self::peers::{Parcel, WINDOW_BYTES};
-
-/// When a produce is acknowledged. The high watermark, and with it what is served, does not depend
-/// on it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
-pub enum Durability {
-    /// When the head has taken it: lost if the head's process ends.
-    None,
-    /// When it is on the head's disk: lost if that disk is lost.
-    HeadDisk,
-    /// When the tail has received it: lost if every member's process ends at once.
-    ChainMemory,
-    /// When it is on the disk of every member: lost only with all disks.
-    #[default]
-    ChainDisk,
-}
-
-impl Durability {
-    /// All, the weakest first.
-    pub const ALL: [Self; 4] = [Self::None, Self::HeadDisk, Self::ChainMemory, Self::ChainDisk];
-}
-
-/// The caller's handle of a produce or trim that was not answered at once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Ticket(pub u64);
-
-/// A batch on its way in.
-#[derive(Clone, Copy, Debug)]
-pub struct ProduceRequest<'a> {
-    /// Exactly one record batch.
-    pub batch: &'a [u8],
-    /// When to answer.
-    pub durability: Durability,
-    /// Append only if this is the next offset.
-    pub expect_next_offset: Option<Offset>,
-    /// Producers that were raised, and their epochs: batches of older ones are refused.
-    pub raised: &'a BTreeMap<ProducerId, ProducerEpoch>,
-    /// Named in the reply.
-    pub ticket: Ticket,
-}
-
-/// What an acknowledged producer is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Receipt {
-    /// The first record's offset.
-    pub base: Offset,
-    /// The offset after the last record.
-    pub next: Offset,
-    /// The epoch in which the receipt was given.
-    pub epoch: Epoch,
-    /// The server's time of the append; −1 for a duplicate.
-    pub append_time: Millis,
-    /// What was reached.
-    pub level: Durability,
-    /// Copies on disks; zero below a disk level.
-    pub copies: u8,
-    /// The batch was in the log before.
-    pub duplicate: bool,
-}
-
-/// Why a batch was refused: for certain nothing was stored, unless the variant says otherwise.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The batch is not acceptable.
-    #[error(transparent)]
-    Invalid(#[from] InvalidBatch),
-    /// The log does not take it now, or not any more.
-    #[error(transparent)]
-    Append(#[from] AppendError),
-    /// The log's next offset is another than the one expected.
-    #[error("the next offset is {log_end}, another was expected")]
-    OffsetCondition {
-        /// The log's next offset.
-        log_end: Offset,
-    },
-    /// Sequences are missing before this batch.
-    #[error("sequence {expected} is next of this producer")]
-    OutOfOrder {
-        /// The sequence that would be next.
-        expected: Sequence,
-    },
-    /// A newer generation of the producer has written.
-    #[error("the producer is fenced by epoch {current}")]
-    Fenced {
-        /// That generation.
-        current: ProducerEpoch,
-    },
-    /// The producer is not known here and this is not its first batch.
-    #[error("the producer is not known in this partition")]
-    UnknownProducer,
-    /// The partition's table of producers is full.
-    #[error("the partition has too many producers")]
-    TooManyProducers,
-    /// The batch is in the log, and durable, too long ago to know at which offset.
-    #[error("the batch was stored before; its offset is no longer known")]
-    DuplicateOffsetUnknown,
-    /// The batch was taken in before, and then a write failed: it may be in the log after a
-    /// restart, or not.
-    #[error("a write failed ({0}); the batch may or may not be stored")]
-    InDoubt(IoError),
-    /// The batch was taken in before and is on its way to the disk, and so many repetitions wait
-    /// for that already that no more may.
-    #[error("the batch is on its way to the disk already, and too many repetitions wait for it")]
-    TooManyRepetitions,
-    /// The log is being opened, or could not be.
-    #[error("the partition is not open")]
-    NotOpen,
-    /// Another node gives offsets, or none does.
-    #[error("this node is not the head of the partition's chain")]
-    NotHead,
-    /// The chain is shorter than it must be.
-    #[error("the chain has {there} members and must have {needed}")]
-    NotEnoughReplicas {
-        /// How many there are.
-        there: u8,
-        /// How many there must be.
-        needed: u8,
-    },
-}
-
-impl Refusal {
-    /// Whether it says what the log holds: of a chain that only all members know together.
-    fn rests_on_the_log(&self) -> bool {
-        matches!(
-            self,
-            Self::OffsetCondition { .. }
-                | Self::OutOfOrder { .. }
-                | Self::Fenced { .. }
-                | Self::UnknownProducer
-        )
-    }
-}
-
-/// Why a produce that was taken in was not acknowledged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ProduceError {
-    /// A write or flush failed: the batch may be in the log after a restart, or not.
-    #[error("a write failed ({0}); the batch may or may not be stored")]
-    Indeterminate(IoError),
-    /// The batch is in the log, and durable, too long ago to know at which offset.
-    #[error("the batch was stored before; its offset is no longer known")]
-    DuplicateOffsetUnknown,
-    /// The node is no longer the head: the batch may be in the log or not.
-    #[error("this node is no longer the head; the batch may or may not be stored")]
-    Moved,
-    /// Nothing was stored, and the whole chain has confirmed that this is so for good.
-    #[error(transparent)]
-    Refused(Refusal),
-}
-
-/// A late answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reply {
-    /// Of which produce.
-    pub ticket: Ticket,
-    /// How it ended.
-    pub result: Result<Receipt, ProduceError>,
-}
+pub use self::{
+    peers::{Parcel, WINDOW_BYTES},
+    produce::{Durability, ProduceError, ProduceRequest, Receipt, Refusal, Reply, Ticket},
+    repair::Mend,
+};
 
 /// What happened inside, for the shard.
 #[derive(Clone, Debug)]
@@ -224,6 +69,12 @@ pub enum Event<S> {
         /// Who.
         joiner: MemberId,
     },
+    /// Batches that were damaged are whole again: another member had them.
+    Repaired(std::ops::Range<Offset>),
+    /// They could not be written back.
+    RepairFailed(std::ops::Range<Offset>, RepairError),
+    /// No neighbour in the chain has what is damaged here; it is asked for again later.
+    Lost(std::ops::Range<Offset>),
     /// A neighbour's word and this log contradict each other: it is not heeded, and the chain does
     /// not go on until another epoch.
     Contradicted(Ignored),
@@ -284,6 +135,7 @@ pub struct Replica<M: Memory> {
     greet: Option<(Duration, Duration)>,
     peers: Peers<M::Share>,
     parking: Parking,
+    repairs: Repairs<M::Share>,
     /// What was told of the high watermark.
     told: Offset,
     events: VecDeque<Event<M::Share>>,
@@ -312,6 +164,7 @@ impl<M: Memory + Clone> Replica<M> {
             greet: None,
             peers: Peers::default(),
             parking: Parking::default(),
+            repairs: Repairs::default(),
             told: Offset::ZERO,
             events: VecDeque::new(),
             commits: Stage::default(),
@@ -474,6 +327,7 @@ impl<M: Memory + Clone> Replica<M> {
             self.events.push_back(Event::Opened(log.recovery().clone()));
         }
         self.state = State::Open(log);
+        self.repairs.look();
         if let Some((me, next)) = self.next.take() {
             self.enter_as(me, next, now);
         }
@@ -525,6 +379,7 @@ impl<M: Memory + Clone> Replica<M> {
         };
         self.member.enter_as(me, configuration, &extent(log));
         self.greet = None;
+        self.repairs.begin_anew();
         let early = self.peers.forget();
         if !self.is_head() {
             self.parking.leave(&mut self.events);
@@ -586,7 +441,7 @@ impl<M: Memory + Clone> Replica<M> {
         match &self.state {
             State::Open(log) => {
                 let greet = self.greet.map_or(Duration::MAX, |(at, _)| at);
-                Some(log.next_tick().min(greet))
+                Some(log.next_tick().min(greet).min(self.repairs.next_tick()))
             }
             State::Postponed(at) => Some(*at),
             State::Opening(_) | State::Failed(_) => None,
@@ -615,6 +470,7 @@ impl<M: Memory + Clone> Replica<M> {
         self.converse();
         self.drain(now);
         self.reopen();
+        self.mend(now);
     }
 
     /// What the log has to tell.
@@ -627,11 +483,15 @@ impl<M: Memory + Clone> Replica<M> {
         }
         log.set_committed(high_watermark);
         log.follow_start(self.peers.start.min(high_watermark));
-        let mut copied = Vec::new();
+        let (mut copied, mut given) = (Vec::new(), None);
         while let Some(event) = log.poll_event() {
             self.events.push_back(match event {
                 LogEvent::Fold(start, fold) => {
                     self.peers.fold_read(start, fold);
+                    continue;
+                }
+                LogEvent::Read(id, answer) if self.repairs.is_reading(id) => {
+                    given = Some(answer);
                     continue;
                 }
                 LogEvent::Read(id, answer) => match self.peers.side_reading(id) {
@@ -643,13 +503,26 @@ impl<M: Memory + Clone> Replica<M> {
                 },
                 LogEvent::Trimmed(start) => Event::Trimmed(start),
                 LogEvent::Poisoned(error) => Event::Poisoned(error),
-                LogEvent::Found(finding) => Event::Found(finding),
-                LogEvent::Repaired(_) | LogEvent::RepairFailed(..) => continue,
+                LogEvent::Found(finding) => {
+                    self.repairs.look();
+                    Event::Found(finding)
+                }
+                LogEvent::Repaired(offsets) => {
+                    self.repairs.ended(&offsets, true);
+                    Event::Repaired(offsets)
+                }
+                LogEvent::RepairFailed(offsets, why) => {
+                    self.repairs.ended(&offsets, false);
+                    Event::RepairFailed(offsets, why)
+                }
             });
         }
         let poisoned = log.poisoned();
         for (side, answer) in copied {
             self.copied(side, answer);
+        }
+        if let Some(answer) = given {
+            self.mend_read(answer);
         }
         self.answer(poisoned, now);
     }

@@ -363,6 +363,10 @@ impl World {
                 return Err(format!("node {at}: {what}; {standing}"));
             }
             Event::Unlink(peer) => self.unlink(at, peer),
+            // No disk rots here.
+            Event::Repaired(what) | Event::RepairFailed(what, _) | Event::Lost(what) => {
+                return Err(format!("node {at} repairs {what:?}"));
+            }
             Event::Poisoned(_) => {
                 self.deeds.did(Deed::Poisoned);
                 node.sick = true;

@@ -24,8 +24,13 @@ fn taken(bytes: &[u8]) {
     assert!(frame.payload.len() <= limits.payload_bytes_max as usize);
     assert_eq!(PeerHeader::parse(&frame.header.encode()), Ok(frame.header));
     let Ok(message) = frame.message() else { return };
-    if let PeerMessage::ChainAppend(append) = &message {
-        let stamped = append.stamps.iter().map(|stamp| stamp.length).collect();
+    let stamps = match &message {
+        PeerMessage::ChainAppend(append) => Some(&append.stamps),
+        PeerMessage::RepairResponse(response) => Some(&response.stamps),
+        _ => None,
+    };
+    if let Some(stamps) = stamps {
+        let stamped = stamps.iter().map(|stamp| stamp.length).collect();
         assert_eq!(batch_lengths(&[frame.payload]), Ok(stamped));
     }
     // Wherever the payload is cut into slices, the same bytes are sent.

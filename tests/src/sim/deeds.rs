@@ -88,6 +88,8 @@ deeds! {
     Scrubbed = "scrubbed",
     /// The scrub found what had rotted.
     RotScrubbed = "rot_scrubbed",
+    /// What had rotted was taken from another node.
+    RotRepaired = "rot_repaired",
     /// A copy of a manifest rotted between two lives.
     ManifestRotten = "manifest_rotten",
     /// Both copies of a manifest became what they had been before segments were begun.
@@ -139,6 +141,7 @@ impl Deed {
         matches!(
             self,
             Self::LinkBroken
+                | Self::RotRepaired
                 | Self::WayCut
                 | Self::Isolated
                 | Self::Silenced
@@ -151,24 +154,22 @@ impl Deed {
         )
     }
 
-    /// Whether it comes only where a node is alone: topics are deleted there, and disks decay.
+    /// Whether it comes only where a node is alone: topics are deleted there.
     const fn is_of_one(self) -> bool {
         matches!(
             self,
             Self::Deleted
                 | Self::MetDeleted
                 | Self::LeftoversRemoved
-                | Self::RotScrubbed
                 | Self::PartitionRefused
                 | Self::ManifestOlder
-                | Self::WeaklyLost
         )
     }
 }
 
 /// Every kind that a long range of so many nodes must have seen.
 pub fn all_kinds(nodes: u16) -> impl Iterator<Item = &'static str> {
-    let decay = [FaultKind::BitFlip, FaultKind::LostWrite, FaultKind::MisdirectedWrite];
+    let decay = [FaultKind::LostWrite, FaultKind::MisdirectedWrite];
     let faults = FaultKind::ALL.iter().filter(move |kind| nodes == 1 || !decay.contains(kind));
     let deeds = Deed::ALL.iter().filter(move |deed| match nodes {
         1 => !deed.is_of_clusters(),

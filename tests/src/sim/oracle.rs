@@ -144,6 +144,12 @@ impl Oracle {
         Self { retention, cluster: nodes > 1, ..Self::default() }
     }
 
+    /// Whether there are several nodes.
+    #[must_use]
+    pub fn is_cluster(&self) -> bool {
+        self.cluster
+    }
+
     /// Counts a deed.
     pub fn did(&mut self, deed: Deed) {
         *self.deeds.entry(deed.name()).or_insert(0) += 1;

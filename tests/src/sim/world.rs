@@ -134,6 +134,8 @@ struct World {
     jumps: bool,
     /// At the end the disks spoil what they hold.
     decays: bool,
+    /// One of several copies has rotted.
+    rotten: bool,
     bounds: Bounds,
     fingerprint: Fingerprint,
 }
@@ -297,6 +299,7 @@ impl World {
             says_no,
             jumps: setup.chance(400_000) && bounds.has("clock"),
             decays: setup.chance(300_000) && bounds.has("decay") && alone,
+            rotten: false,
             bounds: bounds.clone(),
             fingerprint: Fingerprint::default(),
         };
@@ -556,6 +559,7 @@ impl World {
         let damaged = |r: &Replica<Purse>| r.log().is_some_and(|log| !log.damaged().is_empty());
         if let Some(replica) = self.machines[at].replicas().find(|replica| damaged(replica))
             && !self.oracle.decayed
+            && !self.rotten
         {
             let ranges = replica.log().map(catena_log::Log::damaged);
             let report = replica.log().map(catena_log::Log::recovery);

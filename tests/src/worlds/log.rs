@@ -267,6 +267,9 @@ impl World {
                 Event::Cut(..)
                 | Event::JoinReady { .. }
                 | Event::Contradicted(_)
+                | Event::Repaired(_)
+                | Event::RepairFailed(..)
+                | Event::Lost(_)
                 | Event::Unlink(_) => unreachable!("it is alone"),
                 Event::Failed(error) if !self.faulty => return Err(format!("not open: {error}")),
                 Event::Poisoned(error) if !self.faulty => return Err(format!("poisoned: {error}")),

@@ -20,6 +20,8 @@ pub(super) struct Survey {
     /// Where the segment ends.
     end: Offset,
     end_position: Position,
+    /// Nothing is written behind its end any more.
+    sealed: bool,
     walker: Walker,
     /// The next whole frame's offset if nothing is missing.
     expected: Offset,
@@ -82,6 +84,7 @@ impl Survey {
         let mut survey = Self {
             end,
             end_position,
+            sealed: segment.sealed,
             walker: Walker::new(seed, position, end_position, expected),
             expected,
             sound: position,
@@ -138,6 +141,8 @@ impl Survey {
                     return Seen::More;
                 }
                 Step::Unknown { version } => return Seen::Unknown(version),
+                // What is on its way behind it cannot be told from the gap.
+                Step::End if !self.sealed => return Seen::Other(self.end),
                 Step::End => {
                     return Seen::Gap(self.gap(*whole, self.end, self.end_position, true));
                 }

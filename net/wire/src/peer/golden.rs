@@ -168,7 +168,7 @@ fn record_batch(base: u64, values: &[&str]) -> (BatchStamp, Vec<u8>) {
     (BatchStamp { append_time, payload_crc: payload_crc(&bytes), length }, bytes)
 }
 
-fn batches() -> [Golden; 3] {
+fn batches() -> [Golden; 6] {
     let (first, mut payload) = record_batch(1005, &["a"]);
     let (second, bytes) = record_batch(1006, &["bb", "ccc"]);
     payload.extend_from_slice(&bytes);
@@ -182,6 +182,10 @@ fn batches() -> [Golden; 3] {
         question: 4,
         stamps: vec![first, second],
     };
+    let wanted = RepairRequest { from: append.from, to: Offset::new(2000) };
+    let (from, to, stamps) = (append.from, append.to, append.stamps.clone());
+    let repair = RepairResponse { from, to, stamps };
+    let none = RepairResponse { from, to: from, stamps: Vec::new() };
     let news = ChainAppend { from: append.to, stamps: Vec::new(), ..append.clone() };
     let progress = |received, durable| MemberProgress {
         received: Offset::new(received),
@@ -198,6 +202,9 @@ fn batches() -> [Golden; 3] {
         golden("chain-append", PeerMessage::ChainAppend(append), &payload),
         golden("chain-append-news", PeerMessage::ChainAppend(news), &[]),
         golden("chain-commit", PeerMessage::ChainCommit(commit), &[]),
+        golden("repair-request", PeerMessage::RepairRequest(wanted), &[]),
+        golden("repair-response", PeerMessage::RepairResponse(repair), &payload),
+        golden("repair-response-none", PeerMessage::RepairResponse(none), &[]),
     ]
 }
 

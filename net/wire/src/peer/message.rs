@@ -10,6 +10,9 @@
 //!                44 stamps: count u32, (append time i64, payload crc u32, length u32)…  tail
 //! chain commit   0 epoch u32  4 session u64  12 high watermark u64
 //!                20 progress: count u32, (received u64, durable u64)…  tail
+//! repair request   0 from u64  8 to u64  tail
+//! repair response  0 from u64  8 to u64
+//!                16 stamps: count u32, (append time i64, payload crc u32, length u32)…  tail
 //! ```
 
 use std::borrow::Cow;
@@ -255,6 +258,29 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Committed batches whose bytes are damaged here are wanted from another member.
+    message RepairRequest {
+        /// The first damaged offset.
+        from: Offset,
+        /// Behind the last one.
+        to: Offset,
+    }
+}
+
+wire_struct! {
+    /// The payload is the batches of these offsets, back to back: the first of those that were
+    /// asked for, or none, if they are damaged here, too, or not there.
+    message RepairResponse {
+        /// The first offset that was asked for.
+        from: Offset,
+        /// Behind the last batch that comes along.
+        to: Offset,
+        /// Of each batch, in order, at most 16,000.
+        stamps: Vec<BatchStamp>,
+    }
+}
+
 macro_rules! kinds {
     ($($number:literal $name:ident($($message:tt)*) about $about:ident,
         head $head:ident, payload $payload:expr, $doc:literal;)*) => {
@@ -363,6 +389,10 @@ kinds! {
         head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "Who wants to become a node.";
     11 Admitted(Admitted<'a>) about link,
         head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "As which it is known from now on.";
+    12 RepairRequest(RepairRequest) about partition,
+        head PEER_SHORT_HEAD_BYTES_MAX, payload 0, "Which batches are damaged.";
+    13 RepairResponse(RepairResponse) about partition,
+        head PEER_HEAD_BYTES_MAX, payload PEER_BATCHES_BYTES_MAX, "They, from another copy.";
 }
 
 impl PeerHello<'_> {
@@ -378,6 +408,7 @@ impl PeerMessage<'_> {
     pub(super) fn stamps(&self) -> &[BatchStamp] {
         match self {
             Self::ChainAppend(append) => &append.stamps,
+            Self::RepairResponse(response) => &response.stamps,
             _ => &[],
         }
     }
@@ -389,7 +420,9 @@ impl PeerMessage<'_> {
             Self::ChainWelcome(welcome) => {
                 so(welcome.keep <= welcome.first, "a log goes on before what it keeps ends")
             }
-            Self::ChainAppend(append) => append.check(),
+            Self::ChainAppend(append) => offsets(append.from, append.to, &append.stamps),
+            Self::RepairRequest(wanted) => so(wanted.from < wanted.to, "a repair of no offsets"),
+            Self::RepairResponse(response) => offsets(response.from, response.to, &response.stamps),
             Self::ChainCommit(commit) => few("members", &commit.progress, PEER_PROGRESS_MAX),
             _ => Ok(()),
         }
@@ -405,13 +438,11 @@ impl ChainHello {
     }
 }
 
-impl ChainAppend {
-    fn check(&self) -> Result<(), PeerError> {
-        few("batches", &self.stamps, PEER_STAMPS_MAX)?;
-        so(self.from <= self.to, "batches end before their first offset")?;
-        let both_empty = (self.from == self.to) == self.stamps.is_empty();
-        so(both_empty, "batches without offsets, or offsets without batches")
-    }
+fn offsets(from: Offset, to: Offset, stamps: &[BatchStamp]) -> Result<(), PeerError> {
+    few("batches", stamps, PEER_STAMPS_MAX)?;
+    so(from <= to, "batches end before their first offset")?;
+    let both_empty = (from == to) == stamps.is_empty();
+    so(both_empty, "batches without offsets, or offsets without batches")
 }
 
 fn few<T>(what: &'static str, list: &[T], limit: usize) -> Result<(), PeerError> {

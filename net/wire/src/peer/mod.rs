@@ -28,6 +28,7 @@ pub use self::{
     message::{
         Admitted, BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart,
         Fenced, Join, MemberProgress, PeerHello, PeerKind, PeerMessage, PeerWelcome, Ping, Pong,
+        RepairRequest, RepairResponse,
     },
     preface::{PeerPreface, PeerThread},
 };

@@ -46,6 +46,17 @@ impl Parcel {
                 append.to = Offset::new(append.from.get() + count);
                 append.stamps.iter_mut().flat_map(|stamp| batch(source, stamp)).collect()
             }
+            PeerMessage::RepairResponse(response) => {
+                let count = response.stamps.len() as u64;
+                response.from = Offset::new(response.from.get() >> 1);
+                response.to = Offset::new(response.from.get() + count);
+                response.stamps.iter_mut().flat_map(|stamp| batch(source, stamp)).collect()
+            }
+            PeerMessage::RepairRequest(wanted) => {
+                wanted.from = Offset::new(wanted.from.get() >> 1);
+                wanted.to = Offset::new(wanted.from.get() + 1 + wanted.to.get() % 1000);
+                Vec::new()
+            }
             _ => Vec::new(),
         };
         let about = u64::from(kind.is_about_partition());
@@ -373,8 +384,8 @@ fn lists_and_lengths_have_limits() {
     let (bytes_max, limit) = (u32::MAX.into(), 4096);
     let error = PeerError::TooLarge { part: "head", bytes: bytes_max, limit };
     assert_eq!(decode(&bytes, &[]), Err(error));
-    bytes[2] = 12;
-    assert_eq!(decode(&bytes, &[]), Err(PeerError::Kind(12)));
+    bytes[2] = 99;
+    assert_eq!(decode(&bytes, &[]), Err(PeerError::Kind(99)));
     bytes[3] = 2;
     assert_eq!(decode(&bytes, &[]), Err(PeerError::Version(2)));
     bytes[0] = 0x7e;

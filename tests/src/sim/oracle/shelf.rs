@@ -105,6 +105,8 @@ impl Frame {
         let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
         let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight"));
         let (length, base) = (u32_at(8) as usize, u64_at(16));
+        // A repair writes blocks, and not whole frames.
+        write.get(..at + 64 + length)?;
         let given = if length == 0 { 0 } else { u64::from(u32_at(24)) + 1 };
         Some(Self {
             file,

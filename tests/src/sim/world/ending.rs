@@ -32,6 +32,8 @@ const DECAY_ACKED: u64 = 60;
 /// In a million seeds, those in whose last life a partition has lost its manifest.
 const REFUSED_PER_MILLION: u32 = 150_000;
 /// Within so much time the files of deleted partitions go.
+/// Of a million worlds of several nodes, those in which a copy rots at the end.
+const ROTTEN_PER_MILLION: u32 = 500_000;
 const SETTLE_NS: u64 = 1_000_000_000;
 
 impl World {
@@ -117,11 +119,16 @@ impl World {
         let Some(ends) = self.wait_open()? else { return Ok(()) };
         if self.oracle.decayed {
             for (machine, kept) in self.machines.iter_mut().zip(&mut kept) {
-                machine.rot(&mut self.random);
+                machine.rot(&mut self.random, |_| true);
                 machine.shelf.look_again(&machine.disk, kept);
             }
         }
+        let several = self.council.is_some();
+        if several && self.bounds.has("rot") && self.random.chance(ROTTEN_PER_MILLION) {
+            self.rot_one_copy();
+        }
         let known = self.scrub()?;
+        let known = if several { self.wait_repaired()? } else { known };
         for (machine, wounds) in self.machines.iter().zip(&mut wounds) {
             wounds.append(&mut machine.wounds());
         }

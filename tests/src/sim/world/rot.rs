@@ -1,6 +1,9 @@
 //! What the node says of its disk, held against what befell that; and rot that nobody reads.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use catena_format::{FrameSeed, Offset, PartitionUid, Position, SegmentHeader};
 use catena_log::{
@@ -58,6 +61,7 @@ impl Machine {
                 self.opened_after_stop(log.uid);
                 return None;
             }
+            Notice::Repaired(..) => return Some(Deed::RotRepaired),
             _ => return None,
         };
         let directory = log.uid.get();
@@ -237,9 +241,10 @@ impl Machine {
         refused && matches!(replica.phase(), Phase::Failed(OpenError::Manifest(_)))
     }
 
-    /// Bits turn in segments while nobody reads them.
-    pub(super) fn rot(&mut self, random: &mut Random) {
-        let directories: Vec<u64> = self.disk.directories().filter(|uid| *uid != 0).collect();
+    /// Bits turn in segments of these partitions while nobody reads them.
+    pub(super) fn rot(&mut self, random: &mut Random, of: impl Fn(PartitionUid) -> bool) {
+        let directories = self.disk.directories().filter(|uid| *uid != 0);
+        let directories: Vec<u64> = directories.filter(|uid| of(PartitionUid::new(*uid))).collect();
         for directory in directories {
             let files = self.disk.live_files(directory);
             let segments: Vec<_> = files.filter(|f| matches!(f, FileName::Segment(_))).collect();
@@ -285,6 +290,32 @@ impl World {
             }
             if self.now_ns > deadline {
                 return Err("stuck: the scrub does not come through".into());
+            }
+            self.step()?;
+        }
+    }
+
+    /// On one of several nodes bits turn in partitions that have another copy.
+    pub(super) fn rot_one_copy(&mut self) {
+        let Some(council) = &self.council else { return };
+        let all = council.catalog().topics().flat_map(|topic| &topic.partitions);
+        let copied: BTreeSet<_> =
+            all.filter(|p| p.configuration.chain.len() > 1).map(|p| p.uid).collect();
+        let at = self.random.below(self.machines.len() as u64) as usize;
+        self.rotten = true;
+        self.machines[at].rot(&mut self.random, |uid| copied.contains(&uid));
+    }
+
+    /// Waits until what is known to be lost was taken from other copies.
+    pub(super) fn wait_repaired(&mut self) -> Result<Vec<Lost>, String> {
+        let deadline = self.now_ns + STUCK_NS;
+        loop {
+            let lost: Vec<Lost> = self.machines.iter().map(Machine::lost).collect();
+            if lost.iter().flat_map(BTreeMap::values).all(Vec::is_empty) {
+                return Ok(lost);
+            }
+            if self.now_ns > deadline {
+                return Err(format!("stuck: {lost:?} is not repaired"));
             }
             self.step()?;
         }
