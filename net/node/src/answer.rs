@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is answered with more than an error.
-const SERVED: [Api; 21] = [
+const SERVED: [Api; 22] = [
     Api::Handshake,
     Api::Produce,
     Api::Fetch,
@@ -39,6 +39,7 @@ const SERVED: [Api; 21] = [
     Api::DrainNode,
     Api::ReplicateTopic,
     Api::MovePartition,
+    Api::AcceptLoss,
 ];
 
 impl<M: Memory + Clone> Node<M> {
@@ -130,7 +131,8 @@ impl<M: Memory + Clone> Node<M> {
             | Api::RemoveNode
             | Api::DrainNode
             | Api::ReplicateTopic
-            | Api::MovePartition => {
+            | Api::MovePartition
+            | Api::AcceptLoss => {
                 self.answer(caller, &StatusResponse { error, message });
             }
         }

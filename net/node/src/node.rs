@@ -400,6 +400,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::DrainNode => self.drain_node(caller, head, now),
             Api::ReplicateTopic => self.replicate_topic(caller, head, now),
             Api::MovePartition => self.move_partition(caller, head, now),
+            Api::AcceptLoss => self.accept_loss(caller, head, now),
             Api::Ping => {
                 self.answer_status(caller, ErrorCode::None, "");
                 Ok(())
@@ -759,7 +760,8 @@ pub(crate) fn about_topics(api: Api) -> bool {
         | Api::RemoveNode
         | Api::DrainNode
         | Api::ReplicateTopic
-        | Api::MovePartition => true,
+        | Api::MovePartition
+        | Api::AcceptLoss => true,
         Api::Handshake
         | Api::Produce
         | Api::Fetch

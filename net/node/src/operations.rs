@@ -11,9 +11,9 @@ use catena_replication::control::{
     CatalogError, ChainChange, ClusterNode, Entry, Partition, REPLICAS_MAX, Topic, stuck,
 };
 use catena_wire::{
-    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, ErrorCode, Message,
-    MovePartitionRequest, NodeDetail, PartitionHealth, RemoveNodeRequest, ReplicateTopicRequest,
-    WireError,
+    AcceptLossRequest, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    ErrorCode, Message, MovePartitionRequest, NodeDetail, PartitionHealth, RemoveNodeRequest,
+    ReplicateTopicRequest, WireError,
 };
 
 use crate::{
@@ -212,6 +212,17 @@ impl<M: Memory + Clone> Node<M> {
             change: ChainChange::Move(from.get(), to.get()),
         };
         self.operate(caller, &[from, to], &entry, now);
+        Ok(())
+    }
+
+    pub(crate) fn accept_loss(
+        &mut self,
+        caller: Caller,
+        head: &[u8],
+        now: Now,
+    ) -> Result<(), WireError> {
+        let AcceptLossRequest { node } = AcceptLossRequest::decode(head)?;
+        self.operate(caller, &[node], &Entry::AcceptLoss { node: node.get() }, now);
         Ok(())
     }
 

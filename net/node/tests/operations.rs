@@ -9,8 +9,9 @@ use std::{collections::BTreeSet, time::Duration};
 use catena_format::{NodeId, Offset, PartitionIndex, TopicId};
 use catena_node::{Limits, Quorum, Status};
 use catena_wire::{
-    Api, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, ErrorCode, Message,
-    MovePartitionRequest, NodeDetail, RemoveNodeRequest, ReplicateTopicRequest, StatusResponse,
+    AcceptLossRequest, Api, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    ErrorCode, Message, MovePartitionRequest, NodeDetail, RemoveNodeRequest, ReplicateTopicRequest,
+    StatusResponse,
 };
 use world::{World, id};
 
@@ -257,4 +258,40 @@ fn a_node_alone_tells_of_itself_and_has_no_cluster_to_change() {
     let drain = DrainNodeRequest { node: NodeId::new(1), drain: true };
     let refused = alone.ask(Api::DrainNode, &drain).unwrap();
     assert_eq!(refused.error(), ErrorCode::InvalidRequest);
+}
+
+#[test]
+fn a_partition_that_has_lost_all_members_goes_on_with_another_copy_when_that_is_accepted() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 2), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let [first, second] = world.chain(0, "events", 0)[..] else { panic!("two copies") };
+    let other = (0..3).find(|at| ![first, second].contains(at)).unwrap();
+    world.round(other, "events", topic, 0);
+    world.kill(second);
+    world.until("it is out", |w| w.chain(other, "events", 0) == [first]);
+    // Only the first copy has this one.
+    world.round(other, "events", topic, 1);
+    let accept = |w: &mut World, node| {
+        w.operate(other, Api::AcceptLoss, &AcceptLossRequest { node: id(node) })
+    };
+    world.start(second);
+    assert_eq!(accept(&mut world, second), ErrorCode::InvalidRequest, "nothing is lost");
+    world.kill(second);
+    world.kill(first);
+    world.until("both are down", |w| [first, second].iter().all(|at| !w.node(other, *at).up));
+    assert_eq!(accept(&mut world, second), ErrorCode::InvalidRequest, "it does not run");
+    world.start(second);
+    world.until("it is up", |w| w.node(other, second).up);
+    assert_eq!(accept(&mut world, other), ErrorCode::InvalidRequest, "it has no copy");
+    assert_eq!(world.chain(other, "events", 0), [first]);
+    assert_eq!(accept(&mut world, second), ErrorCode::None);
+    world.until("it goes on", |w| w.chain(other, "events", 0) == [second]);
+    world.until("it serves", |w| w.fetch(second, topic, 0).0 == 1);
+    world.round(other, "events", topic, 1);
+    world.round(other, "events", topic, 2);
+    // Who comes back is cut to that.
+    world.start(first);
+    world.until("it is in again", |w| w.chain(other, "events", 0) == [second, first]);
+    world.all_show(other, "events", topic, 3);
 }

@@ -233,13 +233,24 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         ill: AtomicBool,
+        /// Metrics are not told before this is over.
         slow: AtomicBool,
+        asked: AtomicBool,
+    }
+
+    impl Fake {
+        fn wait_until_asked(&self) {
+            while !self.asked.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
     }
 
     impl Snapshot for Fake {
         fn metrics(&self) -> String {
-            if self.slow.load(Ordering::SeqCst) {
-                thread::sleep(Duration::from_millis(300));
+            self.asked.store(true, Ordering::SeqCst);
+            while self.slow.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
             }
             "catena_up 1\n".to_owned()
         }
@@ -297,9 +308,10 @@ mod tests {
         fake.slow.store(true, Ordering::SeqCst);
         let address = admin.address();
         let scrape = thread::spawn(move || get(address, "/metrics"));
-        thread::sleep(Duration::from_millis(50));
+        fake.wait_until_asked();
         assert!(get(address, "/livez").ends_with("ok\n"));
         assert!(!scrape.is_finished());
+        fake.slow.store(false, Ordering::SeqCst);
         assert!(scrape.join().unwrap().ends_with("catena_up 1\n"));
     }
 
@@ -310,9 +322,15 @@ mod tests {
         let address = admin.address();
         let mut idle = TcpStream::connect(address).unwrap();
         let scrape = thread::spawn(move || get(address, "/metrics"));
-        thread::sleep(Duration::from_millis(100));
+        fake.wait_until_asked();
+        let ends = thread::spawn(move || {
+            // So that the stop has begun.
+            thread::sleep(Duration::from_millis(100));
+            fake.slow.store(false, Ordering::SeqCst);
+        });
         let started = Instant::now();
         admin.stop();
+        ends.join().unwrap();
         assert!(started.elapsed() < STOP_WITHIN);
         assert!(scrape.join().unwrap().ends_with("catena_up 1\n"));
         assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0);

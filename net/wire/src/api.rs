@@ -50,11 +50,13 @@ pub enum Api {
     ReplicateTopic = 20,
     /// A partition's copy goes from a node to another.
     MovePartition = 21,
+    /// Partitions whose members are lost go on with another copy, which may lack something.
+    AcceptLoss = 22,
 }
 
 impl Api {
     /// Every API, by number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Handshake,
         Self::Produce,
         Self::Fetch,
@@ -77,6 +79,7 @@ impl Api {
         Self::DrainNode,
         Self::ReplicateTopic,
         Self::MovePartition,
+        Self::AcceptLoss,
     ];
 
     /// The API of a number.
@@ -118,6 +121,6 @@ mod tests {
         assert_eq!(Api::of_request(1, VERSION + 1), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(1, 0), Err(ErrorCode::UnsupportedVersion));
         assert_eq!(Api::of_request(15, VERSION), Err(ErrorCode::UnknownApi));
-        assert_eq!(Api::of_request(22, VERSION), Err(ErrorCode::UnknownApi));
+        assert_eq!(Api::of_request(23, VERSION), Err(ErrorCode::UnknownApi));
     }
 }

@@ -135,6 +135,15 @@ wire_struct! {
     }
 }
 
+wire_struct! {
+    /// Each partition of which no member runs, and that has a copy on this node, goes on with that
+    /// copy; what it lacks is lost. The answer is a [`crate::StatusResponse`].
+    message AcceptLossRequest {
+        /// The node; it runs.
+        node: NodeId,
+    }
+}
+
 impl<'a> DescribeClusterResponse<'a> {
     /// An answer without a description.
     #[must_use]

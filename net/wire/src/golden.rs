@@ -365,7 +365,7 @@ fn others() -> [Golden; 6] {
     ]
 }
 
-fn cluster() -> [Golden; 6] {
+fn cluster() -> [Golden; 7] {
     let node = NodeDetail {
         node: NodeId::new(7),
         incarnation: Incarnation::new(3),
@@ -406,6 +406,7 @@ fn cluster() -> [Golden; 6] {
     let drain = DrainNodeRequest { node: from, drain: true };
     let replicate = ReplicateTopicRequest { name: "orders".into(), replicas: 3, min_replicas: 2 };
     let partition = PartitionIndex::new(5);
+    let loss = AcceptLossRequest { node: to };
     let moves = MovePartitionRequest { name: "orders".into(), partition, from, to };
     [
         golden("describe-cluster-request", Api::DescribeCluster, DescribeClusterRequest {}, &[]),
@@ -414,6 +415,7 @@ fn cluster() -> [Golden; 6] {
         golden("drain-node-request", Api::DrainNode, drain, &[]),
         golden("replicate-topic-request", Api::ReplicateTopic, replicate, &[]),
         golden("move-partition-request", Api::MovePartition, moves, &[]),
+        golden("accept-loss-request", Api::AcceptLoss, loss, &[]),
     ]
 }
 

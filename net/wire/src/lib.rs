@@ -41,8 +41,8 @@ pub use admin::{
 };
 pub use api::Api;
 pub use cluster::{
-    DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest, MovePartitionRequest,
-    NodeDetail, PartitionHealth, RemoveNodeRequest, ReplicateTopicRequest,
+    AcceptLossRequest, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
+    MovePartitionRequest, NodeDetail, PartitionHealth, RemoveNodeRequest, ReplicateTopicRequest,
 };
 pub use codec::{Message, WireError};
 pub use error::{Class, ErrorCode};

@@ -83,6 +83,7 @@ macro_rules! messages {
 }
 
 messages! {
+    accept_loss_request: AcceptLossRequest,
     alter_topic_request: AlterTopicRequest<'_>,
     create_topic_request: CreateTopicRequest<'_>,
     credit_request: CreditRequest,

@@ -238,6 +238,7 @@ impl Catalog {
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }
             | Entry::DrainNode { .. }
+            | Entry::AcceptLoss { .. }
             | Entry::ReplicateTopic { .. }
             | Entry::ChangeChain { .. } => return self.apply_to_cluster(entry),
             Entry::TopicReady { id } => {
@@ -286,6 +287,7 @@ impl Catalog {
             | Entry::NodeDown { .. }
             | Entry::RemoveNode { .. }
             | Entry::DrainNode { .. }
+            | Entry::AcceptLoss { .. }
             | Entry::ReplicateTopic { .. }
             | Entry::ChangeChain { .. } => self.check_of_cluster(entry),
             Entry::RaiseProducer { id, epoch } => {

@@ -48,6 +48,7 @@ fn request(api: Api, head: &[u8]) {
         Api::DrainNode => reads_back::<DrainNodeRequest>(head),
         Api::ReplicateTopic => reads_back::<ReplicateTopicRequest<'static>>(head),
         Api::MovePartition => reads_back::<MovePartitionRequest<'static>>(head),
+        Api::AcceptLoss => reads_back::<AcceptLossRequest>(head),
         Api::Push => {}
     }
 }
@@ -74,7 +75,8 @@ fn response(api: Api, head: &[u8]) {
         | Api::RemoveNode
         | Api::DrainNode
         | Api::ReplicateTopic
-        | Api::MovePartition => reads_back::<StatusResponse<'static>>(head),
+        | Api::MovePartition
+        | Api::AcceptLoss => reads_back::<StatusResponse<'static>>(head),
         Api::Credit => {}
     }
 }

@@ -7,12 +7,13 @@ use catena_format::{
     BatchHeader, JoinToken, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_wire::{
-    AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest, DescribeClusterRequest,
-    DescribeClusterResponse, DescribeTopicRequest, DescribeTopicResponse, DrainNodeRequest,
-    FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest, ListOffsetsResponse,
-    Message, MetadataRequest, MetadataResponse, MovePartitionRequest, NodeAddress, OffsetQuery,
-    PingRequest, ProducerIdRequest, ProducerIdResponse, RemoveNodeRequest, ReplicateTopicRequest,
-    Setting, StatusResponse, TopicMetadata, TrimRequest, TrimResponse,
+    AcceptLossRequest, AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest, DescribeTopicResponse,
+    DrainNodeRequest, FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest,
+    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, MovePartitionRequest,
+    NodeAddress, OffsetQuery, PingRequest, ProducerIdRequest, ProducerIdResponse,
+    RemoveNodeRequest, ReplicateTopicRequest, Setting, StatusResponse, TopicMetadata, TrimRequest,
+    TrimResponse,
 };
 
 use super::{link::Answer, reader, routes::Place};
@@ -197,6 +198,10 @@ pub(crate) fn move_partition(
 ) -> Result<Call<()>, Error> {
     let request = MovePartitionRequest { name: name.into(), partition, from, to };
     Call::new(Api::MovePartition, &request, status)
+}
+
+pub(crate) fn accept_loss(node: NodeId) -> Result<Call<()>, Error> {
+    Call::new(Api::AcceptLoss, &AcceptLossRequest { node }, status)
 }
 
 /// An id that was asked for and never used harms nobody.

@@ -392,6 +392,15 @@ impl Client {
         self.ask(call::drain_node(node, drain)).await
     }
 
+    /// Each partition of which no member runs, and that has a copy on this node, goes on with that
+    /// copy: what it lacks is lost.
+    ///
+    /// # Errors
+    /// [`catena_wire::ErrorCode::InvalidRequest`] when there is none; and see [`Error`].
+    pub async fn accept_loss(&mut self, node: NodeId) -> Result<(), Error> {
+        self.ask(call::accept_loss(node)).await
+    }
+
     /// A topic is to have another number of copies, and of members that a chain needs to take
     /// something; zero: as before. Copies are made and removed in the background.
     ///

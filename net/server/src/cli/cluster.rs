@@ -29,6 +29,13 @@ pub(crate) enum ClusterCommand {
     /// Nothing new is placed there. It ends when the node holds nothing; or with exit code 1, when
     /// too few other nodes are left for what remains.
     Drain(DrainArgs),
+    /// Give up what only lost nodes had: partitions without one go on with another node's copy.
+    ///
+    /// Of partitions whose chain has nobody left that runs, those that have a copy on this node go
+    /// on with it. What it lacks is lost, acknowledged or not, and whoever of the chain comes back
+    /// is cut to it. First see to it that they are lost for good: a node that only nobody can
+    /// reach goes on acknowledging what will be lost.
+    Recover(RecoverArgs),
 }
 
 /// Whether and how often something is told again.
@@ -63,6 +70,17 @@ pub(crate) struct DrainArgs {
     /// Do not wait until it holds nothing.
     #[arg(long, conflicts_with = "undo")]
     pub(crate) no_wait: bool,
+}
+
+/// Whose copies are to go on.
+#[derive(Args, Debug)]
+pub(crate) struct RecoverArgs {
+    /// The node, by its number.
+    #[arg(value_name = "NODE")]
+    pub(crate) node: u64,
+    /// What its copies lack is lost.
+    #[arg(long, required = true)]
+    pub(crate) accept_loss: bool,
 }
 
 /// A token for nodes to be.

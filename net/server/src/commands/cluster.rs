@@ -49,6 +49,11 @@ pub(crate) fn cluster(
             done(json, &json!({ "node": args.node }), &format!("removed node {}", args.node))
         }
         ClusterCommand::Drain(args) => drain(&mut client, &args, json),
+        ClusterCommand::Recover(args) => {
+            client.accept_loss(NodeId::new(args.node))?;
+            let text = format!("partitions that had nobody left go on with node {}", args.node);
+            done(json, &json!({ "node": args.node }), &text)
+        }
     }
 }
 

@@ -113,6 +113,7 @@ impl Catalog {
             Entry::ReplicateTopic { id, replicas, min_replicas } => {
                 self.topic_mut(*id)?.replicate(*replicas, *min_replicas);
             }
+            Entry::AcceptLoss { node } => self.accept_loss(NodeId::new(*node)),
             Entry::ChangeChain { topic, partition, epoch, change } => {
                 let next = self.next_chain(*topic, *partition, *epoch, change)?;
                 let topic = self.topic_mut(*topic)?;
@@ -163,6 +164,14 @@ impl Catalog {
             }
             Entry::RemoveNode { node } => self.check_removal(*node),
             Entry::DrainNode { node, .. } => self.known(*node).map(drop),
+            Entry::AcceptLoss { node } => {
+                self.known(*node)?;
+                let id = NodeId::new(*node);
+                let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+                let some = partitions.any(|partition| self.is_left_to(partition, id));
+                let text = "no partition without a member that runs has a copy there";
+                some.then_some(()).ok_or(CatalogError::Chain(text))
+            }
             Entry::ReplicateTopic { id, replicas, min_replicas } => {
                 self.topics.get(id).ok_or(CatalogError::UnknownTopic)?;
                 if !(1..=REPLICAS_MAX).contains(replicas) || !(1..=*replicas).contains(min_replicas)
@@ -194,6 +203,33 @@ impl Catalog {
             members.any(|member| member.node == id) || (known.up && partition.homes.contains(&id))
         };
         if partitions.any(needs) { Err(CatalogError::NodeNeeded(node)) } else { Ok(()) }
+    }
+
+    /// Whether a partition has no member any more that runs, and a copy on this node, that does.
+    fn is_left_to(&self, partition: &Partition, id: NodeId) -> bool {
+        let chain = &partition.configuration.chain;
+        let copy = self.member(id);
+        partition.homes.contains(&id)
+            && self.runs(copy)
+            && !chain.iter().any(|member| self.runs(*member))
+    }
+
+    /// What the copy on this node lacks is lost, where nobody runs who has it.
+    fn accept_loss(&mut self, id: NodeId) {
+        let copy = self.member(id);
+        let mut topics = std::mem::take(&mut self.topics);
+        for topic in topics.values_mut() {
+            for partition in &mut topic.partitions {
+                if self.is_left_to(partition, id) {
+                    let Configuration { epoch, min_replicas, .. } = partition.configuration;
+                    let alone = Configuration::alone(epoch.plus(1), copy);
+                    partition.configuration = Configuration { min_replicas, ..alone };
+                    partition.sick.retain(|member| member.node != id);
+                }
+            }
+            topic.settle_ready();
+        }
+        self.topics = topics;
     }
 
     /// A node is none any more.

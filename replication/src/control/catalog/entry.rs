@@ -179,6 +179,12 @@ pub enum Entry {
         /// A shorter chain takes nothing.
         min_replicas: u8,
     },
+    /// The members of these chains are lost, and what they alone had is given up: each partition of
+    /// which no member runs, and that has a copy on this node, goes on with that copy.
+    AcceptLoss {
+        /// The node; it runs.
+        node: u64,
+    },
 }
 
 /// What a node is, and where.
@@ -258,6 +264,7 @@ impl Entry {
             | Self::StartNode { .. }
             | Self::NodeDown { .. }
             | Self::DrainNode { .. }
+            | Self::AcceptLoss { .. }
             | Self::RemoveNode { .. } => Touched::Everything,
         }
     }
