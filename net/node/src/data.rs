@@ -125,16 +125,17 @@ impl<M: Memory + Clone> Node<M> {
         loop {
             let Some(held) = self.held.get_mut(&uid) else { return };
             let Some(event) = held.replica.poll_event() else { break };
+            let log = *held.replica.identity();
             match event {
                 Event::Opened(report) => {
-                    self.notices.push_back(Notice::Opened(*held.replica.identity(), report));
+                    self.notices.push_back(Notice::Opened(log, report));
                     self.partition_opened(uid, now);
                 }
                 Event::Postponed(error) => {
-                    self.notices.push_back(Notice::Postponed(*held.replica.identity(), error));
+                    self.notices.push_back(Notice::Postponed(log, error));
                 }
                 Event::Failed(error) => {
-                    self.notices.push_back(Notice::Failed(*held.replica.identity(), error));
+                    self.notices.push_back(Notice::Failed(log, error));
                     self.partition_opened(uid, now);
                     self.leave_if_sick(uid);
                 }
@@ -143,33 +144,30 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Committed(_) => committed = true,
                 Event::Trimmed(log_start) => self.trimmed(uid, log_start),
                 Event::Poisoned(error) => {
-                    self.notices.push_back(Notice::Poisoned(*held.replica.identity(), error));
+                    self.notices.push_back(Notice::Poisoned(log, error));
                     self.end_trims(uid, error);
                     self.leave_if_sick(uid);
                 }
                 Event::Found(finding) => {
-                    self.notices.push_back(Notice::Found(*held.replica.identity(), finding));
+                    self.notices.push_back(Notice::Found(log, finding));
                 }
                 Event::Repaired(offsets) => {
-                    let identity = *held.replica.identity();
-                    self.notices.push_back(Notice::Repaired(identity, offsets));
+                    self.notices.push_back(Notice::Repaired(log, offsets));
                     // Whoever wanted to read there waits.
                     committed = true;
                 }
                 Event::RepairFailed(offsets, why) => {
-                    let identity = *held.replica.identity();
-                    self.notices.push_back(Notice::RepairFailed(identity, offsets, why));
+                    self.notices.push_back(Notice::RepairFailed(log, offsets, why));
                 }
                 Event::Lost(offsets) => {
-                    let identity = *held.replica.identity();
-                    self.notices.push_back(Notice::Lost(identity, offsets));
+                    self.notices.push_back(Notice::Lost(log, offsets));
                     committed = true;
                 }
                 Event::Cut(end, report) => {
-                    self.notices.push_back(Notice::Cut(*held.replica.identity(), end, report));
+                    self.notices.push_back(Notice::Cut(log, end, report));
                 }
                 Event::Contradicted(why) => {
-                    self.notices.push_back(Notice::Contradicted(*held.replica.identity(), why));
+                    self.notices.push_back(Notice::Contradicted(log, why));
                 }
                 Event::JoinReady { epoch, joiner } => {
                     let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
