@@ -83,7 +83,11 @@ impl Drop for Elsewhere {
     }
 }
 
-fn ip(arguments: &str) -> Result<(), String> {
+/// Runs the command.
+///
+/// # Errors
+/// What it said.
+pub(crate) fn ip(arguments: &str) -> Result<(), String> {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.map_err(|error| format!("ip: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);

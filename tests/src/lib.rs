@@ -10,6 +10,7 @@ pub mod elsewhere;
 pub mod fuzz;
 pub mod live;
 pub mod load;
+pub mod nemesis;
 pub mod planted;
 pub mod runs;
 pub mod sim;

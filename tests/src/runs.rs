@@ -32,7 +32,7 @@ pub struct Method {
 }
 
 /// All methods.
-pub const METHODS: [Method; 15] = [
+pub const METHODS: [Method; 16] = [
     Method {
         name: "simulation",
         unit: "seeds",
@@ -69,6 +69,13 @@ pub const METHODS: [Method; 15] = [
                broken and cut, nodes cut off, processes that stand still, a control plane that is \
                silent or heard of late",
         command: "cargo sim --seeds 0..20000 --nodes 3 --record",
+    },
+    Method {
+        name: "nemesis",
+        unit: "seconds",
+        what: "three real processes that are a cluster: killed, paused, cut off one way or both, on \
+               slow links, full and rotting disks, while consumers poll",
+        command: "cargo nemesis all --seconds 60 --record",
     },
     Method {
         name: "power",

@@ -47,6 +47,14 @@ pub fn missing() -> Option<String> {
 /// # Errors
 /// When that cannot be.
 pub fn enter() -> io::Result<()> {
+    enter_with(&[])
+}
+
+/// The same with more name spaces, as `unshare` calls them.
+///
+/// # Errors
+/// When that cannot be.
+pub fn enter_with(more: &[&str]) -> io::Result<()> {
     if env::var_os(INSIDE).is_some() {
         // Process 1 gets no signal that it does not ask for.
         for signal in [SIGINT, SIGTERM] {
@@ -58,6 +66,7 @@ pub fn enter() -> io::Result<()> {
     let error = Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .args(["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args(more)
         .arg(env::current_exe()?)
         .args(env::args_os().skip(1))
         .env(INSIDE, "1")
