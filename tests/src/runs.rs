@@ -73,8 +73,8 @@ pub const METHODS: [Method; 16] = [
     Method {
         name: "nemesis",
         unit: "seconds",
-        what: "three real processes that are a cluster: killed, paused, cut off one way or both, on \
-               slow links, full and rotting disks, while consumers poll",
+        what: "three real processes that are a cluster: killed, paused, cut off one way or both, \
+               on slow links, full and rotting disks, while consumers poll",
         command: "cargo nemesis all --seconds 60 --record",
     },
     Method {
