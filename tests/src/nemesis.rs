@@ -5,7 +5,7 @@
 //! producers, consumers ─► history ◄─ everything read at the end
 //!        │
 //!  host0 ─ host1 ─ host2: a name space each, at a bridge, or ports of loopback
-//!        ▲ kill, pause, cut, slow down, fill, spoil … heal
+//!        ▲ kill, pause, cut, slow down, fill, spoil, power off … heal
 //! ```
 
 pub mod cluster;
@@ -14,6 +14,7 @@ pub mod faults;
 pub mod history;
 mod load;
 mod network;
+mod power;
 mod rot;
 
 use std::{
@@ -29,7 +30,7 @@ use catena_client::{OffsetQuery, format::PartitionIndex};
 use serde_json::json;
 
 use crate::{live, sim::random::Random};
-use cluster::{Cluster, NODES, PATIENCE};
+use cluster::{Cluster, NODES};
 use faults::{Fault, Struck};
 use history::{Anomaly, Fate, Partition, Record, Verdict};
 use load::{Consumed, Produced, Work};
@@ -120,19 +121,25 @@ impl Summary {
 }
 
 /// The mixes of `all`, by their names.
-pub const ALL: [&str; 12] = [
+pub const ALL: [&str; 18] = [
     "kill",
     "pause",
     "isolate-control",
     "oneway",
     "isolate-head",
+    "isolate-middle",
+    "isolate-tail",
     "kill+pause",
     "kill+oneway",
     "pause+isolate-control",
     "kill+isolate-head",
+    "kill+slow-disk",
+    "pause+power-cut",
     "slow-link",
     "full-disk",
     "corrupt",
+    "slow-disk",
+    "power-cut",
 ];
 
 /// The faults that a name stands for, such as `kill+pause`.
@@ -184,8 +191,28 @@ fn small_disks(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Makes the nodes and runs it; of what was found, files on other disks are kept beside.
 fn tried(plan: &Plan) -> Result<Summary, String> {
-    let mut cluster = Cluster::new(&plan.binary, &plan.folder, plan.network, plan.partitions)?;
+    let disks = plan.mix.iter().any(|fault| fault.needs_disk());
+    let stacks = if disks { power::disks(plan.seed)? } else { Vec::new() };
+    let (folder, partitions) = (&plan.folder, plan.partitions);
+    let mut cluster = Cluster::new(&plan.binary, folder, plan.network, partitions, stacks)?;
+    let mut ran = tormented(plan, &mut cluster);
+    for node in &mut cluster.nodes {
+        let panics = node.panics()?;
+        match &mut ran {
+            Ok(summary) => panics.into_iter().for_each(|line| summary.verdict.panicked(line)),
+            Err(error) => panics.iter().for_each(|line| error.extend(["\n", line])),
+        }
+    }
+    let fine = ran.as_ref().is_ok_and(|summary| summary.verdict.all() == 0);
+    if !fine && (disks || plan.mix.contains(&Fault::FullDisk)) {
+        cluster.keep()?;
+    }
+    ran
+}
+
+fn tormented(plan: &Plan, cluster: &mut Cluster) -> Result<Summary, String> {
     let work = Work::new(cluster.addresses(), plan.partitions as usize);
     let mut summary = Summary {
         mix: plan.mix.iter().map(|fault| fault.name()).collect::<Vec<_>>().join("+"),
@@ -202,15 +229,16 @@ fn tried(plan: &Plan) -> Result<Summary, String> {
         let producers: Vec<_> = (0..PRODUCERS).map(produce).collect();
         let consumers: Vec<_> = (0..CONSUMERS).map(|_| scope.spawn(|| work.consume())).collect();
         let watcher = scope.spawn(|| work.watch());
-        let struck = torment(plan, &mut cluster, &work, &mut summary);
+        let struck = torment(plan, cluster, &work, &mut summary);
         let begun = Instant::now();
-        let whole = struck.and_then(|()| cluster.wait_until_whole(PATIENCE));
-        summary.healed_ms = begun.elapsed().as_millis() as u64;
+        let whole = struck.and_then(|()| cluster.wait_until_well()).map(|since| {
+            summary.healed_ms = (since - begun).as_millis() as u64;
+        });
         work.stop.store(true, SeqCst);
         let joined = producers.into_iter().map(|thread| thread.join().map_err(|_| "a producer"));
         let produced = joined.collect::<Result<Vec<Produced>, _>>();
         let kept = produced.as_ref().map_err(|who| (*who).to_owned()).and(whole);
-        let kept = kept.and_then(|()| read_all(&cluster, plan.partitions));
+        let kept = kept.and_then(|()| read_all(cluster, plan.partitions));
         let end = |part: &Partition| part.kept.last().map_or(0, |last| last.0 + 1);
         let ends = kept.as_ref().map_or_else(
             |_| vec![0; plan.partitions as usize],

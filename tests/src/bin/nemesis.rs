@@ -16,15 +16,17 @@ use serde_json::json;
 
 const USAGE: &str = "usage: cargo nemesis MIX|all [--seconds N] [--seed N] [--partitions N] \
                      [--floor N] [--server PATH] [--loopback] [--record]
-       cargo nemesis failover [--partitions N] [--kills N] [--server PATH] [--loopback]
-       a mix is one or several of kill, pause, isolate-control, oneway, isolate-head, slow-link, \
-       full-disk, corrupt, as kill+pause";
+       cargo nemesis failover [--partitions N] [--kills N] [--silent] [--server PATH] [--loopback]
+       a mix is one or several of kill, pause, isolate-control, oneway, isolate-head, \
+       isolate-middle, isolate-tail, slow-link, full-disk, corrupt, slow-disk, power-cut, as \
+       kill+pause";
 
 struct Wish {
     seconds: u64,
     seed: u64,
     partitions: u32,
     kills: u64,
+    silent: bool,
     floor: u64,
     server: Option<PathBuf>,
     loopback: bool,
@@ -49,6 +51,7 @@ fn wish(arguments: Vec<String>) -> Result<Wish, String> {
         seed: 0,
         partitions: 6,
         kills: 4,
+        silent: false,
         floor: 50,
         server: None,
         loopback: false,
@@ -64,6 +67,7 @@ fn wish(arguments: Vec<String>) -> Result<Wish, String> {
             "--kills" => wish.kills = value()?.parse().map_err(|_| USAGE)?,
             "--floor" => wish.floor = value()?.parse().map_err(|_| USAGE)?,
             "--server" => wish.server = Some(PathBuf::from(value()?)),
+            "--silent" => wish.silent = true,
             "--loopback" => wish.loopback = true,
             "--record" => wish.record = true,
             _ => return Err(USAGE.to_owned()),
@@ -89,12 +93,13 @@ fn ran(name: &str, wish: Wish) -> Result<ExitCode, String> {
     if is_failover {
         let folder = tempfile::tempdir_in(&scratch).map_err(|error| error.to_string())?;
         let (partitions, kills) = (wish.partitions, wish.kills);
-        let times = failover::run(&binary, folder.path(), network, partitions, kills)?;
+        let folder = folder.path();
+        let times = failover::run(&binary, folder, network, partitions, kills, wish.silent)?;
         for ((role, leads), times) in times {
             let [p50, max] = failover::figures(&times);
             println!(
                 "{}",
-                json!({ "killed": role, "leads_control": leads,
+                json!({ "killed": role, "silent": wish.silent, "leads_control": leads,
                 "kills": times.len(), "p50_ms": p50, "max_ms": max })
             );
         }

@@ -270,6 +270,12 @@ impl Disk {
         inner.plan = None;
     }
 
+    /// Whether it has power.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.lock().is_on
+    }
+
     /// What it has seen.
     #[must_use]
     pub fn counts(&self) -> Counts {

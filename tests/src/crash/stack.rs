@@ -202,6 +202,6 @@ fn text(bytes: &[u8]) -> String {
 }
 
 /// Copies a folder with all that is in it.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     run("cp", &["--recursive", "--sparse=always", path(from)?, path(to)?])
 }

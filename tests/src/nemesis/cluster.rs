@@ -15,7 +15,10 @@ use catena_client::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::network::Network;
-use crate::crash::server::free_address;
+use crate::crash::{
+    server::free_address,
+    stack::{Stack, copy},
+};
 
 /// The topic of all records.
 pub const TOPIC: &str = "events";
@@ -27,10 +30,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 const SOON: Duration = Duration::from_millis(20);
 
 /// A node and its process.
-#[derive(Debug)]
 pub struct Node {
-    /// Where its files are; its data in `data`, what it says in `log`.
+    /// Where its files are; what it says in `log`.
     pub directory: PathBuf,
+    /// Where its data is: in `directory`, or on a disk of its own.
+    pub data: PathBuf,
+    /// That disk.
+    pub stack: Option<Stack>,
     /// Where clients reach it.
     pub client: String,
     peer: String,
@@ -40,7 +46,12 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(root: &Path, number: usize, network: Option<Network>) -> Result<Self, String> {
+    fn new(
+        root: &Path,
+        number: usize,
+        network: Option<Network>,
+        stack: Option<Stack>,
+    ) -> Result<Self, String> {
         let directory = root.join(format!("node{}", number + 1));
         fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
         let free = || free_address().map_err(|error| error.to_string());
@@ -49,23 +60,28 @@ impl Node {
             None => [free()?, free()?],
         };
         let host = network.map(|_| Network::host(number));
-        Ok(Self { directory, client, peer, host, child: None, join: Vec::new() })
+        let data = stack.as_ref().map_or(directory.clone(), Stack::files).join("data");
+        Ok(Self { directory, data, stack, client, peer, host, child: None, join: Vec::new() })
     }
 
-    /// Starts it, and does not wait.
+    /// Starts it, and does not wait; not one whose disk has no power.
     ///
     /// # Errors
     /// When the binary cannot be run.
     pub fn start(&mut self, binary: &Path) -> Result<(), String> {
+        if self.stack.as_ref().is_some_and(|stack| !stack.disk().is_on()) {
+            return Ok(());
+        }
         let log = self.directory.join("log");
         let log = OpenOptions::new().append(true).create(true).open(log);
         let log = log.map_err(|error| error.to_string())?;
-        let mut command = Command::new(if self.host.is_some() { Path::new("ip") } else { binary });
+        let host = self.host.is_some();
+        let mut command = Command::new(if host { Path::new("nsenter") } else { binary });
         if let Some(host) = &self.host {
-            // It becomes the binary: the process is the same.
-            command.args(["netns", "exec", host]).arg(binary);
+            // It becomes the binary: the process is the same, and so are its mounts.
+            command.arg(format!("--net=/run/netns/{host}")).arg(binary);
         }
-        command.args(["serve", "--cores", "2", "--data-dir"]).arg(self.directory.join("data"));
+        command.args(["serve", "--cores", "2", "--data-dir"]).arg(&self.data);
         command.args(["--listen", &self.client, "--peer", &self.peer]);
         command.args(["--admin", "127.0.0.1:0", "--set", "storage.disk_reserve=0"]);
         command.args(&self.join).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -90,11 +106,27 @@ impl Node {
     }
 
     /// Kills it and waits until it is gone.
-    pub fn kill(&mut self) {
+    ///
+    /// # Errors
+    /// When it ended by itself before.
+    pub fn kill(&mut self) -> Result<(), String> {
+        let lived = self.must_live();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
+        lived
+    }
+
+    /// What it said of panics.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn panics(&self) -> Result<Vec<String>, String> {
+        let log = fs::read(self.directory.join("log")).map_err(|error| error.to_string())?;
+        let log = String::from_utf8_lossy(&log);
+        let panics = log.lines().filter(|line| line.contains("panicked at"));
+        Ok(panics.map(str::to_owned).collect())
     }
 
     /// Stops its process, or has it go on.
@@ -115,12 +147,11 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.kill();
+        let _ = self.kill();
     }
 }
 
 /// The nodes; killed when this is dropped.
-#[derive(Debug)]
 pub struct Cluster {
     /// By number, from zero: node 1 of the cluster is the first.
     pub nodes: Vec<Node>,
@@ -130,7 +161,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three nodes with a topic of so many partitions, with a copy on each.
+    /// Starts three nodes with a topic of so many partitions, with a copy on each; on disks of their
+    /// own, as far as there are some.
     ///
     /// # Errors
     /// When one does not start, or they do not find each other.
@@ -139,8 +171,10 @@ impl Cluster {
         root: &Path,
         network: Option<Network>,
         partitions: u32,
+        stacks: Vec<Stack>,
     ) -> Result<Self, String> {
-        let nodes = (0..NODES).map(|number| Node::new(root, number, network));
+        let mut stacks = stacks.into_iter();
+        let nodes = (0..NODES).map(|number| Node::new(root, number, network, stacks.next()));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let mut cluster = Self { nodes, network, binary: binary.to_owned() };
         cluster.start(0)?;
@@ -186,6 +220,19 @@ impl Cluster {
     /// When the binary cannot be run.
     pub fn start(&mut self, number: usize) -> Result<(), String> {
         self.nodes[number].start(&self.binary)
+    }
+
+    /// Kills all, and copies their data beside what they said.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn keep(&mut self) -> Result<(), String> {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let kept = node.directory.join("kept");
+            copy(&node.data, &kept).map_err(|error| format!("{error:#}"))?;
+        }
+        Ok(())
     }
 
     /// Where all of them are, as options take it.
@@ -239,6 +286,21 @@ impl Cluster {
                 up == NODES && told.impaired == 0 && told.leads.get() > 0
             })
         })
+    }
+
+    /// Waits until it is and is so still when all have heard of what was; since when.
+    ///
+    /// # Errors
+    /// What is not as it should be.
+    pub fn wait_until_well(&mut self) -> Result<Instant, String> {
+        loop {
+            self.wait_until_whole(PATIENCE)?;
+            let since = Instant::now();
+            thread::sleep(Duration::from_secs(1));
+            if self.is_whole() {
+                return Ok(since);
+            }
+        }
     }
 
     /// Waits until it is.

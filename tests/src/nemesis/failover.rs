@@ -1,8 +1,9 @@
-//! How long a partition takes nothing after a node of its chain was killed.
+//! How long a partition takes nothing after a node of its chain was killed or fell silent.
 
 use std::{
     collections::BTreeMap,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,8 +21,8 @@ const ROLES: [&str; NODES] = ["head", "middle", "tail"];
 /// Times in ms by what was killed, and whether that led the control plane.
 pub type Times = BTreeMap<(&'static str, bool), Vec<u64>>;
 
-/// Kills the head, the middle and the tail of a chain so many times each, half of the time one that
-/// leads the control plane, where there is such a chain.
+/// Kills the head, the middle and the tail of a chain so many times each, or, if it is to be silent,
+/// stops their processes; half of the time one that leads the control plane, where there is one.
 ///
 /// # Errors
 /// When nodes do not start, or nothing is acknowledged any more.
@@ -31,8 +32,9 @@ pub fn run(
     network: Option<Network>,
     partitions: u32,
     kills: u64,
+    silent: bool,
 ) -> Result<Times, String> {
-    let mut cluster = Cluster::new(binary, folder, network, partitions)?;
+    let mut cluster = Cluster::new(binary, folder, network, partitions, Vec::new())?;
     let options = ProducerOptions { delivery_timeout: PATIENCE, ..ProducerOptions::default() };
     let producer = cluster.client().producer(TOPIC, options).map_err(|error| error.to_string())?;
     let (mut times, mut number) = (Times::new(), 0);
@@ -51,14 +53,20 @@ pub fn run(
             // The connection stands, and the chain is not at rest.
             (0..20).try_for_each(|_| append(partition))?;
             let began = Instant::now();
-            cluster.nodes[victim].kill();
+            match silent {
+                true => cluster.nodes[victim].pause(true)?,
+                false => cluster.nodes[victim].kill()?,
+            }
             append(partition)?;
             let millis = began.elapsed().as_millis() as u64;
             let leads = control == Some(victim);
             eprintln!("{role} of {partition}, node {}: {millis} ms, {leads}", victim + 1);
             times.entry((role, leads)).or_default().push(millis);
-            cluster.start(victim)?;
-            cluster.wait_until_whole(PATIENCE)?;
+            match silent {
+                true => cluster.nodes[victim].pause(false)?,
+                false => cluster.start(victim)?,
+            }
+            cluster.wait_until_well()?;
         }
     }
     Ok(times)
@@ -84,7 +92,7 @@ fn chosen(
         match fits.or(members.first()) {
             Some(found) => return Ok(*found),
             None if Instant::now() > deadline => return Err("no chain is whole".to_owned()),
-            None => {}
+            None => thread::sleep(Duration::from_millis(20)),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::{
 use super::{
     cluster::{Cluster, NODES},
     network::Network,
+    power,
 };
 use crate::sim::random::Random;
 
@@ -24,25 +25,37 @@ pub enum Fault {
     IsolateControl,
     /// The head of a chain is cut off.
     IsolateHead,
+    /// One between the head and the tail is.
+    IsolateMiddle,
+    /// The tail is.
+    IsolateTail,
     /// What it sends goes out slowly.
     SlowLink,
     /// Its disk is full.
     FullDisk,
     /// While it is down, bytes of a file that is complete turn.
     Corrupt,
+    /// Its disk takes its time for everything.
+    SlowDisk,
+    /// All nodes lose their power at once, and disks what was not flushed.
+    PowerCut,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Kill,
         Self::Pause,
         Self::IsolateControl,
         Self::OneWay,
         Self::IsolateHead,
+        Self::IsolateMiddle,
+        Self::IsolateTail,
         Self::SlowLink,
         Self::FullDisk,
         Self::Corrupt,
+        Self::SlowDisk,
+        Self::PowerCut,
     ];
 
     /// Its name on command lines.
@@ -54,9 +67,13 @@ impl Fault {
             Self::OneWay => "oneway",
             Self::IsolateControl => "isolate-control",
             Self::IsolateHead => "isolate-head",
+            Self::IsolateMiddle => "isolate-middle",
+            Self::IsolateTail => "isolate-tail",
             Self::SlowLink => "slow-link",
             Self::FullDisk => "full-disk",
             Self::Corrupt => "corrupt",
+            Self::SlowDisk => "slow-disk",
+            Self::PowerCut => "power-cut",
         }
     }
 
@@ -64,6 +81,12 @@ impl Fault {
     #[must_use]
     pub const fn needs_room(self) -> bool {
         !matches!(self, Self::Kill | Self::Pause | Self::Corrupt)
+    }
+
+    /// Whether it needs disks with a cache of their own.
+    #[must_use]
+    pub const fn needs_disk(self) -> bool {
+        matches!(self, Self::SlowDisk | Self::PowerCut)
     }
 
     /// Does it to some node, if it can be done now; the one whose turn it is, if that is free.
@@ -80,19 +103,19 @@ impl Fault {
         let (mut to, mut unplugged) = (other, false);
         let victim = match self {
             Self::IsolateControl => cluster.control(),
-            Self::IsolateHead => {
+            Self::IsolateHead | Self::IsolateMiddle | Self::IsolateTail => {
                 let partitions = cluster.topic().map_or(0, |topic| topic.partitions.len());
                 let partition = (partitions > 0).then(|| random.below(partitions as u64) as u32);
-                partition.and_then(|partition| cluster.chain(partition).first().copied())
+                partition.and_then(|partition| self.placed(&cluster.chain(partition)))
             }
             _ => Some(turn),
         };
         let Some(victim) = victim else { return Ok(None) };
         match self {
-            Self::Kill => cluster.nodes[victim].kill(),
+            Self::Kill => cluster.nodes[victim].kill()?,
             Self::Pause => cluster.nodes[victim].pause(true)?,
             Self::OneWay => network(cluster)?.pass([victim, to], false)?,
-            Self::IsolateControl | Self::IsolateHead => {
+            Self::IsolateControl | Self::IsolateHead | Self::IsolateMiddle | Self::IsolateTail => {
                 unplugged = random.below(2) == 0;
                 match unplugged {
                     true => network(cluster)?.plug(victim, false)?,
@@ -102,13 +125,26 @@ impl Fault {
             Self::SlowLink => network(cluster)?.slow(victim, true)?,
             Self::FullDisk => fill(cluster, victim)?,
             Self::Corrupt => {
-                cluster.nodes[victim].kill();
-                if !super::rot::spoil(&cluster.nodes[victim].directory.join("data"), random)? {
+                cluster.nodes[victim].kill()?;
+                if !super::rot::spoil(&cluster.nodes[victim].data, random)? {
                     to = victim;
                 }
             }
+            Self::SlowDisk => power::slow(cluster, victim, Some(random))?,
+            Self::PowerCut => power::cut(cluster, random)?,
         }
         Ok(Some(Struck { fault: self, victim, to, unplugged }))
+    }
+
+    /// Who of a chain is cut off.
+    fn placed(self, chain: &[usize]) -> Option<usize> {
+        match self {
+            Self::IsolateMiddle if chain.len() == NODES => chain.get(1),
+            Self::IsolateTail if chain.len() > 1 => chain.last(),
+            Self::IsolateHead => chain.first(),
+            _ => None,
+        }
+        .copied()
     }
 }
 
@@ -141,15 +177,20 @@ impl Struck {
             Fault::Kill | Fault::Corrupt => cluster.start(victim),
             Fault::Pause => cluster.nodes[victim].pause(false),
             Fault::OneWay => network(cluster)?.pass([victim, to], true),
-            Fault::IsolateControl | Fault::IsolateHead if unplugged => {
-                network(cluster)?.plug(victim, true)
-            }
-            Fault::IsolateControl | Fault::IsolateHead => network(cluster)?.isolate(victim, false),
+            Fault::IsolateControl
+            | Fault::IsolateHead
+            | Fault::IsolateMiddle
+            | Fault::IsolateTail => match unplugged {
+                true => network(cluster)?.plug(victim, true),
+                false => network(cluster)?.isolate(victim, false),
+            },
             Fault::SlowLink => network(cluster)?.slow(victim, false),
             Fault::FullDisk => {
-                let file = cluster.nodes[victim].directory.join("data/filler");
+                let file = cluster.nodes[victim].data.join("filler");
                 fs::remove_file(file).map_err(|error| error.to_string())
             }
+            Fault::SlowDisk => power::slow(cluster, victim, None),
+            Fault::PowerCut => power::restore(cluster),
         }
     }
 }
@@ -160,7 +201,7 @@ fn network(cluster: &Cluster) -> Result<Network, String> {
 
 /// Fills a node's disk with a file, to the last byte.
 fn fill(cluster: &Cluster, victim: usize) -> Result<(), String> {
-    let file = cluster.nodes[victim].directory.join("data/filler");
+    let file = cluster.nodes[victim].data.join("filler");
     let mut file = File::create(file).map_err(|error| error.to_string())?;
     let mut bytes = 1 << 20;
     while bytes > 0 {

@@ -100,11 +100,13 @@ pub enum Anomaly {
     EndBack,
     /// There at the end, and a consumer that had time never saw it.
     Unseen,
+    /// A node panicked.
+    Panicked,
 }
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Lost,
         Self::Duplicated,
         Self::Inconsistent,
@@ -115,6 +117,7 @@ impl Anomaly {
         Self::Skipped,
         Self::EndBack,
         Self::Unseen,
+        Self::Panicked,
     ];
 
     /// Its name in a line of figures.
@@ -131,6 +134,7 @@ impl Anomaly {
             Self::Skipped => "skipped",
             Self::EndBack => "end_back",
             Self::Unseen => "unseen",
+            Self::Panicked => "panicked",
         }
     }
 }
@@ -159,6 +163,19 @@ impl Verdict {
         self.counts.values().sum()
     }
 
+    /// A node said so.
+    pub fn panicked(&mut self, line: String) {
+        self.found(Anomaly::Panicked, line);
+    }
+
+    fn found(&mut self, anomaly: Anomaly, what: String) {
+        let count = self.counts.entry(anomaly).or_default();
+        *count += 1;
+        if *count <= TOLD_MAX {
+            self.told.push(format!("{}: {what}", anomaly.name()));
+        }
+    }
+
     /// Judges the partition of this number.
     pub fn judge(&mut self, number: usize, partition: &Partition) {
         let mut judge = Judge { verdict: self, number, holds: HashMap::new() };
@@ -184,15 +201,7 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     fn found(&mut self, anomaly: Anomaly, what: String) {
-        let count = self.verdict.counts.entry(anomaly).or_default();
-        *count += 1;
-        if *count <= TOLD_MAX {
-            self.verdict.told.push(format!(
-                "{}: partition {}: {what}",
-                anomaly.name(),
-                self.number
-            ));
-        }
+        self.verdict.found(anomaly, format!("partition {}: {what}", self.number));
     }
 
     fn holds(&mut self, offset: u64, record: Record, said: &str) {

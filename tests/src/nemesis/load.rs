@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
     thread,
@@ -79,6 +79,10 @@ impl Work {
         Client::new(Options::new(&self.servers).with_request_timeout(Duration::from_secs(10)))
     }
 
+    fn told_ends(&self) -> MutexGuard<'_, Option<Vec<u64>>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Appends numbered records to all partitions at a steady rate until it is to stop, and waits
     /// until it is known what became of them. Every other one gives records up soon.
     #[must_use]
@@ -111,6 +115,8 @@ impl Work {
         let mut consumer = loop {
             match self.client().consumer(TOPIC, ConsumerOptions::default()) {
                 Ok(consumer) => break consumer,
+                // Not even now that all is over.
+                Err(_) if self.told_ends().is_some() => return consumed,
                 Err(error) => drop(consumed.said.insert(brief(&error))),
             }
         };
@@ -120,7 +126,7 @@ impl Work {
                 Ok(batch) => batch.iter().for_each(|batch| consumed.take(batch)),
                 Err(error) => consumed.failed(&mut consumer, &error),
             }
-            let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            let ends = self.told_ends();
             let Some(ends) = ends.as_ref() else { continue };
             let late = Instant::now() > *deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
             let read = consumed.read.iter().map(|read| read.last().map_or(0, |last| last.0 + 1));
@@ -135,8 +141,10 @@ impl Work {
     pub(super) fn watch(&self) -> Vec<Vec<u64>> {
         let (mut told, mut client) = (vec![Vec::new(); self.partitions], self.client());
         let topic = loop {
-            if let Ok(topic) = client.topic(TOPIC) {
-                break topic.id;
+            match client.topic(TOPIC) {
+                Ok(topic) => break topic.id,
+                Err(_) if self.stop.load(SeqCst) => return told,
+                Err(_) => thread::sleep(TICK),
             }
         };
         while !self.stop.load(SeqCst) {
