@@ -442,6 +442,13 @@ impl<M: Memory + Clone> Node<M> {
         let asked = Asked { topic, partition, head, payload: &[] };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let held = self.held.get_mut(&uid).expect("the partition was located");
+        let by_log = matches!(request.query, OffsetQuery::Earliest | OffsetQuery::LogEnd);
+        if !(by_log || held.replica.is_settled()) {
+            // An end that was told before must not seem to have gone back.
+            let text = "the chain has not confirmed yet what is committed";
+            self.refuse(caller, ErrorCode::Starting, text);
+            return Ok(());
+        }
         let log_start = held.replica.log().map(|log| log.log_start());
         let found = match request.query {
             OffsetQuery::Earliest => log_start,

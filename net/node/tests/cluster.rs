@@ -5,11 +5,14 @@ mod world;
 
 use std::time::Duration;
 
-use catena_format::Offset;
+use catena_format::{Offset, PartitionIndex, TopicId};
 use catena_log::Fold;
 use catena_node::{Directory, Status};
 use catena_replication::control::{Catalog, Entry, decode, encode};
-use catena_wire::{Api, DescribeTopicRequest, DescribeTopicResponse, ErrorCode, Message};
+use catena_wire::{
+    Api, DescribeTopicRequest, DescribeTopicResponse, ErrorCode, ListOffsetsRequest,
+    ListOffsetsResponse, Message, OffsetQuery,
+};
 use world::{World, id, profile};
 
 #[test]
@@ -87,6 +90,44 @@ fn two_of_three_are_enough_and_one_refuses() {
     world.start(chain[1]);
     world.until("two are there", |w| w.chain(chain[0], "events", 0).len() == 2);
     world.until("it takes", |w| w.produce(chain[0], topic, 0, 1).error == ErrorCode::None);
+}
+
+/// What a node says of where a partition ends, if it says that.
+fn end(world: &mut World, at: usize, topic: TopicId) -> Option<Offset> {
+    let (partition, query) = (PartitionIndex::new(0), OffsetQuery::Latest);
+    let request = ListOffsetsRequest { topic, partition, query };
+    let (head, _) = world.ask(at, Api::ListOffsets, &request, &[]);
+    let response = ListOffsetsResponse::decode(&head).unwrap();
+    let elsewhere = [ErrorCode::Starting, ErrorCode::NotHead];
+    assert!(response.error == ErrorCode::None || elsewhere.contains(&response.error));
+    (response.error == ErrorCode::None).then_some(response.offset)
+}
+
+#[test]
+fn an_end_that_was_told_does_not_go_back_when_all_have_started_anew() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 3), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let head = world.chain(0, "events", 0)[0];
+    for sequence in 0..3 {
+        assert_eq!(world.produce(head, topic, 0, sequence).error, ErrorCode::None);
+    }
+    assert_eq!(end(&mut world, head, topic), Some(Offset::new(3)));
+    (0..3).for_each(|at| world.kill(at));
+    let mut told = 0;
+    for (started, next) in [1, 2, 0].into_iter().enumerate() {
+        world.start(next);
+        for _ in 0..20 {
+            for at in [1, 2, 0].into_iter().take(started + 1) {
+                let end = end(&mut world, at, topic);
+                assert!(end.is_none_or(|end| end == Offset::new(3)), "{end:?} at {at}");
+                told += usize::from(end.is_some());
+            }
+            world.pass(Duration::from_millis(5));
+        }
+    }
+    world.until("the end is told", |w| end(w, 0, topic).is_some());
+    assert!(told > 0, "it is told before all is over");
 }
 
 /// How often a node has been given up, as the list has it.

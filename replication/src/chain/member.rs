@@ -235,6 +235,14 @@ impl Member {
         self.high_watermark
     }
 
+    /// Whether everything below its log's end when it entered its epoch is committed: that is all
+    /// that any epoch before can have shown.
+    #[must_use]
+    pub fn covers_earlier(&self) -> bool {
+        let counts = self.synced && !matches!(self.role, Role::Outside | Role::Joiner);
+        counts && self.high_watermark >= self.entered_end
+    }
+
     /// How far those behind it are: its successor first, then up to the tail.
     #[must_use]
     pub fn progress(&self, side: Side) -> &[Progress] {

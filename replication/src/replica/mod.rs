@@ -138,6 +138,8 @@ pub struct Replica<M: Memory> {
     repairs: Repairs<M::Share>,
     /// What was told of the high watermark.
     told: Offset,
+    /// It has come to where it was before this process began, or nobody knows of more.
+    is_settled: bool,
     events: VecDeque<Event<M::Share>>,
     commits: Stage,
 }
@@ -166,6 +168,7 @@ impl<M: Memory + Clone> Replica<M> {
             parking: Parking::default(),
             repairs: Repairs::default(),
             told: Offset::ZERO,
+            is_settled: false,
             events: VecDeque::new(),
             commits: Stage::default(),
         }
@@ -481,6 +484,7 @@ impl<M: Memory + Clone> Replica<M> {
             self.told = high_watermark;
             self.events.push_back(Event::Committed(high_watermark));
         }
+        self.is_settled |= self.member.covers_earlier();
         log.set_committed(high_watermark);
         log.follow_start(self.peers.start.min(high_watermark));
         let (mut copied, mut given) = (Vec::new(), None);
@@ -562,6 +566,12 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn high_watermark(&self) -> Offset {
         let here = self.log().map_or(self.told, |log| extent(log).durable);
         self.member.high_watermark().min(here)
+    }
+
+    /// Whether the high watermark counts as the end: at the start of a process it is zero, until
+    /// the chain has confirmed what was committed before.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
     /// The open log, to look at.
