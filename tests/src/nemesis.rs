@@ -120,7 +120,7 @@ impl Summary {
     }
 }
 
-/// The mixes of `all`, by their names.
+/// The mixes of `all`, by their names; the control `lie` is none of them.
 pub const ALL: [&str; 18] = [
     "kill",
     "pause",

@@ -18,8 +18,8 @@ const USAGE: &str = "usage: cargo nemesis MIX|all [--seconds N] [--seed N] [--pa
                      [--floor N] [--server PATH] [--loopback] [--record]
        cargo nemesis failover [--partitions N] [--kills N] [--silent] [--server PATH] [--loopback]
        a mix is one or several of kill, pause, isolate-control, oneway, isolate-head, \
-       isolate-middle, isolate-tail, slow-link, full-disk, corrupt, slow-disk, power-cut, as \
-       kill+pause";
+       isolate-middle, isolate-tail, slow-link, full-disk, corrupt, slow-disk, power-cut, lie, \
+       as kill+pause";
 
 struct Wish {
     seconds: u64,

@@ -39,11 +39,14 @@ pub enum Fault {
     SlowDisk,
     /// All nodes lose their power at once, and disks what was not flushed.
     PowerCut,
+    /// The control: all disks say that they have flushed and have not, and then the power goes.
+    /// Acknowledged records must be lost by that, or power cuts prove nothing.
+    Lie,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::IsolateControl,
@@ -56,6 +59,7 @@ impl Fault {
         Self::Corrupt,
         Self::SlowDisk,
         Self::PowerCut,
+        Self::Lie,
     ];
 
     /// Its name on command lines.
@@ -74,6 +78,7 @@ impl Fault {
             Self::Corrupt => "corrupt",
             Self::SlowDisk => "slow-disk",
             Self::PowerCut => "power-cut",
+            Self::Lie => "lie",
         }
     }
 
@@ -86,7 +91,7 @@ impl Fault {
     /// Whether it needs disks with a cache of their own.
     #[must_use]
     pub const fn needs_disk(self) -> bool {
-        matches!(self, Self::SlowDisk | Self::PowerCut)
+        matches!(self, Self::SlowDisk | Self::PowerCut | Self::Lie)
     }
 
     /// Does it to some node, if it can be done now; the one whose turn it is, if that is free.
@@ -132,6 +137,7 @@ impl Fault {
             }
             Self::SlowDisk => power::slow(cluster, victim, Some(random))?,
             Self::PowerCut => power::cut(cluster, random)?,
+            Self::Lie => power::lie(cluster)?,
         }
         Ok(Some(Struck { fault: self, victim, to, unplugged }))
     }
@@ -191,6 +197,7 @@ impl Struck {
             }
             Fault::SlowDisk => power::slow(cluster, victim, None),
             Fault::PowerCut => power::restore(cluster),
+            Fault::Lie => power::expose(cluster),
         }
     }
 }

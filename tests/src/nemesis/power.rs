@@ -52,6 +52,25 @@ pub(super) fn cut(cluster: &mut Cluster, random: &mut Random) -> Done {
     cluster.nodes.iter_mut().try_for_each(super::cluster::Node::kill)
 }
 
+/// From now on all disks lie.
+pub(super) fn lie(cluster: &Cluster) -> Done {
+    cluster.nodes.iter().try_for_each(|node| {
+        node.stack.as_ref().ok_or(NONE)?.disk().lie();
+        Ok(())
+    })
+}
+
+/// The power goes, and nothing is there of what disks have said since they lie; then it is back.
+pub(super) fn expose(cluster: &mut Cluster) -> Done {
+    for node in &cluster.nodes {
+        let disk = node.stack.as_ref().ok_or(NONE)?.disk();
+        disk.treat(Odds { kept: 0, torn: 0 });
+        disk.cut();
+    }
+    cluster.nodes.iter_mut().try_for_each(super::cluster::Node::kill)?;
+    restore(cluster)
+}
+
 /// The power is back: all start on what their disks hold.
 pub(super) fn restore(cluster: &mut Cluster) -> Done {
     for node in &mut cluster.nodes {
