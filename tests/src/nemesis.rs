@@ -201,7 +201,10 @@ fn tried(plan: &Plan) -> Result<Summary, String> {
     for node in &mut cluster.nodes {
         let panics = node.panics()?;
         match &mut ran {
-            Ok(summary) => panics.into_iter().for_each(|line| summary.verdict.panicked(line)),
+            Ok(summary) => {
+                let verdict = &mut summary.verdict;
+                panics.into_iter().for_each(|line| verdict.found(Anomaly::Panicked, line));
+            }
             Err(error) => panics.iter().for_each(|line| error.extend(["\n", line])),
         }
     }
@@ -344,6 +347,7 @@ fn gathered(
     for produced in produced {
         summary.gap_ms = summary.gap_ms.max(produced.gap.as_millis() as u64);
         summary.said.extend(produced.said);
+        produced.hung.into_iter().for_each(|what| summary.verdict.found(Anomaly::Hung, what));
         for (partition, sent) in partitions.iter_mut().zip(produced.sent) {
             for fate in sent.values().flatten() {
                 *match fate {

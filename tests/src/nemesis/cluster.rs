@@ -1,6 +1,7 @@
 //! Three nodes of the real binary that are a cluster.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -51,10 +52,11 @@ impl Node {
         number: usize,
         network: Option<Network>,
         stack: Option<Stack>,
+        free: &mut BTreeSet<String>,
     ) -> Result<Self, String> {
         let directory = root.join(format!("node{}", number + 1));
         fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
-        let free = || free_address().map_err(|error| error.to_string());
+        let mut free = || free.pop_first().ok_or("no port is free");
         let [client, peer] = match network {
             Some(_) => [9200, 9201].map(|port| format!("{}:{port}", Network::address(number))),
             None => [free()?, free()?],
@@ -161,8 +163,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts three nodes with a topic of so many partitions, with a copy on each; on disks of their
-    /// own, as far as there are some.
+    /// Starts three nodes with a topic of so many partitions, with a copy on each; on disks of
+    /// their own, as far as there are some.
     ///
     /// # Errors
     /// When one does not start, or they do not find each other.
@@ -174,7 +176,13 @@ impl Cluster {
         stacks: Vec<Stack>,
     ) -> Result<Self, String> {
         let mut stacks = stacks.into_iter();
-        let nodes = (0..NODES).map(|number| Node::new(root, number, network, stacks.next()));
+        // None of them is told twice.
+        let mut free = BTreeSet::new();
+        while free.len() < 2 * NODES {
+            free.insert(free_address().map_err(|error| error.to_string())?);
+        }
+        let nodes =
+            (0..NODES).map(|number| Node::new(root, number, network, stacks.next(), &mut free));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         let mut cluster = Self { nodes, network, binary: binary.to_owned() };
         cluster.start(0)?;

@@ -21,8 +21,9 @@ const ROLES: [&str; NODES] = ["head", "middle", "tail"];
 /// Times in ms by what was killed, and whether that led the control plane.
 pub type Times = BTreeMap<(&'static str, bool), Vec<u64>>;
 
-/// Kills the head, the middle and the tail of a chain so many times each, or, if it is to be silent,
-/// stops their processes; half of the time one that leads the control plane, where there is one.
+/// Kills the head, the middle and the tail of a chain so many times each, or, if it is to be
+/// silent, stops their processes; half of the time one that leads the control plane, where there
+/// is one.
 ///
 /// # Errors
 /// When nodes do not start, or nothing is acknowledged any more.

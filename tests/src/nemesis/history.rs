@@ -102,11 +102,13 @@ pub enum Anomaly {
     Unseen,
     /// A node panicked.
     Panicked,
+    /// A producer was never told what became of a record.
+    Hung,
 }
 
 impl Anomaly {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Lost,
         Self::Duplicated,
         Self::Inconsistent,
@@ -118,6 +120,7 @@ impl Anomaly {
         Self::EndBack,
         Self::Unseen,
         Self::Panicked,
+        Self::Hung,
     ];
 
     /// Its name in a line of figures.
@@ -135,6 +138,7 @@ impl Anomaly {
             Self::EndBack => "end_back",
             Self::Unseen => "unseen",
             Self::Panicked => "panicked",
+            Self::Hung => "hung",
         }
     }
 }
@@ -163,12 +167,8 @@ impl Verdict {
         self.counts.values().sum()
     }
 
-    /// A node said so.
-    pub fn panicked(&mut self, line: String) {
-        self.found(Anomaly::Panicked, line);
-    }
-
-    fn found(&mut self, anomaly: Anomaly, what: String) {
+    /// Something was found, with what is to be told of it.
+    pub fn found(&mut self, anomaly: Anomaly, what: String) {
         let count = self.counts.entry(anomaly).or_default();
         *count += 1;
         if *count <= TOLD_MAX {

@@ -50,6 +50,8 @@ pub(super) struct Produced {
     pub(super) gap: Duration,
     /// Why records were refused or nobody knows.
     pub(super) said: BTreeSet<String>,
+    /// Of which records nothing was ever said.
+    pub(super) hung: Vec<String>,
 }
 
 /// What a consumer saw.
@@ -193,6 +195,12 @@ impl<'a> Life<'a> {
         while self.tickets.iter().any(|tickets| !tickets.is_empty()) && Instant::now() < deadline {
             (0..self.work.partitions).for_each(|partition| self.settle(partition));
             thread::sleep(TICK);
+        }
+        for (partition, tickets) in self.tickets.iter().enumerate() {
+            let hung = tickets.iter().map(|(number, _)| {
+                format!("partition {partition}: {}/{number} was never answered", self.who)
+            });
+            self.produced.hung.extend(hung);
         }
     }
 
