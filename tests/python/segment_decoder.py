@@ -93,18 +93,18 @@ def decode(titles, data):
                 yield f"batch {batch.hex()}"
             end = position + fields["header length"] + len(batch)
             position = end + -end % 16
-        elif position % BLOCK:
-            end = position + -position % BLOCK
-            assert not any(data[position:end]), f"bytes in the padding at {position}"
-            position = end
-        elif is_here(titles["Segment footer"], data[position : position + 8]):
+        elif position % BLOCK == 0 and is_here(
+            titles["Segment footer"], data[position : position + 8]
+        ):
             footer = block("footer", titles["Segment footer"], data, position)
             assert footer["end position"] == position
             yield text("footer", position, footer)
             position += BLOCK
         else:
-            assert not any(data[position:]), f"neither frame nor zeros at {position}"
-            return
+            # Padding, what a repair has left, or the end.
+            zeros = data[position : position + 16]
+            assert not any(zeros), f"neither frame nor zeros at {position}"
+            position += 16
 
 
 if __name__ == "__main__":
