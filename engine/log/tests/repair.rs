@@ -265,8 +265,9 @@ fn answers(rig: &mut Rig) -> Vec<Bytes> {
 
 #[test]
 fn what_was_read_before_a_repair_says_nothing_behind_it() {
-    let (mut rig, lost) = torn_out(5, 21);
-    let (first, second) = (rig.copies[5].clone(), rig.copies[14].clone());
+    // So few that one window shows them all.
+    let (mut rig, lost) = torn_out(5, 8);
+    let (first, second) = (rig.copies[5].clone(), rig.copies[7].clone());
     let parts = [lost.start..second.base, second.base..lost.end];
     // A start that knows of no damage yet.
     let known = rig.world.disk.files.clone();
@@ -274,16 +275,12 @@ fn what_was_read_before_a_repair_says_nothing_behind_it() {
     rig.world.disk.files.insert(FIRST, known[&FIRST].clone());
     begin_read(&mut rig, second.base);
     let one = hold(&mut rig);
-    begin_read(&mut rig, first.base);
-    let two = hold(&mut rig);
     assert_eq!(rig.scrub(), 1);
     rig.begin(&parts[0]).unwrap();
     assert_eq!(ended(rig.world.run()), Ended::Repaired(parts[0].clone()));
     // Another reader of the same does not wait for what was read before.
     begin_read(&mut rig, first.base);
-    assert_eq!(answers(&mut rig), vec![first.bytes.clone()]);
-    deliver(&mut rig, two);
-    assert_eq!(answers(&mut rig), vec![first.bytes.clone()]);
+    assert_eq!(answers(&mut rig), [first.bytes]);
     // It reads again, and that is answered when the rest is repaired, too.
     deliver(&mut rig, one);
     let again = hold(&mut rig);

@@ -12,7 +12,7 @@ use catena_log::{
     io::{Done, FileName, IoError, Op, Outcome},
 };
 use world::{
-    lost::{Ended, FIRST, Rig, ended, nothing_else_is_lost, sealed, torn_out, varied},
+    lost::{Copy, Ended, FIRST, Rig, ended, nothing_else_is_lost, sealed, torn_out, varied},
     open, run_with,
 };
 
@@ -95,7 +95,7 @@ fn frames_that_a_crash_left_are_made_durable_before_they_count() {
 
 #[test]
 fn blocks_that_cannot_be_read_are_written_anew() {
-    for (from, to) in [(3, 3), (5, 21), (0, 2)] {
+    for (from, to, at_once) in [(3, 3, true), (5, 21, true), (5, 21, false), (0, 2, false)] {
         let mut rig = varied();
         let sealed = sealed(&rig);
         let (begin, _) = rig.frame(sealed[from].base.get());
@@ -123,9 +123,14 @@ fn blocks_that_cannot_be_read_are_written_anew() {
         let damaged = rig.world.log.damaged();
         assert_eq!(damaged.len(), 1);
         assert!(damaged[0].contains(&sealed[from].base), "{damaged:?}");
-        rig.begin(&damaged[0]).unwrap();
-        run_with(&mut rig.world, &mut refuse);
-        assert_eq!(ended(rig.world.run()), Ended::Repaired(damaged[0].clone()));
+        let lost = |copy: &&Copy| damaged[0].contains(&copy.base);
+        let lost: Vec<_> = rig.copies.iter().filter(lost).cloned().collect();
+        for part in lost.chunks(if at_once { lost.len() } else { 1 }) {
+            let part = part[0].base..part[part.len() - 1].next;
+            rig.begin(&part).unwrap();
+            run_with(&mut rig.world, &mut refuse);
+            assert_eq!(ended(rig.world.run()), Ended::Repaired(part));
+        }
         assert_eq!(rig.world.log.damaged(), []);
         assert_eq!(rig.scrub(), 0);
         for copy in rig.copies.clone() {
