@@ -281,7 +281,6 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     ) -> Self {
         let (manifest, bytes) = (opened.manifest, &opened.index_file_bytes);
         let segments = sealed_segments(&manifest.segments, opened.indexes, bytes, now.monotonic);
-        let last = segments.back().map(|s| s.entry);
         Self {
             identity,
             config: config.clamped(),
@@ -305,8 +304,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             files: Files::new(manifest.next_file, manifest.unnamed),
             fold_file: manifest.fold_file,
             committed: Offset::MAX,
-            max_timestamp: last.map_or(NO_TIME, |s| s.max_timestamp),
-            last_append_time: last.map_or(NO_TIME, |s| s.last_append_time),
+            max_timestamp: manifest.segments.last().map_or(NO_TIME, |s| s.max_timestamp),
+            last_append_time: manifest.segments.last().map_or(NO_TIME, |s| s.last_append_time),
             group: None,
             flights: VecDeque::new(),
             first_flight: 0,

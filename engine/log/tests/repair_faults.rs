@@ -1,5 +1,5 @@
-//! Repair on disks that fail, lie, or stop within it: nothing that is whole is harmed, and it can be
-//! done again.
+//! Repair on disks that fail, lie, or stop within it: nothing that is whole is harmed, and it can
+//! be done again.
 
 mod world;
 
