@@ -112,7 +112,7 @@ errors! {
     65 OffsetConditionFailed Definite 87 "The next offset is not the one expected.";
     66 OffsetsExhausted Definite 56 "The partition has given all its offsets.";
     80 OffsetOutOfRange Definite 1 "The offset is not in the log.";
-    81 Damaged Definite 2 "The records there are damaged, and no other copy is known that has them.";
+    81 Damaged Definite 2 "The records there are damaged, and no other copy has them.";
     82 Truncated Definite 74 "The log was cut below that offset in a newer epoch.";
     100 DiskFull Retriable 56 "The disk is full.";
     101 Poisoned Retriable 56 "A write failed: the partition is read-only until it is reopened.";

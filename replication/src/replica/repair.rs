@@ -297,10 +297,13 @@ fn within<S: AsRef<[u8]>>(read: Batches<S>, offsets: &Range<Offset>) -> Batches<
     for (share, stamp) in read.shares.into_iter().zip(read.stamps) {
         let header = BatchHeader::parse(share.as_ref()).ok();
         let next = header.and_then(|header| {
-            let first = header.stored_offset().ok().filter(|first| *first == within.next)?;
-            first.checked_add(u64::from(header.last_offset_delta) + 1)
+            let first = header.stored_offset().ok()?;
+            let next = first.checked_add(u64::from(header.last_offset_delta) + 1)?;
+            // Of the first batch somebody may have trimmed the first records.
+            let follows = first == within.next || (within.is_empty() && first < offsets.start);
+            (follows && within.next < next && next <= offsets.end).then_some(next)
         });
-        let Some(next) = next.filter(|next| *next <= offsets.end) else { break };
+        let Some(next) = next else { break };
         within.bytes += share.as_ref().len();
         within.shares.push(share);
         within.stamps.push(stamp);

@@ -62,13 +62,18 @@ pub(crate) fn client(address: &str) -> Client {
 
 /// Three nodes of one cluster: one founds it, two join.
 pub(crate) fn cluster(root: &Path) -> Vec<Node> {
+    cluster_with(root, &[])
+}
+
+/// The same, of servers that are given more arguments.
+pub(crate) fn cluster_with(root: &Path, more: &[&str]) -> Vec<Node> {
     let mut nodes: Vec<Node> = ["a", "b", "c"].map(|name| Node::new(root, name)).into();
-    nodes[0].start(&[]);
+    nodes[0].start(more);
     nodes[0].wait("ready on", 1);
     let token = token(&nodes[0], root, &[]);
     let peer = nodes[0].peer.clone();
     for node in &mut nodes[1..] {
-        node.start(&["--join", &peer, "--token-file", &token]);
+        node.start(&[&["--join", &peer, "--token-file", &token], more].concat());
         // So that their numbers are in this order.
         node.wait("ready on", 1);
     }
