@@ -189,8 +189,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             move |segment| segment.entry.base < end
         });
         let there = there.filter(|segment| self.may_repair(segment));
-        let part = move |s: &Segment| range.start.max(s.entry.base)..range.end.min(s.entry.end);
-        there.map(part).filter(|part| part.start < part.end)
+        let part = move |s: &Segment| {
+            let part = range.start.max(s.entry.base)..range.end.min(s.entry.end);
+            // What is being written ends where nobody can tell it from a gap.
+            (part.start < part.end && (s.entry.sealed || part.end < s.entry.end)).then_some(part)
+        };
+        there.filter_map(part)
     }
 
     fn may_repair(&self, segment: &Segment) -> bool {

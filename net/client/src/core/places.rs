@@ -215,7 +215,11 @@ impl Places {
             return;
         }
         let refuser = self.routes.refuser();
-        let lines = lines.filter(|(lane, line)| self.may_ask(*lane, line, now));
+        // It may have been asked before it knew.
+        let lines = lines.filter(|(lane, line)| {
+            let refused = Some(*lane) == refuser && line.is_up();
+            refused || self.may_ask(*lane, line, now)
+        });
         let first = lines.min_by_key(|(lane, _)| (Some(*lane) != refuser, *lane));
         let Some((lane, session)) = first else { return };
         let address = session.address().to_owned();

@@ -247,7 +247,13 @@ impl Machine {
         let directories: Vec<u64> = directories.filter(|uid| of(PartitionUid::new(*uid))).collect();
         for directory in directories {
             let files = self.disk.live_files(directory);
-            let segments: Vec<_> = files.filter(|f| matches!(f, FileName::Segment(_))).collect();
+            let segments = files.filter(|file| matches!(file, FileName::Segment(_)));
+            let mut segments: Vec<_> = segments.collect();
+            if !self.is_alone() {
+                // The end of what is being written is not repaired before it is sealed.
+                segments.sort_unstable();
+                segments.pop();
+            }
             for _ in 0..ROTTEN_BITS.min(segments.len() as u64) {
                 let file = segments[random.below(segments.len() as u64) as usize];
                 let durable = self.disk.durable_bytes_of_live(directory, file);
