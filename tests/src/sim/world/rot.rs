@@ -305,9 +305,13 @@ impl World {
     pub(super) fn rot_one_copy(&mut self) {
         let Some(council) = &self.council else { return };
         let all = council.catalog().topics().flat_map(|topic| &topic.partitions);
-        let copied: BTreeSet<_> =
-            all.filter(|p| p.configuration.chain.len() > 1).map(|p| p.uid).collect();
         let at = self.random.below(self.machines.len() as u64) as usize;
+        let node = self.machines[at].id();
+        let copied = all.filter(|partition| {
+            let chain = &partition.configuration.chain;
+            chain.len() > 1 && chain.iter().any(|member| member.node == node)
+        });
+        let copied: BTreeSet<_> = copied.map(|partition| partition.uid).collect();
         self.rotten = true;
         self.machines[at].rot(&mut self.random, |uid| copied.contains(&uid));
     }
