@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use catena_format::{
-    Incarnation, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    Epoch, Incarnation, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_log::{Now, io::Memory};
 use catena_replication::{
@@ -107,6 +107,8 @@ pub(crate) enum Content {
     Propose(PartitionUid, Entry),
     /// The chain of a partition that this node heads is to change so.
     Plan(PartitionUid, Entry),
+    /// The tail of a partition may wait for its joiner in this epoch.
+    MayClose(PartitionUid, Epoch),
     /// How do the partitions of a topic stand?
     Describe { ticket: Ticket, topic: TopicId },
     /// They stand so.
@@ -195,6 +197,7 @@ impl<M: Memory + Clone> Node<M> {
             Content::Nodes(nodes) => self.take_nodes(nodes),
             Content::Propose(uid, entry) => self.propose_chain(uid, &entry),
             Content::Plan(uid, entry) => self.plan(uid, entry, now),
+            Content::MayClose(uid, epoch) => self.close_in(uid, epoch, now),
             Content::Describe { ticket, topic } => {
                 let details = self.details_here(topic);
                 self.send_parcel(from, Content::Details { ticket, details });

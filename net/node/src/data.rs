@@ -169,16 +169,29 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Contradicted(why) => {
                     self.notices.push_back(Notice::Contradicted(log, why));
                 }
-                Event::JoinReady { epoch, joiner } => {
-                    let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
-                    self.ask_for_chain(uid, epoch, change);
-                }
-                Event::Unlink(peer) => self.unlink(uid, peer),
+                event => self.chain_event(uid, event),
             }
         }
         if committed {
             self.wake_waiters(uid, now);
             self.propose_planned(uid, now);
+        }
+    }
+
+    /// What a replica says of its chain.
+    fn chain_event(&mut self, uid: PartitionUid, event: Event<M::Share>) {
+        match event {
+            Event::JoinReady { epoch, joiner } => {
+                let change = ChainChange::Ready(joiner.node.get(), joiner.incarnation.get());
+                self.ask_for_chain(uid, epoch, change);
+            }
+            Event::JoinClose { epoch, joiner } => {
+                let change = ChainChange::Close(joiner.node.get(), joiner.incarnation.get());
+                self.ask_for_chain(uid, epoch, change);
+            }
+            Event::Stalled { epoch, member } => self.evict(uid, epoch, member),
+            Event::Unlink(peer) => self.unlink(uid, peer),
+            _ => unreachable!("it is told elsewhere"),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::{
     held::{Awaited, Creating, Held},
     node::{Caller, Directory, Node, Status},
     operations::{Absent, Quorum, catalog_code},
+    stall::Rests,
     topics::Proposal,
 };
 
@@ -72,7 +73,7 @@ pub struct ClusterMember {
 
 /// The catalog as far as it was ordered, and what this node says of itself.
 pub(crate) struct Follower {
-    catalog: Catalog,
+    pub(crate) catalog: Catalog,
     life: u64,
     /// Lives that the directory knows of.
     known: Vec<u64>,
@@ -80,7 +81,7 @@ pub(crate) struct Follower {
     pub(crate) leads: bool,
     proposals: VecDeque<(ProposalId, Vec<u8>)>,
     /// What the cores were told of each partition: its epoch, and which core has it.
-    told: BTreeMap<PartitionUid, (Epoch, u16)>,
+    pub(crate) told: BTreeMap<PartitionUid, (Epoch, u16)>,
     /// Who waits until a topic is ready.
     waiting: BTreeMap<TopicId, Vec<Ticket>>,
     /// Chains of which a change is proposed.
@@ -93,6 +94,7 @@ pub(crate) struct Follower {
     nothing_due: Option<(u64, BTreeSet<NodeId>)>,
     pub(crate) absent: Absent,
     pub(crate) quorum: Quorum,
+    pub(crate) rests: Rests,
 }
 
 impl Follower {
@@ -112,6 +114,7 @@ impl Follower {
             nothing_due: None,
             absent: Absent::default(),
             quorum: Quorum::default(),
+            rests: Rests::default(),
         }
     }
 
@@ -222,6 +225,9 @@ impl<M: Memory + Clone> Node<M> {
             return;
         };
         let result = follower.catalog.apply(&entry);
+        if result.is_ok() {
+            follower.note_eviction(&entry, now);
+        }
         match (&entry, &result) {
             (Entry::StartNode { node, life, .. }, Ok(Applied::Started(incarnation)))
                 if NodeId::new(*node) == me && *life == follower.life =>
@@ -374,8 +380,17 @@ impl<M: Memory + Clone> Node<M> {
     /// Proposes a change of a chain, unless one is under way.
     pub(crate) fn propose_chain(&mut self, uid: PartitionUid, entry: &Entry) {
         let Some(follower) = &mut self.follower else { return };
+        if !follower.may_propose(entry) {
+            return;
+        }
+        let proposal = match entry {
+            Entry::ChangeChain { change: ChainChange::Close(..), epoch, .. } => {
+                Proposal::Close(uid, Epoch::new(*epoch))
+            }
+            _ => Proposal::Chain(uid),
+        };
         if follower.changing.insert(uid)
-            && self.submit_to_cluster(Proposal::Chain(uid), entry).is_err()
+            && self.submit_to_cluster(proposal, entry).is_err()
             && let Some(follower) = &mut self.follower
         {
             follower.changing.remove(&uid);
@@ -420,7 +435,11 @@ impl<M: Memory + Clone> Node<M> {
                 | Proposal::RaiseProducer(ticket),
                 Err(error),
             ) => self.unchanged(ticket, catalog_code(&error), &error.to_string()),
-            (Proposal::Chain(uid), _) => self.chain_settled(uid),
+            (Proposal::Close(uid, epoch), Ok(_)) => {
+                self.chain_settled(uid);
+                self.allow_close(uid, epoch, now);
+            }
+            (Proposal::Chain(uid) | Proposal::Close(uid, _), _) => self.chain_settled(uid),
             (Proposal::NodeDown(node), _) => drop(self.links.accused.remove(&node)),
             (
                 Proposal::Ready(_)
@@ -449,7 +468,7 @@ impl<M: Memory + Clone> Node<M> {
             | Proposal::RaiseProducer(ticket) => self.unchanged(ticket, code, why),
             Proposal::Admit(link) => self.admitted(link, NodeId::default(), code, why),
             Proposal::ProducerIds => self.no_producer_ids(code, why),
-            Proposal::Chain(uid) => self.chain_settled(uid),
+            Proposal::Chain(uid) | Proposal::Close(uid, _) => self.chain_settled(uid),
             Proposal::Ready(topic) => self.tell_ready_later(topic, now),
             Proposal::NodeDown(node) => {
                 self.links.accused.remove(&node);
@@ -640,13 +659,14 @@ impl<M: Memory + Clone> Node<M> {
         let (gone, me) = (self.gone(now), self.identity.node);
         let Some(follower) = &mut self.follower else { return };
         follower.due_at = now.monotonic + DUE_EVERY;
+        let resting = follower.rests.look(&follower.catalog, now);
         let looked = (follower.catalog.version(), gone);
         if self.status != Status::Serving || follower.nothing_due.as_ref() == Some(&looked) {
             return;
         }
-        let due = due(&follower.catalog, &looked.1);
+        let due = due(&follower.catalog, &looked.1, &resting);
         let (leads, changing) = (follower.leads, follower.changing.clone());
-        follower.nothing_due = due.is_empty().then_some(looked);
+        follower.nothing_due = (due.is_empty() && resting.is_empty()).then_some(looked);
         for Due { uid, entry, head } in due {
             match head {
                 None if leads => self.propose_chain(uid, &entry),

@@ -7,7 +7,7 @@ use std::{
 
 use catena_format::{Epoch, NodeId, Offset, PartitionIndex, PartitionUid, TopicId};
 use catena_log::{ReadId, io::Memory};
-use catena_replication::{Replica, Ticket, control::Entry};
+use catena_replication::{Replica, Ticket, chain::MemberId, control::Entry};
 use catena_wire::FetchRequest;
 
 use crate::{
@@ -76,6 +76,8 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) neighbours: Vec<NodeId>,
     /// How its chain is to change, and since when.
     pub(crate) planned: Option<(Entry, Duration)>,
+    /// Whom nothing connects to this node, and in which epoch that was seen.
+    pub(crate) cut_off: Option<(Epoch, MemberId)>,
     pub(crate) tick: Option<Duration>,
     pub(crate) waiters: Vec<Waiter>,
     pub(crate) readers: BTreeMap<ReadId, Reader>,
@@ -92,6 +94,7 @@ impl<M: Memory> Held<M> {
             epoch: Epoch::default(),
             neighbours: Vec::new(),
             planned: None,
+            cut_off: None,
             tick: None,
             waiters: Vec::new(),
             readers: BTreeMap::new(),

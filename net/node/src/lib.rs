@@ -14,6 +14,7 @@ mod node;
 mod operations;
 mod push;
 mod scrub;
+mod stall;
 mod topics;
 mod totals;
 mod window;

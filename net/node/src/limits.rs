@@ -42,6 +42,8 @@ pub struct Limits {
     pub scrub_period: Duration,
     /// A node that has been down for so long is gone: others keep what it kept.
     pub replace_after: Duration,
+    /// Who holds a chain up for so long, or has no link to who is beside it, is evicted from it.
+    pub evict_after: Duration,
 }
 
 impl Default for Limits {
@@ -63,6 +65,7 @@ impl Default for Limits {
             scrub_rate: 0,
             scrub_period: Duration::ZERO,
             replace_after: Duration::from_secs(600),
+            evict_after: Duration::from_millis(500),
         }
     }
 }

@@ -73,11 +73,13 @@ pub struct LinkSend<S> {
 
 /// A core of another node.
 #[derive(Default)]
-struct Shard {
+pub(crate) struct Shard {
     /// What both have.
-    partitions: BTreeSet<PartitionUid>,
-    link: Option<LinkId>,
+    pub(crate) partitions: BTreeSet<PartitionUid>,
+    pub(crate) link: Option<LinkId>,
     dial_at: Option<Duration>,
+    /// Since when it runs, in this life, without a link, as far as that was looked at.
+    pub(crate) apart: Option<(Incarnation, Duration)>,
 }
 
 struct Open {
@@ -95,7 +97,7 @@ struct Open {
 /// The links of a core.
 pub(crate) struct Links<S> {
     pub(crate) nodes: BTreeMap<NodeId, Beside>,
-    shards: BTreeMap<(NodeId, u16), Shard>,
+    pub(crate) shards: BTreeMap<(NodeId, u16), Shard>,
     open: BTreeMap<LinkId, Open>,
     dials: VecDeque<Dial>,
     sends: VecDeque<LinkSend<S>>,
@@ -348,7 +350,12 @@ impl<M: Memory + Clone> Node<M> {
     }
 
     /// Tells a replica something. Of one that is not known here yet: it is said again.
-    fn with_replica(&mut self, uid: PartitionUid, now: Now, tell: impl FnOnce(&mut Replica<M>)) {
+    pub(crate) fn with_replica(
+        &mut self,
+        uid: PartitionUid,
+        now: Now,
+        tell: impl FnOnce(&mut Replica<M>),
+    ) {
         let Some(held) = self.held.get_mut(&uid) else { return };
         tell(&mut held.replica);
         self.dirty.insert(Directory::Partition(uid));
@@ -550,6 +557,7 @@ impl<M: Memory + Clone> Node<M> {
         if now.monotonic >= self.links.next_ping {
             self.links.next_ping = now.monotonic + PING_EVERY;
             self.ping(now);
+            self.tell_cut_off(now);
         }
         self.tell_gone(now);
     }

@@ -180,6 +180,9 @@ pub enum Notice {
     Cut(LogIdentity, Offset, RecoveryReport),
     /// A neighbour's word and this log contradict each other: somebody's disk or word is broken.
     Contradicted(LogIdentity, Ignored),
+    /// This node holds its chain up, or cannot be reached by who is beside it: the chain is to go
+    /// on without it.
+    Stalled(LogIdentity, NodeId),
 }
 
 /// One core of a node: its part of the replicas, its clients; the first core's has the catalog.
@@ -567,6 +570,7 @@ impl<M: Memory + Clone> Node<M> {
                 if let Some(held) = self.held.get_mut(&uid) {
                     held.tick = None;
                     held.replica.on_tick(now);
+                    self.replica_events(uid, now);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet, ops::Range, time::Duration};
 
 use catena_format::{
-    NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
+    Epoch, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
     limits::PARTITIONS_PER_TOPIC_MAX, planted,
 };
 use catena_log::{
@@ -65,6 +65,8 @@ pub(crate) enum Proposal {
     RaiseProducer(Ticket),
     /// Of a chain.
     Chain(PartitionUid),
+    /// That a joiner is close, in this epoch.
+    Close(PartitionUid, Epoch),
     NodeDown(NodeId),
     /// Of nodes and copies, by an operator.
     Operation(Ticket),
@@ -149,6 +151,7 @@ impl<M: Memory + Clone> Node<M> {
                 batch_bytes_max: self.limits.batch_bytes_max_of(&config),
                 timestamp_ahead_ms_max: self.limits.timestamp_ahead_ms_max,
             },
+            evict_after: self.limits.evict_after,
         }
     }
 
@@ -400,8 +403,7 @@ impl<M: Memory + Clone> Node<M> {
             (Proposal::Create(ticket, topic), Ok(_)) => self.begin_creation(ticket, topic),
             (Proposal::Ready(topic), Ok(_)) => {
                 self.tell_cores(|| Content::Ready(topic));
-                let creating = self.creating.remove(&topic);
-                if let Some(ticket) = creating.and_then(|creating| creating.waiting) {
+                if let Some(Creating { waiting: Some(ticket), .. }) = self.creating.remove(&topic) {
                     self.changed(ticket);
                 }
             }
@@ -443,6 +445,7 @@ impl<M: Memory + Clone> Node<M> {
                 Proposal::ProducerIds
                 | Proposal::RaiseProducer(_)
                 | Proposal::Chain(_)
+                | Proposal::Close(..)
                 | Proposal::NodeDown(_)
                 | Proposal::Operation(_)
                 | Proposal::Admit(_),

@@ -343,6 +343,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         scrub_rate: config.scrub_rate_of_core(),
         scrub_period: config.storage.scrub_period,
         replace_after: config.cluster.replace_after,
+        evict_after: config.cluster.evict_after,
         ..Limits::default()
     })
 }

@@ -636,6 +636,9 @@ fn tell(notice: &Notice) {
         Notice::Contradicted(log, why) => {
             tracing::error!("{} does not follow its chain: {why}", name_of(log));
         }
+        Notice::Stalled(log, node) => {
+            tracing::warn!("{}: the chain is to go on without node {node}", name_of(log));
+        }
         Notice::Found(log, finding) => {
             let (name, directory) = (name_of(log), directory_name(log.uid.get()));
             match finding {

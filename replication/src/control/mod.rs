@@ -15,4 +15,4 @@ pub use catalog::{
 };
 pub use config::{BATCH_BYTES_KEY, ConfigError, TOPIC_SETTINGS, TopicConfig, TopicSetting};
 pub use orderer::{Orderer, OrdererEvent, ProposalId};
-pub use plan::{Due, due, place, stuck};
+pub use plan::{Due, Resting, due, place, stuck};

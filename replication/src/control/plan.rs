@@ -10,7 +10,7 @@ mod due;
 #[cfg(test)]
 mod tests;
 
-pub use self::due::{Due, due, stuck};
+pub use self::due::{Due, Resting, due, stuck};
 
 /// What a node has to do already.
 #[derive(Clone, Copy, Default)]

@@ -21,6 +21,7 @@ use self::{
     answer::{Kind, Parking},
     peers::Peers,
     repair::Repairs,
+    stall::Watch,
 };
 use crate::{
     chain::{Configuration, Extent, Ignored, Member, MemberId, Role},
@@ -32,6 +33,7 @@ mod answer;
 mod peers;
 mod produce;
 mod repair;
+mod stall;
 
 pub use self::{
     peers::{Parcel, WINDOW_BYTES},
@@ -69,6 +71,21 @@ pub enum Event<S> {
         /// Who.
         joiner: MemberId,
     },
+    /// The tail is about to wait for this joiner, which only another epoch ends: it does once
+    /// [`Replica::on_close_allowed`] says that there can be one.
+    JoinClose {
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Who.
+        joiner: MemberId,
+    },
+    /// A member of the chain, or who joins it, holds it up; told again while it does.
+    Stalled {
+        /// Of this epoch.
+        epoch: Epoch,
+        /// Who; of the head's chain its own node, too.
+        member: MemberId,
+    },
     /// Batches that were damaged are whole again: another member had them.
     Repaired(std::ops::Range<Offset>),
     /// They could not be written back.
@@ -89,6 +106,8 @@ pub struct ReplicaConfig {
     pub log: LogConfig,
     /// What batches are held to.
     pub batches: BatchLimits,
+    /// A member that has come no further for so long holds its chain up.
+    pub evict_after: Duration,
 }
 
 /// How far a replica has come.
@@ -136,6 +155,7 @@ pub struct Replica<M: Memory> {
     peers: Peers<M::Share>,
     parking: Parking,
     repairs: Repairs<M::Share>,
+    watch: Watch,
     /// What was told of the high watermark.
     told: Offset,
     /// It has come to where it was before this process began, or nobody knows of more.
@@ -167,6 +187,7 @@ impl<M: Memory + Clone> Replica<M> {
             peers: Peers::default(),
             parking: Parking::default(),
             repairs: Repairs::default(),
+            watch: Watch::default(),
             told: Offset::ZERO,
             is_settled: false,
             events: VecDeque::new(),
@@ -383,6 +404,7 @@ impl<M: Memory + Clone> Replica<M> {
         self.member.enter_as(me, configuration, &extent(log));
         self.greet = None;
         self.repairs.begin_anew();
+        self.watch = Watch::default();
         let early = self.peers.forget();
         if !self.is_head() {
             self.parking.leave(&mut self.events);
@@ -444,7 +466,8 @@ impl<M: Memory + Clone> Replica<M> {
         match &self.state {
             State::Open(log) => {
                 let greet = self.greet.map_or(Duration::MAX, |(at, _)| at);
-                Some(log.next_tick().min(greet).min(self.repairs.next_tick()))
+                let others = self.repairs.next_tick().min(self.next_watch());
+                Some(log.next_tick().min(greet).min(others))
             }
             State::Postponed(at) => Some(*at),
             State::Opening(_) | State::Failed(_) => None,
@@ -474,6 +497,7 @@ impl<M: Memory + Clone> Replica<M> {
         self.drain(now);
         self.reopen();
         self.mend(now);
+        self.watch(now);
     }
 
     /// What the log has to tell.

@@ -320,12 +320,7 @@ impl<M: Memory + Clone> Replica<M> {
         for side in SIDES {
             while self.forward(side) {}
         }
-        let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
-        // Close enough: all there is was sent, and no more than a window is on its way.
-        let all_sent = self.member.link(Side::Joiner).is_some()
-            && self.member.unsent(Side::Joiner, &extent(log)).is_none_or(|range| range.is_empty());
-        if all_sent && !self.member.is_joint() {
-            self.member.on_joiner_close();
+        if self.close_in() {
             self.speak();
         }
     }

@@ -29,6 +29,15 @@ pub struct Seen {
     pub sick: bool,
 }
 
+/// What a member says of its chain.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    /// Its joiner can be the tail.
+    Ready(MemberId),
+    /// Somebody holds the chain up.
+    Stalled(MemberId),
+}
+
 /// The control plane.
 pub struct Control {
     random: Random,
@@ -40,8 +49,8 @@ pub struct Control {
     pub silent_until_ns: u64,
     /// How many members it wants.
     target: usize,
-    /// Words that a joiner is ready, on their way.
-    ready: BTreeMap<(u64, u64), (Epoch, MemberId)>,
+    /// Words of members, on their way.
+    words: BTreeMap<(u64, u64), (Epoch, Word)>,
     numbers: u64,
     /// Since when a member is not heard of.
     missed: BTreeMap<NodeId, u64>,
@@ -59,7 +68,7 @@ impl Control {
             incarnations: BTreeMap::new(),
             silent_until_ns: 0,
             target: members,
-            ready: BTreeMap::new(),
+            words: BTreeMap::new(),
             numbers: 0,
             missed: BTreeMap::new(),
             restless: true,
@@ -100,22 +109,45 @@ impl Control {
         Some(member)
     }
 
+    /// Whether it decides anything now.
+    #[must_use]
+    pub fn hears(&self, now_ns: u64) -> bool {
+        now_ns >= self.silent_until_ns
+    }
+
     /// A tail says that its joiner is ready.
     pub fn hear_ready(&mut self, now_ns: u64, epoch: Epoch, joiner: MemberId) {
+        self.hear(now_ns, epoch, Word::Ready(joiner));
+    }
+
+    /// A member says that another one, or its joiner, holds the chain up.
+    pub fn hear_stalled(&mut self, now_ns: u64, epoch: Epoch, member: MemberId) {
+        self.hear(now_ns, epoch, Word::Stalled(member));
+    }
+
+    fn hear(&mut self, now_ns: u64, epoch: Epoch, word: Word) {
         self.numbers += 1;
         let at_ns = now_ns + self.random.below(3_000_000);
-        self.ready.insert((at_ns, self.numbers), (epoch, joiner));
+        self.words.insert((at_ns, self.numbers), (epoch, word));
     }
 
     /// Decides what is to be decided now.
     pub fn decide(&mut self, now_ns: u64, nodes: &[Seen], deeds: &mut Deeds) {
-        if now_ns < self.silent_until_ns {
+        if !self.hears(now_ns) {
             return;
         }
-        while let Some(entry) = self.ready.first_entry().filter(|entry| entry.key().0 <= now_ns) {
-            let (epoch, joiner) = entry.remove();
-            if let Some(next) = self.present().joined(epoch, joiner) {
-                deeds.did(Deed::Joined);
+        while let Some(entry) = self.words.first_entry().filter(|entry| entry.key().0 <= now_ns) {
+            let (epoch, word) = entry.remove();
+            let next = match word {
+                Word::Ready(joiner) => {
+                    self.present().joined(epoch, joiner).map(|next| (next, Deed::Joined))
+                }
+                Word::Stalled(member) => {
+                    self.without_stalled(epoch, member, nodes).map(|next| (next, Deed::Stalled))
+                }
+            };
+            if let Some((next, deed)) = next {
+                deeds.did(deed);
                 self.history.push(next);
             }
         }
@@ -123,6 +155,24 @@ impl Control {
             deeds.did(deed);
             self.history.push(next);
         }
+    }
+
+    /// The chain without who holds it up, if it is long enough then.
+    fn without_stalled(
+        &self,
+        epoch: Epoch,
+        member: MemberId,
+        nodes: &[Seen],
+    ) -> Option<Configuration> {
+        let present = Some(self.present()).filter(|present| present.epoch == epoch)?;
+        let runs = |other: &&MemberId| {
+            let seen = nodes[index(**other)];
+            **other != member && seen.id == Some(**other) && seen.up && !seen.sick
+        };
+        let left = present.chain.iter().filter(runs).count();
+        let enough = left >= usize::from(present.min_replicas).max(1);
+        let joins = present.joining == Some(member);
+        present.without(member.node).filter(|_| enough || joins)
     }
 
     fn change(&mut self, now_ns: u64, nodes: &[Seen]) -> Option<(Configuration, Deed)> {

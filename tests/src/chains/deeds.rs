@@ -12,6 +12,7 @@ pub enum Deed {
     Wiped,
     Removed,
     Evicted,
+    Stalled,
     Joining,
     Joined,
     Reordered,
@@ -30,13 +31,14 @@ pub enum Deed {
 
 impl Deed {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Killed,
         Self::PowerLost,
         Self::PowerLostByAll,
         Self::Wiped,
         Self::Removed,
         Self::Evicted,
+        Self::Stalled,
         Self::Joining,
         Self::Joined,
         Self::Reordered,
@@ -63,6 +65,7 @@ impl Deed {
             Self::Wiped => "wiped",
             Self::Removed => "removed",
             Self::Evicted => "evicted",
+            Self::Stalled => "stalled",
             Self::Joining => "joining",
             Self::Joined => "joined",
             Self::Reordered => "reordered",

@@ -38,6 +38,8 @@ use crate::sim::{
 const STUCK_NS: u64 = 5_000_000_000;
 /// The longest step of the clock.
 const STEP_NS: u64 = 1_000_000;
+/// Who holds the chain up for so long is told.
+const EVICT_AFTER: Duration = Duration::from_millis(40);
 /// Batches that are acknowledged before all is healed.
 const ACKED: u64 = 300;
 /// What a replica asks for and tells at once, at most.
@@ -195,6 +197,7 @@ impl World {
             config: ReplicaConfig {
                 log,
                 batches: BatchLimits { batch_bytes_max: 1 << 20, timestamp_ahead_ms_max: i64::MAX },
+                evict_after: EVICT_AFTER,
             },
             trims,
             told,
@@ -355,8 +358,8 @@ impl World {
                     return self.show(&batches);
                 }
             }
-            Event::JoinReady { epoch, joiner } => {
-                self.control.hear_ready(self.now_ns, epoch, joiner);
+            event @ (Event::JoinReady { .. } | Event::JoinClose { .. } | Event::Stalled { .. }) => {
+                self.hear_of_chain(at, &event)
             }
             Event::Contradicted(what) => {
                 let standing = self.standing();
@@ -377,6 +380,25 @@ impl World {
             Event::Postponed(_) | Event::Trimmed(_) => {}
         }
         Ok(())
+    }
+
+    /// What is for the control plane.
+    fn hear_of_chain(&mut self, at: usize, event: &Event<Bytes>) {
+        let now = self.now();
+        match event {
+            Event::JoinReady { epoch, joiner } => {
+                self.control.hear_ready(self.now_ns, *epoch, *joiner);
+            }
+            Event::Stalled { epoch, member } => {
+                self.control.hear_stalled(self.now_ns, *epoch, *member);
+            }
+            Event::JoinClose { epoch, .. } if self.control.hears(self.now_ns) => {
+                if let Some(replica) = &mut self.nodes[at].replica {
+                    replica.on_close_allowed(*epoch, now);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn unlink(&mut self, at: usize, peer: MemberId) {

@@ -131,6 +131,8 @@ deeds! {
     NodeDrained = "node_drained",
     /// A topic was to have another number of copies.
     Replicated = "replicated",
+    /// A chain went on without a member that ran, or gave up a joiner.
+    Evicted = "evicted",
     /// A copy was to be moved.
     PartitionMoved = "partition_moved",
 }
@@ -150,6 +152,7 @@ impl Deed {
                 | Self::Frozen
                 | Self::NodeDrained
                 | Self::Replicated
+                | Self::Evicted
                 | Self::PartitionMoved
         )
     }

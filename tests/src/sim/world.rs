@@ -480,6 +480,7 @@ impl World {
         let now = self.now();
         let Some(council) = &mut self.council else { return };
         council.decide(self.now_ns);
+        (0..council.take_evicted()).for_each(|_| self.oracle.did(Deed::Evicted));
         if council.was_disturbed() {
             for topic in council.catalog().topics() {
                 for partition in &topic.partitions {

@@ -63,7 +63,7 @@ fn replica(create: bool) -> Replica<Heap> {
 fn config(log: LogConfig) -> ReplicaConfig {
     let log = LogConfig { segment_bytes: 64 << 10, tail_cache_bytes: 16 << 10, ..log };
     let batches = BatchLimits { batch_bytes_max: 1 << 20, timestamp_ahead_ms_max: 3_600_000 };
-    ReplicaConfig { log, batches }
+    ReplicaConfig { log, batches, evict_after: Duration::from_millis(500) }
 }
 
 impl Small for World {
@@ -266,6 +266,8 @@ impl World {
                 }
                 Event::Cut(..)
                 | Event::JoinReady { .. }
+                | Event::JoinClose { .. }
+                | Event::Stalled { .. }
                 | Event::Contradicted(_)
                 | Event::Repaired(_)
                 | Event::RepairFailed(..)

@@ -15,9 +15,9 @@ use catena_format::{
 };
 use catena_log::{
     Fold, Now,
-    io::{Done, Purse},
+    io::{Done, Op, OpId, Purse},
 };
-use catena_node::{Dial, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post};
+use catena_node::{Dial, Directory, Limits, LinkId, Node, NodeIdentity, Ordered, Parcel, Post};
 use catena_replication::control::{Catalog, Entry, NodeProfile, encode};
 use catena_wire::{
     Api, CreateTopicRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FetchRequest,
@@ -26,7 +26,7 @@ use catena_wire::{
     peer::PeerHeader,
 };
 
-use crate::common::{Files, SESSION, hello, perform};
+use crate::common::{Files, SESSION, Share, hello, perform};
 
 pub(crate) const CORES: u16 = 2;
 /// From dialling to a connection that stands.
@@ -37,6 +37,10 @@ pub(crate) struct Machine {
     pub(crate) cores: Vec<Node<Purse>>,
     pub(crate) files: Files,
     pub(crate) up: bool,
+    /// Its disk does nothing for now.
+    pub(crate) stuck: bool,
+    /// What its cores have asked it for.
+    pub(crate) ops: VecDeque<(usize, Directory, OpId, Op<Share>)>,
     pub(crate) life: u64,
     /// What its disk knows of.
     pub(crate) lives: Vec<u64>,
@@ -99,6 +103,8 @@ impl World {
             cores: Vec::new(),
             files: Files::new(),
             up: false,
+            stuck: false,
+            ops: VecDeque::new(),
             life: 0,
             heard: 0,
             parcels: VecDeque::new(),
@@ -167,6 +173,7 @@ impl World {
         self.machines[at].up = false;
         self.machines[at].cores.clear();
         self.machines[at].parcels.clear();
+        self.machines[at].ops.clear();
         let broken: Vec<_> = self.links.iter().filter(|(end, _)| end.machine == at).collect();
         for (end, other) in broken.into_iter().map(|(a, b)| (*a, *b)).collect::<Vec<_>>() {
             self.links.remove(&end);
@@ -231,9 +238,7 @@ impl World {
         let mut any = false;
         for (core, node) in machine.cores.iter_mut().enumerate() {
             while let Some((directory, id, op)) = node.poll_op() {
-                let result = perform(&mut machine.files, directory, op);
-                node.on_done(directory, Done { id, result }, now);
-                any = true;
+                machine.ops.push_back((core, directory, id, op));
             }
             while let Some((to, parcel)) = node.poll_parcel() {
                 machine.parcels.push_back((core as u16, to, parcel));
@@ -247,6 +252,11 @@ impl World {
                 machine.answers.insert(header.correlation, (head, payload));
             }
             while node.poll_notice().is_some() {}
+        }
+        while let Some((core, directory, id, op)) = machine.ops.pop_front_if(|_| !machine.stuck) {
+            let result = perform(&mut machine.files, directory, op);
+            machine.cores[core].on_done(directory, Done { id, result }, now);
+            any = true;
         }
         while let Some((from, to, parcel)) = machine.parcels.pop_front() {
             machine.cores[usize::from(to)].on_parcel(from, parcel, now);
@@ -309,19 +319,30 @@ impl World {
         }
     }
 
+    /// All connections between two processes break, and no other comes about.
+    pub(crate) fn cut(&mut self, one: usize, other: usize) {
+        (0..CORES).for_each(|core| self.part_cores(one, other, core));
+    }
+
     /// The connections between the first cores of two processes break, and no other comes about.
     pub(crate) fn part(&mut self, one: usize, other: usize) {
+        self.part_cores(one, other, 0);
+    }
+
+    fn part_cores(&mut self, one: usize, other: usize, core: u16) {
         self.unreachable.extend([(one, other), (other, one)]);
         let now = self.now();
         let between = |(here, there): (&End, &End)| {
-            let ends = (here.machine, there.machine, here.core, there.core);
-            ends == (one, other, 0, 0) || ends == (other, one, 0, 0)
+            let ends = (here.machine, there.machine);
+            here.core == core && (ends == (one, other) || ends == (other, one))
         };
-        let broken: Vec<_> =
-            self.links.iter().filter(|link| between(*link)).map(|(end, _)| *end).collect();
+        let broken = self.links.iter().filter(|link| between(*link));
+        let broken: Vec<_> = broken.flat_map(|(here, there)| [*here, *there]).collect();
         for end in broken {
-            self.links.remove(&end);
-            self.machines[end.machine].cores[0].on_link_lost(end.link, now);
+            if self.links.remove(&end).is_some() {
+                let node = &mut self.machines[end.machine].cores[usize::from(end.core)];
+                node.on_link_lost(end.link, now);
+            }
         }
         self.settle();
     }

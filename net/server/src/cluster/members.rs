@@ -51,8 +51,11 @@ pub(super) fn next(nodes: &[ClusterMember], status: &Status) -> Option<Change> {
     others.sort_by_key(|node| (!node.witness, node.id));
     let others = others.into_iter().map(|node| node.id);
     let others = others.filter(|id| !status.voters.contains(id));
-    let voters: BTreeSet<NodeId> = voting.chain(others).take(VOTERS).collect();
+    let mut voters: BTreeSet<NodeId> = voting.chain(others).take(VOTERS).collect();
     let enough = voters.len() == VOTERS || voters.len() < status.voters.len();
+    if voters.len() == 2 && voters.contains(&status.node) {
+        voters = BTreeSet::from([status.node]);
+    }
     (enough && voters != status.voters && !voters.is_empty()).then_some(Change::Vote(voters))
 }
 
@@ -118,6 +121,7 @@ mod tests {
         assert_eq!(next(&nodes, &status(&[1, 2, 3], &[4])), vote(&[1, 3, 4]));
         let forgets = Some(Change::Forget(NodeId::new(2)));
         assert_eq!(next(&nodes, &status(&[1, 3, 4], &[2])), forgets);
+        assert_eq!(next(&nodes[..2], &status(&[1, 2, 3], &[])), vote(&[1]), "not two");
         nodes[1].peer = "new:1".to_owned();
         let learns = Some(Change::Learn(NodeId::new(3), "new:1".to_owned()));
         assert_eq!(next(&nodes, &status(&[1, 3, 4], &[])), learns);

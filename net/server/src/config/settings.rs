@@ -150,6 +150,10 @@ settings! {
         /// How long a node is down until others get copies of what it kept. Whoever orders the
         /// catalog goes by its own value, and counts from its own start at the earliest.
         replace_after: Duration = "10m", from "1s" to "10years";
+        /// A node that makes no headway for so long while its chain waits for it, or that its
+        /// neighbour cannot reach, leaves the chain, if that stays long enough, and joins it again
+        /// later.
+        evict_after: Duration = "500ms", from "100ms" to "10years";
     }
     /// How long the node waits.
     timeouts as Timeouts {

@@ -361,6 +361,17 @@ impl Catalog {
                 partition.sick.push(member);
                 self.removed(&configuration, member.node)?
             }
+            ChainChange::Evict(node, incarnation) => {
+                let incarnation = Incarnation::new(*incarnation);
+                let member = MemberId { node: NodeId::new(*node), incarnation };
+                self.evicted(&configuration, member)?
+            }
+            ChainChange::Close(node, incarnation) => {
+                let incarnation = Incarnation::new(*incarnation);
+                let joiner = MemberId { node: NodeId::new(*node), incarnation };
+                let there = configuration.joining == Some(joiner);
+                Some(configuration).filter(|_| there)
+            }
             ChainChange::Reorder(nodes) => {
                 let chain = nodes.iter().map(|node| self.member(NodeId::new(*node))).collect();
                 configuration.reordered(chain)
@@ -409,6 +420,24 @@ impl Catalog {
         homes.push(to);
         leaving.push(from);
         Ok(Some(configuration.restated()))
+    }
+
+    /// Without a member that holds the others up, or a joiner that comes no closer. A chain that
+    /// takes nothing without it waits for it.
+    fn evicted(
+        &self,
+        configuration: &Configuration,
+        member: MemberId,
+    ) -> Result<Option<Configuration>, CatalogError> {
+        if configuration.joining == Some(member) {
+            return Ok(configuration.without(member.node));
+        }
+        let left = configuration.chain.iter().filter(|other| **other != member);
+        let left = left.filter(|other| self.runs(**other)).count();
+        if left < usize::from(configuration.min_replicas).max(1) {
+            return Err(CatalogError::NodeNeeded(member.node.get()));
+        }
+        Ok(configuration.without(member.node).filter(|_| configuration.chain.contains(&member)))
     }
 
     /// Without a node that is to hold no copy any more.

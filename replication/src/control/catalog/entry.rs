@@ -208,7 +208,7 @@ pub const fn same_process(one: u64, other: u64) -> bool {
     one >> 16 == other >> 16
 }
 
-/// A change of a chain; each raises its epoch by one.
+/// A change of a chain; each but [`ChainChange::Close`] raises its epoch by one.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub enum ChainChange {
     /// A node that runs begins to copy, to become the tail.
@@ -225,6 +225,13 @@ pub enum ChainChange {
     /// A node's copy is to go to another one: that one keeps a copy from now on, and the first
     /// leaves once it is not needed.
     Move(u64, u64),
+    /// A node, in this incarnation, holds the others up, or cannot be reached by who is beside it:
+    /// the chain goes on without it, where it stays long enough. It keeps its copy, and joins
+    /// again.
+    Evict(u64, u64),
+    /// The joiner in this incarnation is close behind. It changes nothing: that it is ordered shows
+    /// that a change would be, without which a tail that has begun to wait for it waits for ever.
+    Close(u64, u64),
 }
 
 /// What a node that follows the catalog has to look at after an entry.

@@ -24,6 +24,9 @@ pub struct Due {
     pub head: Option<NodeId>,
 }
 
+/// Copies that are not to join their partitions' chains yet: they were evicted from them.
+pub type Resting = BTreeSet<(PartitionUid, NodeId)>;
+
 /// Changes of chains that are due, at most one of each partition. `gone`: nodes that have been down
 /// for so long that others are to keep what they kept.
 ///
@@ -32,8 +35,8 @@ pub struct Due {
 /// that a topic lacks; what is too much leaves once the others hold all. When nothing of that is
 /// under way, heads and tails are spread evenly.
 #[must_use]
-pub fn due(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> Vec<Due> {
-    let mut plan = Plan::new(catalog, gone);
+pub fn due(catalog: &Catalog, gone: &BTreeSet<NodeId>, resting: &Resting) -> Vec<Due> {
+    let mut plan = Plan::new(catalog, gone, resting);
     for (topic, partition) in partitions(catalog) {
         if let Some(change) = plan.change(topic, partition) {
             plan.propose(topic, partition, change);
@@ -49,7 +52,8 @@ pub fn due(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> Vec<Due> {
 /// them than they need.
 #[must_use]
 pub fn stuck(catalog: &Catalog, gone: &BTreeSet<NodeId>) -> BTreeMap<NodeId, usize> {
-    let plan = Plan::new(catalog, gone);
+    let nobody = Resting::new();
+    let plan = Plan::new(catalog, gone, &nobody);
     let mut stuck = BTreeMap::new();
     for (_, partition) in partitions(catalog) {
         if plan.possible(partition) >= usize::from(partition.configuration.min_replicas) {
@@ -72,6 +76,7 @@ fn partitions(catalog: &Catalog) -> impl Iterator<Item = (&Topic, &Partition)> {
 struct Plan<'c> {
     catalog: &'c Catalog,
     gone: &'c BTreeSet<NodeId>,
+    resting: &'c Resting,
     /// Chains that each node joins.
     joining: BTreeMap<NodeId, usize>,
     /// Copies that each node keeps.
@@ -80,13 +85,13 @@ struct Plan<'c> {
 }
 
 impl<'c> Plan<'c> {
-    fn new(catalog: &'c Catalog, gone: &'c BTreeSet<NodeId>) -> Self {
+    fn new(catalog: &'c Catalog, gone: &'c BTreeSet<NodeId>, resting: &'c Resting) -> Self {
         let mut joining: BTreeMap<NodeId, usize> = BTreeMap::new();
         for joiner in partitions(catalog).filter_map(|(_, p)| p.configuration.joining) {
             *joining.entry(joiner.node).or_default() += 1;
         }
         let copies = loads(catalog).into_iter().map(|(node, load)| (node, load.replicas));
-        Self { catalog, gone, joining, copies: copies.collect(), due: Vec::new() }
+        Self { catalog, gone, resting, joining, copies: copies.collect(), due: Vec::new() }
     }
 
     fn propose(&mut self, topic: &Topic, partition: &Partition, change: ChainChange) {
@@ -201,6 +206,7 @@ impl<'c> Plan<'c> {
             && self.has_room(node)
             && self.catalog.runs(member)
             && !partition.sick.contains(&member)
+            && !self.resting.contains(&(partition.uid, node))
     }
 
     /// Members that must be left when one goes: as many as there are to be, or can be; and never

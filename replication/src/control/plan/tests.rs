@@ -103,7 +103,7 @@ impl World {
 
     /// Does what is due, each of it checked; how much there was.
     fn round(&mut self) -> usize {
-        let due = due(&self.catalog, &self.gone);
+        let due = due(&self.catalog, &self.gone, &Resting::new());
         for Due { entry, head, .. } in &due {
             self.check(entry, *head);
             self.catalog.apply(entry).unwrap_or_else(|why| panic!("{entry:?}: {why}"));
@@ -192,7 +192,7 @@ impl World {
             }
             self.ready(&mut chance);
         }
-        panic!("it never ends: {:?}", due(&self.catalog, &self.gone));
+        panic!("it never ends: {:?}", due(&self.catalog, &self.gone, &Resting::new()));
     }
 
     /// Nothing is missing, nothing is too much, and heads are even.
@@ -411,7 +411,10 @@ fn heads_and_tails_are_even_again_after_all_have_restarted() {
         [1, 2, 3].map(|node| ends.iter().filter(|end| **end == node).count())
     };
     assert_ne!(count(&world, |chain| chain[0]), [4, 4, 4]);
-    assert!((1..=8).contains(&due(&world.catalog, &world.gone).len()), "some at a time");
+    assert!(
+        (1..=8).contains(&due(&world.catalog, &world.gone, &Resting::new()).len()),
+        "some at a time"
+    );
     world.settle();
     assert_eq!(count(&world, |chain| chain[0]), [4, 4, 4]);
     let tails = count(&world, |chain| chain[chain.len() - 1]);

@@ -64,6 +64,8 @@ pub(super) struct Council {
     elects_ns: u64,
     /// Somebody's life has ended or begun since this was asked.
     disturbed: bool,
+    /// How many copies were evicted since this was asked.
+    evicted: u64,
     /// Nothing is ordered until then.
     pub(super) silent_until_ns: u64,
     /// Nodes to which nothing comes of it, and from which nothing gets to it.
@@ -91,6 +93,7 @@ impl Council {
             leader: None,
             elects_ns: 0,
             disturbed: false,
+            evicted: 0,
             silent_until_ns: 0,
             cut_off: vec![false; lives.len()],
         };
@@ -108,13 +111,15 @@ impl Council {
 
     fn append(&mut self, bytes: Vec<u8>, by: Option<Proposer>) {
         let entry = decode(&bytes).expect("nodes propose what can be read");
+        let evicts = matches!(&entry, Entry::ChangeChain { change: ChainChange::Evict(..), .. });
         self.disturbed |= match &entry {
             Entry::NodeDown { .. } | Entry::StartNode { .. } => true,
-            Entry::ChangeChain { change, .. } => matches!(change, ChainChange::Leave(..)),
+            Entry::ChangeChain { change, .. } => matches!(change, ChainChange::Leave(..)) || evicts,
             _ => false,
         };
         // What changes nothing is ordered all the same.
-        let _ = self.catalog.apply(&entry);
+        let changes = self.catalog.apply(&entry).is_ok();
+        self.evicted += u64::from(evicts && changes);
         self.list.push((bytes, by));
         if self.list.len().is_multiple_of(SNAPSHOT_EVERY) {
             self.snapshots.insert(self.list.len(), self.catalog.snapshot());
@@ -125,6 +130,11 @@ impl Council {
     /// not every disk of a chain has may be lost with it.
     pub(super) fn was_disturbed(&mut self) -> bool {
         std::mem::take(&mut self.disturbed)
+    }
+
+    /// How many copies were evicted from their chains since this was asked.
+    pub(super) fn take_evicted(&mut self) -> u64 {
+        std::mem::take(&mut self.evicted)
     }
 
     /// What all will know.

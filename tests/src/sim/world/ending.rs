@@ -235,7 +235,7 @@ impl World {
     /// What keeps the copies of several nodes from being equal and complete.
     fn apart(&self) -> Option<String> {
         let council = self.council.as_ref()?;
-        let due = due(council.catalog(), &BTreeSet::new());
+        let due = due(council.catalog(), &BTreeSet::new(), &BTreeSet::new());
         if !due.is_empty() {
             return Some(format!("{due:?} is due"));
         }

@@ -6,8 +6,9 @@ use crate::sim::{deeds::Deed, random::Random, shrink::Bounds};
 
 /// How long it takes at most from one trouble to the next.
 const EVERY_NS: u64 = 3_000_000_000;
-/// And how long one lasts at most.
+/// And how long one lasts at most; a way that is cut, until its chains are to go on without it.
 const LASTS_NS: u64 = 1_200_000_000;
+const CUT_LASTS_NS: u64 = 4_000_000_000;
 
 /// When the next comes, and until when the present one lasts.
 pub(super) struct Trouble {
@@ -76,7 +77,8 @@ impl World {
                 if self.trouble.random.chance(500_000) {
                     self.wires.cut(other, node);
                 }
-                self.trouble.mends_ns = until_ns;
+                let longest = [0, CUT_LASTS_NS][self.trouble.random.below(2) as usize];
+                self.trouble.mends_ns = until_ns + self.trouble.random.below(1 + longest);
             }
             Kind::Isolate => self.isolate(node, until_ns),
             Kind::Silence => {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use crate::control::place;
 
 fn due(catalog: &Catalog) -> Vec<Entry> {
-    let due = crate::control::due(catalog, &BTreeSet::new());
+    let due = crate::control::due(catalog, &BTreeSet::new(), &BTreeSet::new());
     due.into_iter().map(|due| due.entry).collect()
 }
 
@@ -339,4 +339,35 @@ fn a_topic_has_as_many_copies_as_nodes_can_hold() {
     let fewer = CatalogError::FewerNodes { wished: 3, there: 2 };
     assert_eq!(catalog.apply(&replicate(3, 1)), Err(fewer));
     assert_eq!(place(&catalog, 1, 3), None, "nothing new goes to who is drained");
+}
+
+#[test]
+fn who_holds_a_chain_up_leaves_it_as_long_as_that_takes_records() {
+    let mut catalog = cluster();
+    catalog.apply(&Entry::DeleteTopic { id: 1 }).unwrap();
+    topic(&mut catalog, 2, 1, 3, 2);
+    let (_, nodes, _) = chain(&catalog, 2, 0);
+    let life = |catalog: &Catalog, node: u64| catalog.incarnation(NodeId::new(node)).get();
+    let change = |catalog: &mut Catalog, change: ChainChange| {
+        let epoch = chain(catalog, 2, 0).0;
+        catalog.apply(&Entry::ChangeChain { topic: 2, partition: 0, epoch, change })
+    };
+    let (still, other) = (nodes[1], nodes[2]);
+    let lives = (life(&catalog, still), life(&catalog, other));
+    assert!(change(&mut catalog, ChainChange::Evict(still, lives.0 + 1)).is_err(), "another life");
+    change(&mut catalog, ChainChange::Evict(still, lives.0)).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (2, vec![nodes[0], other], None));
+    let needed = change(&mut catalog, ChainChange::Evict(other, lives.1));
+    assert_eq!(needed, Err(CatalogError::NodeNeeded(other)), "two must be there");
+    let uid = catalog.topic(TopicId::new(2)).unwrap().partitions[0].uid;
+    let resting = BTreeSet::from([(uid, NodeId::new(still))]);
+    assert!(crate::control::due(&catalog, &BTreeSet::new(), &resting).is_empty(), "not yet");
+    assert_eq!(due(&catalog).len(), 1, "it keeps its copy");
+    change(&mut catalog, ChainChange::Join(still)).unwrap();
+    let before = chain(&catalog, 2, 0);
+    change(&mut catalog, ChainChange::Close(still, lives.0)).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), before, "it says something, and changes nothing");
+    assert!(change(&mut catalog, ChainChange::Close(other, lives.1)).is_err(), "no joiner");
+    change(&mut catalog, ChainChange::Evict(still, lives.0)).unwrap();
+    assert_eq!(chain(&catalog, 2, 0), (4, vec![nodes[0], other], None), "nor does who joins wait");
 }
