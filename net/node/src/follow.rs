@@ -19,14 +19,14 @@ use catena_replication::{
     chain::{MemberId, Role},
     control::{
         Applied, Catalog, CatalogError, ChainChange, ClusterNode, Due, Entry, NodeProfile,
-        Partition, ProposalId, Topic, Touched, decode, due, encode, same_process,
+        Partition, ProposalId, Resting, Topic, Touched, decode, due, encode, same_process,
     },
 };
 use catena_wire::{ErrorCode, JoinTokenRequest, Message, WireError};
 
 use crate::{
     cores::{Content, FIRST, NOWHERE, Place},
-    held::{Awaited, Creating, Held},
+    held::{Awaited, Creating, Held, Planned},
     node::{Caller, Directory, Node, Status},
     operations::{Absent, Quorum, catalog_code},
     stall::Rests,
@@ -40,6 +40,8 @@ const DUE_EVERY: Duration = Duration::from_millis(500);
 const DUE_SOON: Duration = Duration::from_millis(10);
 /// How long a head waits for the others before it proposes that one of them goes.
 const PLANNED_AFTER: Duration = Duration::from_secs(5);
+/// A plan that is not told again for so long is none any more.
+const PLANNED_WHILE: Duration = Duration::from_secs(2);
 /// How long the announcement of a start may take before it is made once more.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -71,6 +73,9 @@ pub struct ClusterMember {
     pub peer: String,
 }
 
+/// What is due depends on.
+type Looked = (u64, BTreeSet<NodeId>, Resting);
+
 /// The catalog as far as it was ordered, and what this node says of itself.
 pub(crate) struct Follower {
     pub(crate) catalog: Catalog,
@@ -90,8 +95,9 @@ pub(crate) struct Follower {
     announce: Option<Duration>,
     /// When it is looked again what is due.
     due_at: Duration,
-    /// With this version of the catalog, and with these nodes gone for long, nothing is.
-    nothing_due: Option<(u64, BTreeSet<NodeId>)>,
+    /// What is, and of which version of the catalog, with which nodes gone and which copies
+    /// resting.
+    due: Option<(Looked, Vec<Due>)>,
     pub(crate) absent: Absent,
     pub(crate) quorum: Quorum,
     pub(crate) rests: Rests,
@@ -111,7 +117,7 @@ impl Follower {
             changing: BTreeSet::new(),
             announce: None,
             due_at: Duration::ZERO,
-            nothing_due: None,
+            due: None,
             absent: Absent::default(),
             quorum: Quorum::default(),
             rests: Rests::default(),
@@ -633,7 +639,8 @@ impl<M: Memory + Clone> Node<M> {
         let me = self.identity.node;
         let failed = matches!(held.replica.phase(), Phase::Failed(_));
         let poisoned = held.replica.log().is_some_and(|log| log.poisoned().is_some());
-        let others = held.chain.iter().any(|node| *node != me);
+        let runs = |node: &NodeId| self.links.nodes.get(node).is_some_and(|beside| beside.up);
+        let others = held.chain.iter().any(|node| *node != me && runs(node));
         if (failed || poisoned) && others && !held.neighbours.is_empty() {
             let change = ChainChange::Leave(me.get(), self.incarnation.get());
             self.ask_for_chain(uid, held.epoch, change);
@@ -660,17 +667,18 @@ impl<M: Memory + Clone> Node<M> {
         let Some(follower) = &mut self.follower else { return };
         follower.due_at = now.monotonic + DUE_EVERY;
         let resting = follower.rests.look(&follower.catalog, now);
-        let looked = (follower.catalog.version(), gone);
-        if self.status != Status::Serving || follower.nothing_due.as_ref() == Some(&looked) {
+        let looked = (follower.catalog.version(), gone, resting);
+        if self.status != Status::Serving {
             return;
         }
-        let due = due(&follower.catalog, &looked.1, &resting);
-        let (leads, changing) = (follower.leads, follower.changing.clone());
-        follower.nothing_due = (due.is_empty() && resting.is_empty()).then_some(looked);
-        for Due { uid, entry, head } in due {
+        let known = follower.due.take_if(|(known, _)| *known == looked).map(|(_, due)| due);
+        let due = known.unwrap_or_else(|| due(&follower.catalog, &looked.1, &looked.2));
+        let leads = follower.leads;
+        for Due { uid, entry, head } in due.clone() {
+            let changing = |follower: &Follower| follower.changing.contains(&uid);
             match head {
                 None if leads => self.propose_chain(uid, &entry),
-                Some(head) if head == me && !changing.contains(&uid) => {
+                Some(head) if head == me && !self.follower.as_ref().is_some_and(changing) => {
                     match self.follower.as_ref().and_then(|follower| follower.told.get(&uid)) {
                         Some((_, core)) if *core != FIRST => {
                             self.send_parcel(*core, Content::Plan(uid, entry));
@@ -681,14 +689,17 @@ impl<M: Memory + Clone> Node<M> {
                 _ => {}
             }
         }
+        if let Some(follower) = &mut self.follower {
+            follower.due = Some((looked, due));
+        }
     }
 
     /// The chain of a partition that this node heads is to change so.
     pub(crate) fn plan(&mut self, uid: PartitionUid, entry: Entry, now: Now) {
         let Some(held) = self.held.get_mut(&uid) else { return };
-        if held.planned.as_ref().is_none_or(|(known, _)| *known != entry) {
-            held.planned = Some((entry, now.monotonic));
-        }
+        let known = held.planned.take().filter(|known| known.entry == entry);
+        let since = known.map_or(now.monotonic, |known| known.since);
+        held.planned = Some(Planned { entry, since, told: now.monotonic });
         self.propose_planned(uid, now);
     }
 
@@ -698,8 +709,14 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn propose_planned(&mut self, uid: PartitionUid, now: Now) {
         let me = self.identity.node.get();
         let Some(held) = self.held.get_mut(&uid) else { return };
-        let Some((Entry::ChangeChain { epoch, change, .. }, since)) = &held.planned else { return };
+        let Some(Planned { entry, since, told }) = &held.planned else { return };
+        let Entry::ChangeChain { epoch, change, .. } = entry else { return };
         let (epoch, change) = (Epoch::new(*epoch), change.clone());
+        if now.monotonic.saturating_sub(*told) >= PLANNED_WHILE {
+            // It is not due any more.
+            held.planned = None;
+            return held.replica.need_not_change();
+        }
         if held.epoch != epoch || held.replica.epoch() != epoch {
             // It was thought of in an epoch that is over, or was not entered yet.
             if held.epoch > epoch {

@@ -74,8 +74,8 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) epoch: Epoch,
     /// Nodes beside it in the chain.
     pub(crate) neighbours: Vec<NodeId>,
-    /// How its chain is to change, and since when.
-    pub(crate) planned: Option<(Entry, Duration)>,
+    /// How its chain is to change.
+    pub(crate) planned: Option<Planned>,
     /// Whom nothing connects to this node, and in which epoch that was seen.
     pub(crate) cut_off: Option<(Epoch, MemberId)>,
     pub(crate) tick: Option<Duration>,
@@ -83,6 +83,14 @@ pub(crate) struct Held<M: Memory> {
     pub(crate) readers: BTreeMap<ReadId, Reader>,
     pub(crate) trims: VecDeque<Ticket>,
     pub(crate) subscriptions: BTreeMap<Name, Subscription>,
+}
+
+/// A change of a chain that its head is to propose.
+pub(crate) struct Planned {
+    pub(crate) entry: Entry,
+    /// Since when it is due, and when that was told last.
+    pub(crate) since: Duration,
+    pub(crate) told: Duration,
 }
 
 impl<M: Memory> Held<M> {

@@ -102,6 +102,7 @@ pub(crate) struct Links<S> {
     dials: VecDeque<Dial>,
     sends: VecDeque<LinkSend<S>>,
     next_ping: Duration,
+    pub(crate) next_sick: Duration,
     /// Since when a node has no link to this core, or since when that counts.
     away: BTreeMap<NodeId, Duration>,
     /// Who was said to be gone, until that is decided.
@@ -117,6 +118,7 @@ impl<S> Default for Links<S> {
             dials: VecDeque::new(),
             sends: VecDeque::new(),
             next_ping: Duration::ZERO,
+            next_sick: Duration::ZERO,
             away: BTreeMap::new(),
             accused: BTreeSet::new(),
         }

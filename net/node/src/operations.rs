@@ -221,8 +221,10 @@ impl<M: Memory + Clone> Node<M> {
         head: &[u8],
         now: Now,
     ) -> Result<(), WireError> {
-        let AcceptLossRequest { node } = AcceptLossRequest::decode(head)?;
-        self.operate(caller, &[node], &Entry::AcceptLoss { node: node.get() }, now);
+        let AcceptLossRequest { node, lost } = AcceptLossRequest::decode(head)?;
+        let named: Vec<_> = lost.iter().copied().chain([node]).collect();
+        let lost = lost.iter().map(|lost| lost.get()).collect();
+        self.operate(caller, &named, &Entry::AcceptLoss { node: node.get(), lost }, now);
         Ok(())
     }
 

@@ -29,6 +29,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Nodes of which copies are evicted at a time, at most; of a large cluster a quarter.
 const EVICTED_MAX: usize = 2;
 
+/// How often who is sick says so, until it has left.
+const SICK_EVERY: Duration = Duration::from_secs(1);
+
 struct Rest {
     life: Incarnation,
     until: Duration,
@@ -119,6 +122,11 @@ impl<M: Memory + Clone> Node<M> {
     pub(crate) fn tell_cut_off(&mut self, now: Now) {
         if self.status != Status::Serving {
             return;
+        }
+        if self.links.next_sick <= now.monotonic {
+            self.links.next_sick = now.monotonic + SICK_EVERY;
+            let all: Vec<_> = self.held.keys().copied().collect();
+            all.into_iter().for_each(|uid| self.leave_if_sick(uid));
         }
         for (member, partitions) in self.links.cut_off(self.limits.evict_after, now) {
             for uid in partitions {

@@ -11,7 +11,7 @@ use catena_node::{Limits, Quorum, Status};
 use catena_wire::{
     AcceptLossRequest, Api, DescribeClusterRequest, DescribeClusterResponse, DrainNodeRequest,
     ErrorCode, Message, MovePartitionRequest, NodeDetail, RemoveNodeRequest, ReplicateTopicRequest,
-    StatusResponse,
+    StatusResponse, TrimRequest,
 };
 use world::{World, id};
 
@@ -273,7 +273,8 @@ fn a_partition_that_has_lost_all_members_goes_on_with_another_copy_when_that_is_
     // Only the first copy has this one.
     world.round(other, "events", topic, 1);
     let accept = |w: &mut World, node| {
-        w.operate(other, Api::AcceptLoss, &AcceptLossRequest { node: id(node) })
+        let lost = vec![id(first)];
+        w.operate(other, Api::AcceptLoss, &AcceptLossRequest { node: id(node), lost })
     };
     world.start(second);
     assert_eq!(accept(&mut world, second), ErrorCode::InvalidRequest, "nothing is lost");
@@ -285,6 +286,10 @@ fn a_partition_that_has_lost_all_members_goes_on_with_another_copy_when_that_is_
     world.until("it is up", |w| w.node(other, second).up);
     assert_eq!(accept(&mut world, other), ErrorCode::InvalidRequest, "it has no copy");
     assert_eq!(world.chain(other, "events", 0), [first]);
+    let wrong = AcceptLossRequest { node: id(second), lost: vec![id(second)] };
+    assert_eq!(world.operate(other, Api::AcceptLoss, &wrong), ErrorCode::InvalidRequest, "it runs");
+    let none = AcceptLossRequest { node: id(second), lost: Vec::new() };
+    assert_eq!(world.operate(other, Api::AcceptLoss, &none), ErrorCode::InvalidRequest, "who?");
     assert_eq!(accept(&mut world, second), ErrorCode::None);
     world.until("it goes on", |w| w.chain(other, "events", 0) == [second]);
     world.until("it serves", |w| w.fetch(second, topic, 0).0 == 1);
@@ -294,4 +299,59 @@ fn a_partition_that_has_lost_all_members_goes_on_with_another_copy_when_that_is_
     world.start(first);
     world.until("it is in again", |w| w.chain(other, "events", 0) == [second, first]);
     world.all_show(other, "events", topic, 3);
+}
+
+/// A partition of two copies, whose first alone has records that are given up; who of the three
+/// nodes has none, and has the first and the second.
+fn given_up(world: &mut World, before: impl FnOnce(&mut World, usize, TopicId)) -> [usize; 3] {
+    assert_eq!(world.create(0, "events", 1, 2), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let [first, second] = world.chain(0, "events", 0)[..] else { panic!("two copies") };
+    let other = (0..3).find(|at| ![first, second].contains(at)).unwrap();
+    world.lead(other);
+    world.round(other, "events", topic, 0);
+    world.kill(second);
+    world.until("it is out", |w| w.chain(other, "events", 0) == [first]);
+    (1..4).for_each(|sequence| world.round(other, "events", topic, sequence));
+    before(world, first, topic);
+    world.machines[first].deaf = true;
+    world.cut(first, other);
+    world.cut(first, second);
+    world.until("it is believed gone", |w| !w.node(other, first).up);
+    world.start(second);
+    world.until("it is up", |w| w.node(other, second).up);
+    let accept = AcceptLossRequest { node: id(second), lost: vec![id(first)] };
+    world.until("it goes on", |w| {
+        w.operate(other, Api::AcceptLoss, &accept) == ErrorCode::None
+            || w.chain(other, "events", 0)[0] == second
+    });
+    [other, first, second]
+}
+
+#[test]
+fn who_was_only_out_of_reach_is_cut_to_what_is_left_in_the_same_life() {
+    let mut world = World::new(3);
+    let [other, first, second] = given_up(&mut world, |_, _, _| {});
+    let (topic, _) = world.partitions(other, "events");
+    world.round(other, "events", topic, 1);
+    world.unreachable.clear();
+    world.machines[first].deaf = false;
+    world.until("it is in again", |w| w.chain(other, "events", 0) == [second, first]);
+    world.all_show(other, "events", topic, 2);
+}
+
+#[test]
+fn who_has_trimmed_what_is_left_begins_anew() {
+    let mut world = World::new(3);
+    let [other, first, second] = given_up(&mut world, |world, first, topic| {
+        let (partition, to) = (PartitionIndex::new(0), Offset::new(3));
+        let trim = TrimRequest { topic, partition, to };
+        world.ask(first, Api::Trim, &trim, &[]);
+    });
+    let (topic, _) = world.partitions(other, "events");
+    world.round(other, "events", topic, 1);
+    world.unreachable.clear();
+    world.machines[first].deaf = false;
+    world.until("it is in again", |w| w.chain(other, "events", 0) == [second, first]);
+    world.all_show(other, "events", topic, 2);
 }

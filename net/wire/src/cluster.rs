@@ -136,11 +136,13 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Each partition of which no member runs, and that has a copy on this node, goes on with that
-    /// copy; what it lacks is lost. The answer is a [`crate::StatusResponse`].
+    /// Each partition whose chain has lost nodes only, and that has a copy on this node, goes on
+    /// with that copy; what it lacks is lost. The answer is a [`crate::StatusResponse`].
     message AcceptLossRequest {
         /// The node; it runs.
         node: NodeId,
+        /// The nodes that are lost for good; none of them runs.
+        lost: Vec<NodeId>,
     }
 }
 

@@ -406,7 +406,7 @@ fn cluster() -> [Golden; 7] {
     let drain = DrainNodeRequest { node: from, drain: true };
     let replicate = ReplicateTopicRequest { name: "orders".into(), replicas: 3, min_replicas: 2 };
     let partition = PartitionIndex::new(5);
-    let loss = AcceptLossRequest { node: to };
+    let loss = AcceptLossRequest { node: to, lost: vec![from] };
     let moves = MovePartitionRequest { name: "orders".into(), partition, from, to };
     [
         golden("describe-cluster-request", Api::DescribeCluster, DescribeClusterRequest {}, &[]),

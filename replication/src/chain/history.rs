@@ -18,7 +18,7 @@ pub struct Extent<'a> {
 }
 
 /// The same, as another node is told it.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct History {
     /// The first offset that is still there.
     pub start: Offset,

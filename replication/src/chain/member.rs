@@ -144,6 +144,8 @@ pub struct Member {
     /// the word that it is ready may be on its way.
     joint: bool,
     ready_told: bool,
+    /// A joiner's log cannot be cut to what the chain has: it begins anew.
+    renounced: bool,
     /// Questions that the head has asked, as far as they came here, and how many came to the tail.
     questions: u64,
     answered: u64,
@@ -167,6 +169,7 @@ impl Member {
             joiner: None,
             joint: false,
             ready_told: false,
+            renounced: false,
             questions: 0,
             answered: 0,
         }
@@ -191,8 +194,12 @@ impl Member {
         }
         let high_watermark = self.high_watermark;
         *self = Self::new(me);
-        self.high_watermark = high_watermark;
         self.role = configuration.role(self.me);
+        self.high_watermark = match self.role {
+            // Who heads a chain holds what was committed, unless that was given up.
+            Role::Solo | Role::Head => high_watermark.min(log.end),
+            _ => high_watermark,
+        };
         let first = matches!(self.role, Role::Solo | Role::Head);
         self.synced = first;
         self.durable_before = if first { Offset::MAX } else { Offset::ZERO };
@@ -396,16 +403,22 @@ impl Member {
         theirs: Offset,
         log: &Extent<'_>,
     ) -> Result<Option<Effect>, Ignored> {
-        let (high_watermark, role) = (self.high_watermark, self.role);
+        let (high_watermark, role, renounced) = (self.high_watermark, self.role, self.renounced);
         let uplink = self.uplink_of(from, session)?;
         if uplink.welcomed && !planted!(OldSessionTaken) {
             return Err(Ignored::Stranger);
         }
         // What is committed and here must be there, too. Only a joiner that was away for long may
-        // have what nobody keeps any more.
-        let outdated = role == Role::Joiner && keep < first;
-        let least = first.max(high_watermark.min(log.end)).max(log.log_start);
-        if keep < least && !outdated {
+        // have what nobody keeps any more, or what was given up.
+        let joins = role == Role::Joiner;
+        let outdated = joins && keep < first;
+        let committed = if joins { Offset::ZERO } else { high_watermark.min(log.end) };
+        let least = first.max(committed).max(log.log_start);
+        if keep < least && !outdated && !renounced {
+            if joins {
+                self.renounced = true;
+                self.on_link_lost();
+            }
             return Err(Ignored::Contradiction { at: keep, high_watermark });
         }
         uplink.welcomed = true;
@@ -422,6 +435,9 @@ impl Member {
     pub fn on_cut(&mut self, log: &Extent<'_>) {
         if !self.synced {
             self.entered_end = log.end;
+        }
+        if self.role == Role::Joiner {
+            self.high_watermark = self.high_watermark.min(log.end);
         }
         self.synced = true;
         let promised = self.uplink.as_ref().map_or(Offset::ZERO, |uplink| uplink.promised);
@@ -511,7 +527,8 @@ impl Member {
         let epoch = self.epoch()?;
         let uplink = self.uplink.as_mut().filter(|uplink| !uplink.greeted)?;
         uplink.greeted = true;
-        let (session, history) = (uplink.session, log.to_history());
+        let history = if self.renounced { History::default() } else { log.to_history() };
+        let session = uplink.session;
         let message = Message::Hello { epoch, session, history };
         Some(Output::Send { to: uplink.peer, message })
     }

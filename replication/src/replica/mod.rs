@@ -402,6 +402,10 @@ impl<M: Memory + Clone> Replica<M> {
             return;
         };
         self.member.enter_as(me, configuration, &extent(log));
+        if matches!(self.member.role(), Role::Solo | Role::Head) {
+            // What it copied may never come, and what takes its place is not to be dropped.
+            self.peers.start = self.peers.start.min(log.log_end());
+        }
         self.greet = None;
         self.repairs.begin_anew();
         self.watch = Watch::default();
@@ -427,6 +431,11 @@ impl<M: Memory + Clone> Replica<M> {
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return false };
         let answered = *self.parking.strict_from.get_or_insert(log.log_end());
         self.is_head() && (committed >= answered || planted!(ChangedUncommitted))
+    }
+
+    /// The chain need not change as [`Replica::may_change`] was asked, and nobody has proposed it.
+    pub fn need_not_change(&mut self) {
+        self.parking.strict_from = None;
     }
 
     fn is_head(&self) -> bool {

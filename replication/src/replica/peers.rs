@@ -307,8 +307,9 @@ impl<M: Memory + Clone> Replica<M> {
             return;
         }
         log.close();
+        let anew = keep < first || keep < log.log_start();
         self.cut = Some(match delivery {
-            Some(Delivery { payload: fold, .. }) if keep < first => Cut::All { first, fold },
+            Some(Delivery { payload: fold, .. }) if anew => Cut::All { first, fold },
             _ => Cut::Behind(keep),
         });
     }

@@ -399,13 +399,13 @@ impl Client {
         self.ask(call::drain_node(node, drain))
     }
 
-    /// Each partition of which no member runs, and that has a copy on this node, goes on with that
-    /// copy: what it lacks is lost.
+    /// Each partition whose chain has only nodes that are `lost` for good, none of which runs, and
+    /// that has a copy on `node`, goes on with that copy: what it lacks is lost.
     ///
     /// # Errors
     /// [`catena_wire::ErrorCode::InvalidRequest`] when there is none; and see [`Error`].
-    pub fn accept_loss(&mut self, node: NodeId) -> Result<(), Error> {
-        self.ask(call::accept_loss(node))
+    pub fn accept_loss(&mut self, node: NodeId, lost: Vec<NodeId>) -> Result<(), Error> {
+        self.ask(call::accept_loss(node, lost))
     }
 
     /// A topic is to have another number of copies, and of members that a chain needs to take

@@ -200,8 +200,8 @@ pub(crate) fn move_partition(
     Call::new(Api::MovePartition, &request, status)
 }
 
-pub(crate) fn accept_loss(node: NodeId) -> Result<Call<()>, Error> {
-    Call::new(Api::AcceptLoss, &AcceptLossRequest { node }, status)
+pub(crate) fn accept_loss(node: NodeId, lost: Vec<NodeId>) -> Result<Call<()>, Error> {
+    Call::new(Api::AcceptLoss, &AcceptLossRequest { node, lost }, status)
 }
 
 /// An id that was asked for and never used harms nobody.

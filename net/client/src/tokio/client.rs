@@ -392,13 +392,13 @@ impl Client {
         self.ask(call::drain_node(node, drain)).await
     }
 
-    /// Each partition of which no member runs, and that has a copy on this node, goes on with that
-    /// copy: what it lacks is lost.
+    /// Each partition whose chain has only nodes that are `lost` for good, none of which runs, and
+    /// that has a copy on `node`, goes on with that copy: what it lacks is lost.
     ///
     /// # Errors
     /// [`catena_wire::ErrorCode::InvalidRequest`] when there is none; and see [`Error`].
-    pub async fn accept_loss(&mut self, node: NodeId) -> Result<(), Error> {
-        self.ask(call::accept_loss(node)).await
+    pub async fn accept_loss(&mut self, node: NodeId, lost: Vec<NodeId>) -> Result<(), Error> {
+        self.ask(call::accept_loss(node, lost)).await
     }
 
     /// A topic is to have another number of copies, and of members that a chain needs to take

@@ -39,6 +39,8 @@ pub(crate) struct Machine {
     pub(crate) up: bool,
     /// Its disk does nothing for now.
     pub(crate) stuck: bool,
+    /// Nothing is heard of the list, and nothing gets there.
+    pub(crate) deaf: bool,
     /// What its cores have asked it for.
     pub(crate) ops: VecDeque<(usize, Directory, OpId, Op<Share>)>,
     pub(crate) life: u64,
@@ -104,6 +106,7 @@ impl World {
             files: Files::new(),
             up: false,
             stuck: false,
+            deaf: false,
             ops: VecDeque::new(),
             life: 0,
             heard: 0,
@@ -193,6 +196,14 @@ impl World {
         self.settle();
     }
 
+    /// Another one orders what is proposed.
+    pub(crate) fn lead(&mut self, at: usize) {
+        let now = self.now();
+        let before = std::mem::replace(&mut self.leader, at);
+        self.machines[before].cores[0].on_ordered(Ordered::Leads(false), now);
+        self.machines[at].cores[0].on_ordered(Ordered::Leads(true), now);
+    }
+
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.clock + time;
         while self.clock < end {
@@ -270,6 +281,9 @@ impl World {
         let now = self.now();
         let machine = &mut self.machines[at];
         let mut any = false;
+        if machine.deaf {
+            return std::iter::from_fn(|| machine.cores[0].poll_proposal()).count() > 0;
+        }
         while let Some((number, entry)) = machine.cores[0].poll_proposal() {
             self.list.push((entry, Some((at, machine.life, number))));
             any = true;

@@ -78,6 +78,9 @@ pub(crate) struct RecoverArgs {
     /// The node, by its number.
     #[arg(value_name = "NODE")]
     pub(crate) node: u64,
+    /// The nodes that are lost for good, by their numbers, with commas between them.
+    #[arg(long, value_name = "NODES", value_delimiter = ',', required = true)]
+    pub(crate) lost: Vec<u64>,
     /// What its copies lack is lost.
     #[arg(long, required = true)]
     pub(crate) accept_loss: bool,

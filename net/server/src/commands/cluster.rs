@@ -50,9 +50,10 @@ pub(crate) fn cluster(
         }
         ClusterCommand::Drain(args) => drain(&mut client, &args, json),
         ClusterCommand::Recover(args) => {
-            client.accept_loss(NodeId::new(args.node))?;
+            let lost = args.lost.iter().map(|node| NodeId::new(*node)).collect();
+            client.accept_loss(NodeId::new(args.node), lost)?;
             let text = format!("partitions that had nobody left go on with node {}", args.node);
-            done(json, &json!({ "node": args.node }), &text)
+            done(json, &json!({ "node": args.node, "lost": args.lost }), &text)
         }
     }
 }

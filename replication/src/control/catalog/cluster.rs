@@ -113,7 +113,7 @@ impl Catalog {
             Entry::ReplicateTopic { id, replicas, min_replicas } => {
                 self.topic_mut(*id)?.replicate(*replicas, *min_replicas);
             }
-            Entry::AcceptLoss { node } => self.accept_loss(NodeId::new(*node)),
+            Entry::AcceptLoss { node, lost } => self.accept_loss(NodeId::new(*node), lost),
             Entry::ChangeChain { topic, partition, epoch, change } => {
                 let next = self.next_chain(*topic, *partition, *epoch, change)?;
                 let topic = self.topic_mut(*topic)?;
@@ -164,14 +164,7 @@ impl Catalog {
             }
             Entry::RemoveNode { node } => self.check_removal(*node),
             Entry::DrainNode { node, .. } => self.known(*node).map(drop),
-            Entry::AcceptLoss { node } => {
-                self.known(*node)?;
-                let id = NodeId::new(*node);
-                let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
-                let some = partitions.any(|partition| self.is_left_to(partition, id));
-                let text = "no partition without a member that runs has a copy there";
-                some.then_some(()).ok_or(CatalogError::Chain(text))
-            }
+            Entry::AcceptLoss { node, lost } => self.check_loss(NodeId::new(*node), lost),
             Entry::ReplicateTopic { id, replicas, min_replicas } => {
                 self.topics.get(id).ok_or(CatalogError::UnknownTopic)?;
                 if !(1..=REPLICAS_MAX).contains(replicas) || !(1..=*replicas).contains(min_replicas)
@@ -205,26 +198,40 @@ impl Catalog {
         if partitions.any(needs) { Err(CatalogError::NodeNeeded(node)) } else { Ok(()) }
     }
 
-    /// Whether a partition has no member any more that runs, and a copy on this node, that does.
-    fn is_left_to(&self, partition: &Partition, id: NodeId) -> bool {
-        let chain = &partition.configuration.chain;
-        let copy = self.member(id);
-        partition.homes.contains(&id)
-            && self.runs(copy)
-            && !chain.iter().any(|member| self.runs(*member))
+    fn check_loss(&self, id: NodeId, lost: &[u64]) -> Result<(), CatalogError> {
+        self.known(id.get())?;
+        for node in lost {
+            if self.known(*node)?.up {
+                return Err(CatalogError::Chain("a node that runs is not lost"));
+            }
+        }
+        let mut partitions = self.topics.values().flat_map(|topic| &topic.partitions);
+        let some = partitions.any(|partition| self.is_left_to(partition, id, lost));
+        let text =
+            "no partition whose chain has lost all its nodes has a copy there that can be used";
+        some.then_some(()).ok_or(CatalogError::Chain(text))
     }
 
-    /// What the copy on this node lacks is lost, where nobody runs who has it.
-    fn accept_loss(&mut self, id: NodeId) {
+    /// Whether all members of a partition are lost, and there is a copy on this node, that runs.
+    fn is_left_to(&self, partition: &Partition, id: NodeId, lost: &[u64]) -> bool {
+        let mut chain = partition.configuration.chain.iter();
+        let copy = self.member(id);
+        partition.homes.contains(&id)
+            && !partition.sick.contains(&copy)
+            && self.runs(copy)
+            && chain.all(|member| lost.contains(&member.node.get()) && !self.runs(*member))
+    }
+
+    /// What the copy on this node lacks is lost, where nobody else has it but who is lost.
+    fn accept_loss(&mut self, id: NodeId, lost: &[u64]) {
         let copy = self.member(id);
         let mut topics = std::mem::take(&mut self.topics);
         for topic in topics.values_mut() {
             for partition in &mut topic.partitions {
-                if self.is_left_to(partition, id) {
+                if self.is_left_to(partition, id, lost) {
                     let Configuration { epoch, min_replicas, .. } = partition.configuration;
                     let alone = Configuration::alone(epoch.plus(1), copy);
                     partition.configuration = Configuration { min_replicas, ..alone };
-                    partition.sick.retain(|member| member.node != id);
                 }
             }
             topic.settle_ready();

@@ -179,11 +179,13 @@ pub enum Entry {
         /// A shorter chain takes nothing.
         min_replicas: u8,
     },
-    /// The members of these chains are lost, and what they alone had is given up: each partition of
-    /// which no member runs, and that has a copy on this node, goes on with that copy.
+    /// Nodes are lost, and what they alone had is given up: each partition whose chain has nobody
+    /// else, and that has a copy on this node, goes on with that copy.
     AcceptLoss {
         /// The node; it runs.
         node: u64,
+        /// Those that are lost; none of them runs.
+        lost: Vec<u64>,
     },
 }
 
