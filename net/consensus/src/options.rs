@@ -65,7 +65,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(50),
-            election: (Duration::from_millis(200), Duration::from_millis(400)),
+            election: (Duration::from_millis(150), Duration::from_millis(300)),
             snapshot_every: 5_000,
             entries_kept: 1_000,
             entry_bytes_max: 1 << 20,

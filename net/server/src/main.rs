@@ -92,7 +92,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         Command::Serve(args) => serve(&args),
-        Command::Topic(command) => commands::topic(&mut client()?, command, cli.output),
+        Command::Topic(command) => {
+            commands::topic(&commands::options(&cli.remote)?, command, cli.output)
+        }
         Command::Partition(command) => commands::partition(&mut client()?, command, cli.output),
         Command::Cluster(command) => {
             commands::cluster(&commands::options(&cli.remote)?, command, cli.output)

@@ -8,7 +8,7 @@ use std::{fs, process::Command};
 
 use catena_format::Offset;
 use cluster_common::{
-    Node, client, cluster, create_everywhere, metadata, produce, root, shown, token,
+    Node, catena, client, cluster, create_everywhere, metadata, produce, root, shown, token,
 };
 use common::{Server, wait_until};
 
@@ -28,6 +28,16 @@ fn each_of_three_is_killed_and_nothing_is_lost_or_twice() {
     for node in 1..=3 {
         let column = described.lines().filter(|line| line.contains(&format!("  {node}>")));
         assert_eq!(column.count(), 1, "each is the head of one chain:\n{described}");
+    }
+    let described = catena(&nodes[1], &["--output", "json", "topic", "describe", "events"]);
+    let described: serde_json::Value = serde_json::from_slice(&described.stdout).unwrap();
+    for partition in described["partitions"].as_array().unwrap() {
+        let members = partition["members"].as_array().unwrap();
+        let roles: Vec<_> = members.iter().map(|m| (&m["role"], &m["behind"])).collect();
+        assert_eq!(roles.len(), 3, "{described:#}");
+        let role = |at: usize| roles[at].0.as_str().unwrap();
+        assert_eq!([role(0), role(1), role(2)], ["head", "middle", "tail"]);
+        assert!(roles.iter().all(|(_, behind)| **behind == 0), "{described:#}");
     }
     let mut next = vec![0; PARTITIONS as usize];
     let mut round = |nodes: &[Node], times: i32| {

@@ -65,7 +65,7 @@ impl Patience {
     /// time twice as long.
     pub(crate) fn share(&mut self, whole: Duration, others: bool) -> Duration {
         let share = self.next.min(whole);
-        self.next *= 2;
+        self.next = whole.min(self.next.saturating_mul(2));
         if others { share } else { whole }
     }
 

@@ -182,12 +182,12 @@ impl Places {
     }
 
     /// Whether a question on a connection may be answered soon.
-    fn may_ask(&self, lane: Lane, session: &Session, now: Instant) -> bool {
-        let nodes = &self.routes.nodes;
-        session.is_up() && (lane == Lane::SCOUT || nodes.may_ask(session.address(), now))
+    fn may_ask(&self, session: &Session, now: Instant) -> bool {
+        session.is_up() && self.routes.nodes.may_ask(session.address(), now)
     }
 
-    /// Whether a scout is needed to ask, where no other connection can be asked.
+    /// Whether a scout is needed to ask, where no other connection can be asked. One that has had
+    /// its answer is not: the next one goes elsewhere.
     pub(crate) fn scouts<'l>(
         &self,
         urgent: bool,
@@ -198,7 +198,10 @@ impl Places {
             return asked.lane == Lane::SCOUT;
         }
         let due = self.due(urgent).is_some_and(|due| due.is_over(now));
-        due && !lines.any(|(lane, line)| lane != Lane::SCOUT && self.may_ask(lane, line, now))
+        due && !lines.any(|(lane, line)| match lane {
+            Lane::SCOUT => line.is_up() && !self.may_ask(line, now),
+            _ => self.may_ask(line, now),
+        })
     }
 
     /// Asks on one of these connections, when there is a doubt or it is time: that of whoever
@@ -218,7 +221,7 @@ impl Places {
         // It may have been asked before it knew.
         let lines = lines.filter(|(lane, line)| {
             let refused = Some(*lane) == refuser && line.is_up();
-            refused || self.may_ask(*lane, line, now)
+            refused || self.may_ask(line, now)
         });
         let first = lines.min_by_key(|(lane, _)| (Some(*lane) != refuser, *lane));
         let Some((lane, session)) = first else { return };

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::configure::pair;
+use super::{cluster::WatchArgs, configure::pair};
 
 /// What can be done with topics.
 #[derive(Subcommand, Debug)]
@@ -12,7 +12,7 @@ pub(crate) enum TopicCommand {
     /// List all topics.
     List,
     /// Show a topic's settings and partitions.
-    Describe(TopicArgs),
+    Describe(DescribeArgs),
     /// Make settings and take them back, add partitions, change the name, or how many copies.
     Alter(AlterArgs),
     /// Delete a topic and all its records. This cannot be undone.
@@ -27,6 +27,16 @@ pub(crate) struct TopicArgs {
     /// The topic.
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
+}
+
+/// One topic, told once or again and again.
+#[derive(Args, Debug)]
+pub(crate) struct DescribeArgs {
+    /// The topic.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) watch: WatchArgs,
 }
 
 /// A topic to be.

@@ -59,7 +59,10 @@ pub(crate) fn cluster(
 }
 
 /// Does something once, or again and again.
-fn watch(args: &WatchArgs, mut tell: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(super) fn watch(
+    args: &WatchArgs,
+    mut tell: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     loop {
         tell()?;
         if !args.watch {

@@ -4,6 +4,7 @@ mod cluster;
 mod consume;
 mod format;
 mod input;
+mod members;
 mod produce;
 mod progress;
 mod status;

@@ -1,27 +1,20 @@
 //! `catena cluster status`: what is not as it should be.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io::{self, Write},
-    time::Duration,
 };
 
-use catena_client::{
-    Client, DescribeClusterResponse, Options, PartitionHealth,
-    format::{NodeId, Offset, PartitionIndex},
-};
+use catena_client::{DescribeClusterResponse, Options, PartitionHealth, format::NodeId};
 use serde_json::{Value, json};
 
-use super::print_json;
+use super::{
+    members::{self, Members},
+    print_json,
+};
 
 /// Topics whose members are asked how far they are, at most.
 const TOPICS_ASKED_MAX: usize = 16;
-/// How long a node may take that is asked.
-const ASKED_FOR: Duration = Duration::from_secs(2);
-
-/// The end of each member's log that could be asked for.
-type Ends = BTreeMap<(String, PartitionIndex, NodeId), Offset>;
-
 /// Prints what is not as it should be; whether that is nothing.
 ///
 /// # Errors
@@ -32,11 +25,11 @@ pub(super) fn tell(
     json: bool,
 ) -> anyhow::Result<bool> {
     let (complaints, warnings) = (complaints(cluster), warnings(cluster));
-    let ends = ends(cluster, options);
+    let members = members_of(cluster, options);
     let well = complaints.is_empty() && cluster.impaired == 0;
     if json {
         let partition = |health: &PartitionHealth<'_>| {
-            let lags: Value = lags(health, &ends)
+            let lags: Value = lags(health, &members)
                 .into_iter()
                 .map(|(node, lag)| json!({ "node": node.get(), "offsets": lag }))
                 .collect();
@@ -74,7 +67,7 @@ pub(super) fn tell(
         writeln!(out, "  {line}")?;
     }
     for health in &cluster.listed {
-        writeln!(out, "  {}", line_of(health, &ends))?;
+        writeln!(out, "  {}", line_of(health, &members))?;
     }
     let unlisted = usize::try_from(cluster.impaired)?.saturating_sub(cluster.listed.len());
     if unlisted > 0 {
@@ -117,41 +110,19 @@ fn warnings(cluster: &DescribeClusterResponse<'_>) -> Vec<String> {
 }
 
 /// Asks the members of chains that are not as they should be how far they are.
-fn ends(cluster: &DescribeClusterResponse<'_>, options: &Options) -> Ends {
-    let mut ends = Ends::new();
+fn members_of(cluster: &DescribeClusterResponse<'_>, options: &Options) -> Members {
     let topics: BTreeSet<&str> = cluster.listed.iter().map(|health| &*health.topic).collect();
-    if topics.is_empty() {
-        return ends;
-    }
-    for node in cluster.nodes.iter().filter(|node| node.up && !node.witness) {
-        let server = if node.client.is_empty() { &*options.server } else { &*node.client };
-        let options = Options { server: server.to_owned(), ..options.clone() };
-        let mut client = Client::new(options.with_request_timeout(ASKED_FOR));
-        for topic in topics.iter().take(TOPICS_ASKED_MAX) {
-            // Who cannot be asked is left out.
-            let Ok(described) = client.describe_topic(topic) else { break };
-            let of_topic = described.partitions.iter().filter(|detail| detail.segments > 0);
-            ends.extend(of_topic.map(|detail| {
-                (((*topic).to_owned(), detail.place.index, node.node), detail.durable_end)
-            }));
-        }
-    }
-    ends
+    let topics: Vec<&str> = topics.into_iter().take(TOPICS_ASKED_MAX).collect();
+    members::ask(&cluster.nodes, &topics, options)
 }
 
-/// How far each member is behind the one that is farthest, as far as that is known.
-fn lags(health: &PartitionHealth<'_>, ends: &Ends) -> Vec<(NodeId, u64)> {
-    let members = health.chain.iter().chain(&health.joining);
-    let known = members.filter_map(|node| {
-        let end = ends.get(&(health.topic.to_string(), health.partition, *node))?;
-        Some((*node, *end))
-    });
-    let known: Vec<_> = known.collect();
-    let most = known.iter().map(|(_, end)| *end).max().unwrap_or_default();
-    known.into_iter().map(|(node, end)| (node, most.since(end))).collect()
+/// How far each member is behind, as far as that is known.
+fn lags(health: &PartitionHealth<'_>, members: &Members) -> Vec<(NodeId, u64)> {
+    let nodes = health.chain.iter().chain(&health.joining).copied();
+    members::lags(members, &health.topic, health.partition, nodes)
 }
 
-fn line_of(health: &PartitionHealth<'_>, ends: &Ends) -> String {
+fn line_of(health: &PartitionHealth<'_>, members: &Members) -> String {
     let list = |nodes: &[NodeId], between: &str| {
         nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
     };
@@ -166,7 +137,7 @@ fn line_of(health: &PartitionHealth<'_>, ends: &Ends) -> String {
             line += &format!(", node {} {what}", list(nodes, ", "));
         }
     }
-    for (node, lag) in lags(health, ends).into_iter().filter(|(_, lag)| *lag > 0) {
+    for (node, lag) in lags(health, members).into_iter().filter(|(_, lag)| *lag > 0) {
         line += &format!(", node {node} is {lag} offsets behind");
     }
     line
@@ -174,7 +145,7 @@ fn line_of(health: &PartitionHealth<'_>, ends: &Ends) -> String {
 
 #[cfg(test)]
 mod tests {
-    use catena_client::ErrorCode;
+    use catena_client::{ErrorCode, format::PartitionIndex};
 
     use super::*;
 
@@ -192,11 +163,12 @@ mod tests {
             sick: Vec::new(),
         };
         let end = |node, end| {
-            (("events".to_owned(), PartitionIndex::new(3), NodeId::new(node)), Offset::new(end))
+            let name = ("events".to_owned(), PartitionIndex::new(3), NodeId::new(node));
+            (name, members::tests::durable_to(end))
         };
-        let ends = Ends::from([end(1, 100), end(2, 60), end(3, 900)]);
+        let members = Members::from([end(1, 100), end(2, 60), end(3, 900)]);
         assert_eq!(
-            line_of(&health, &ends),
+            line_of(&health, &members),
             "events/3: 1 of 3 copies, chain 1, takes nothing below 2, node 2 copies, node 2 is 40 \
              offsets behind"
         );

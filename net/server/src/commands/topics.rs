@@ -1,30 +1,38 @@
 //! `catena topic`.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use catena_client::{
-    Client, DescribeTopicResponse, Error, ErrorCode, PartitionDetail, Setting, TopicChange,
-    TopicMetadata,
+    Client, DescribeTopicResponse, Error, ErrorCode, Options, PartitionDetail, Setting,
+    TopicChange, TopicMetadata,
 };
 use catena_format::{NodeId, Offset, PartitionIndex};
 use catena_wire::{ConfigOrigin, SettingInForce};
 use serde_json::{Value, json};
 
-use super::print_json;
+use super::{
+    cluster::watch,
+    members::{self, Members},
+    print_json,
+};
 use crate::cli::{AlterArgs, CreateArgs, MoveArgs, Output, PartitionCommand, TopicCommand};
 
 /// Does what is asked and prints what came of it.
 pub(crate) fn topic(
-    client: &mut Client,
+    options: &Options,
     command: TopicCommand,
     output: Output,
 ) -> anyhow::Result<()> {
     let json = output == Output::Json;
+    let client = &mut Client::new(options.clone());
     match command {
         TopicCommand::Create(args) => create(client, args, json),
         TopicCommand::List => list(&client.topics()?, json),
         TopicCommand::Describe(args) => {
-            describe(&args.name, &client.describe_topic(&args.name)?, json)
+            watch(&args.watch, || describe(&Described::ask(client, options, &args.name)?, json))
         }
         TopicCommand::Alter(args) => alter(client, args, json),
         TopicCommand::Delete(args) => {
@@ -130,10 +138,59 @@ fn list(topics: &[TopicMetadata<'_>], json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe(name: &str, topic: &DescribeTopicResponse<'_>, json: bool) -> anyhow::Result<()> {
-    if json {
-        return Ok(print_json(&description(name, topic))?);
+/// A topic, and its copies.
+struct Described {
+    name: String,
+    topic: DescribeTopicResponse<'static>,
+    members: Members,
+    /// Who copies, to become a tail.
+    joining: BTreeMap<PartitionIndex, Vec<NodeId>>,
+}
+
+impl Described {
+    fn ask(client: &mut Client, options: &Options, name: &str) -> Result<Self, Error> {
+        let mut topic = client.describe_topic(name)?;
+        let cluster = client.cluster()?;
+        let several = cluster.nodes.len() > 1;
+        let asked: &[&str] = if several { &[name] } else { &[] };
+        let members = members::ask(&cluster.nodes, asked, options);
+        // A head knows best how its partition stands.
+        for partition in &mut topic.partitions {
+            let head = partition.place.chain.first().copied().unwrap_or_default();
+            let known = members.get(&(name.to_owned(), partition.place.index, head));
+            if let Some(known) = known.filter(|known| known.place.epoch >= partition.place.epoch) {
+                *partition = known.clone();
+            }
+        }
+        let listed = cluster.listed.into_iter().filter(|health| health.topic == name);
+        let joining = listed.map(|health| (health.partition, health.joining)).collect();
+        Ok(Self { name: name.to_owned(), topic, members, joining })
     }
+
+    /// The members of a chain and who joins it: what each is there, and how far it is behind.
+    fn members(&self, p: &PartitionDetail) -> Vec<(NodeId, &'static str, Option<u64>)> {
+        let (chain, index) = (&p.place.chain, p.place.index);
+        let joining = self.joining.get(&index).map_or(&[][..], Vec::as_slice);
+        let nodes = || chain.iter().chain(joining).copied();
+        let lags: BTreeMap<_, _> =
+            members::lags(&self.members, &self.name, index, nodes()).into_iter().collect();
+        let role = |at: usize| match (at, chain.len()) {
+            (0, 1) => "alone",
+            (0, _) => "head",
+            (at, members) if at + 1 == members => "tail",
+            (at, members) if at < members => "middle",
+            _ => "joins",
+        };
+        let all = nodes().enumerate();
+        all.map(|(at, node)| (node, role(at), lags.get(&node).copied())).collect()
+    }
+}
+
+fn describe(described: &Described, json: bool) -> anyhow::Result<()> {
+    if json {
+        return Ok(print_json(&description(described))?);
+    }
+    let (name, topic) = (&described.name, &described.topic);
     let mut out = io::stdout().lock();
     writeln!(out, "topic {name}, id {:032x}", topic.id.get())?;
     for setting in &topic.config {
@@ -153,10 +210,24 @@ fn describe(name: &str, topic: &DescribeTopicResponse<'_>, json: bool) -> anyhow
             p.bytes,
             p.segments,
             chain(p),
-            state(p)
+            state(p) + &behind(&described.members(p))
         )?;
     }
-    Ok(())
+    Ok(out.flush()?)
+}
+
+/// Who joins and who is behind, in words.
+fn behind(members: &[(NodeId, &'static str, Option<u64>)]) -> String {
+    let mut text = String::new();
+    for (node, role, lag) in members {
+        match (*role, lag) {
+            ("joins", Some(lag)) => text += &format!(", node {node} joins, {lag} offsets behind"),
+            ("joins", None) => text += &format!(", node {node} joins"),
+            (_, Some(lag)) if *lag > 0 => text += &format!(", node {node} {lag} offsets behind"),
+            _ => {}
+        }
+    }
+    text
 }
 
 /// The nodes of a chain, from its head to its tail.
@@ -182,17 +253,22 @@ fn origin_name(origin: ConfigOrigin) -> &'static str {
     }
 }
 
-fn description(name: &str, topic: &DescribeTopicResponse<'_>) -> Value {
+fn description(described: &Described) -> Value {
+    let (name, topic) = (&described.name, &described.topic);
     let setting = |setting: &_| {
         let SettingInForce { key, value, origin } = setting;
         json!({ "key": key, "value": value, "origin": origin_name(*origin) })
     };
     let partition = |p: &PartitionDetail| {
+        let members = described.members(p).into_iter().map(
+            |(node, role, behind)| json!({ "node": node.get(), "role": role, "behind": behind }),
+        );
         let damaged = p.damaged.iter().map(|range| json!([range.start.get(), range.end.get()]));
         json!({
             "partition": p.place.index.get(),
             "epoch": p.place.epoch.get(),
             "chain": p.place.chain.iter().map(|node| node.get()).collect::<Value>(),
+            "members": members.collect::<Value>(),
             "core": p.place.core,
             "log_start": p.log_start.get(),
             "high_watermark": p.high_watermark.get(),

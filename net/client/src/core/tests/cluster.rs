@@ -159,7 +159,11 @@ fn a_consumer_goes_on_at_the_next_head() {
                 world.turn(&mut reader);
                 assert!(world.now < began + 5 * WAIT, "seed {seed}: {reader:?}");
                 let Some(fetched) = reader.poll_fetched() else { continue };
-                let batch = fetched.unwrap().read().unwrap();
+                let batch = match fetched {
+                    // So many connections break here that it may be told; it goes on.
+                    Err(error) if error.is_unreachable() => continue,
+                    fetched => fetched.unwrap().read().unwrap(),
+                };
                 for record in batch.records() {
                     let next = &mut read[batch.partition().get() as usize];
                     assert_eq!(record.unwrap().0.get(), *next, "seed {seed}");

@@ -53,6 +53,22 @@ fn a_node_that_knows_less_is_asked_once_and_then_the_others() {
 }
 
 #[test]
+fn who_was_found_to_know_less_is_left_for_another() {
+    let mut world = cluster(1);
+    world.server.calm = true;
+    let mut producer = producer(&mut world, ProducerOptions::default());
+    store(&mut world, &mut producer, 0);
+    let before = world.server.asked;
+    // No connection is left, and who is asked first knows nothing better.
+    move_head(&mut world, 0, 3);
+    (world.dead, world.server.stale) = (Some(1), [2].into());
+    lose(&mut world, &mut producer, 1);
+    let late = store(&mut world, &mut producer, 0);
+    assert!(late < Duration::from_millis(300), "{late:?}");
+    assert!(world.server.asked <= before + 3, "asked {} times", world.server.asked - before);
+}
+
+#[test]
 fn who_refuses_is_asked_first_for_it_knows_why() {
     let (mut world, mut producer) = connected(ProducerOptions::default());
     move_head(&mut world, 2, 1);
