@@ -18,6 +18,7 @@ use crate::{
     room::{Place, Room},
     store::{self, Committed, Opened, Store, StoreError},
     teller::{Teller, Told},
+    tls::{Complaints, Tls},
     types::{Metrics, Raft},
 };
 
@@ -92,6 +93,8 @@ struct Driver {
     metrics: watch::Receiver<Metrics>,
     connections: Arc<Semaphore>,
     identity: Identity,
+    tls: Option<Arc<Tls>>,
+    complaints: Arc<Complaints>,
     log_bytes_max: usize,
     /// The term and its leader that were told last.
     told_leader: (u64, Option<u64>),
@@ -121,7 +124,7 @@ impl Driver {
             connect_within: settings.connect_within,
             stall_max: settings.answer_within,
         };
-        let links = Links::new(identity);
+        let links = Links::new(identity, options.tls.clone());
         let network = Network(links.clone());
         let config = Arc::new(config(settings)?);
         let raft = Raft::new(node, config, network, store.clone(), applier).await;
@@ -141,6 +144,8 @@ impl Driver {
             metrics,
             connections,
             identity,
+            tls: options.tls,
+            complaints: Arc::default(),
             log_bytes_max,
             told_leader,
             failed,
@@ -229,13 +234,20 @@ impl Driver {
             Err(error) => return tracing::warn!(%error, "a connection cannot be served"),
         };
         let (identity, office) = (self.identity, self.office.clone());
+        let (tls, complaints) = (self.tls.clone(), self.complaints.clone());
+        let peer = stream.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
         tokio::spawn(async move {
-            match serve(identity, stream, office).await {
+            match serve(identity, tls, stream, office).await {
                 Ok(()) => {}
                 Err(ServeError::Frame(FrameError::Io(error))) => {
                     tracing::debug!(error, "the connection of another node has ended");
                 }
-                Err(error) => tracing::warn!(%error, "the connection of a node is closed"),
+                Err(error) => {
+                    let complaint = format!("a connection from {peer} to consensus: {error}");
+                    if complaints.is_news(&complaint) {
+                        tracing::warn!("{complaint}");
+                    }
+                }
             }
             drop(permit);
         });

@@ -20,6 +20,7 @@ mod options;
 mod room;
 mod store;
 mod teller;
+mod tls;
 mod types;
 
 use std::{collections::BTreeSet, net::TcpStream, thread::JoinHandle};
@@ -34,6 +35,7 @@ pub use self::{
     options::{Begin, Options, Settings, SettingsError, StartError},
     store::{FileError, LogError, StoreError},
     teller::{Refusal, Role, Status, Told},
+    tls::{Complaints, Identities, NO_TLS_HERE, Tls, name_at, speaks_tls, why_not},
 };
 
 /// One node's part in ordering entries. Dropped, it stops as with [`Consensus::stop`]; neither may

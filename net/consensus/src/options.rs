@@ -1,10 +1,10 @@
 //! What a node's part in consensus may be told, and within which limits.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use catena_format::{ClusterId, NodeId, limits::BATCH_BYTES_MAX};
 
-use crate::store::StoreError;
+use crate::{store::StoreError, tls::Tls};
 
 /// What an entry has beside its bytes, at most, on its way and on the disk.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64 << 10;
@@ -146,6 +146,8 @@ pub struct Options {
     /// With what each connection to another node begins, before the handshake; whoever accepts one
     /// there has taken it off.
     pub preface: [u8; 16],
+    /// How nodes speak behind the preface: all of them so, or all in plaintext.
+    pub tls: Option<Arc<Tls>>,
     /// Times and limits.
     pub settings: Settings,
 }

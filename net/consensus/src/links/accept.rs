@@ -3,8 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpStream, tcp::OwnedWriteHalf},
+    net::TcpStream,
     sync::{Semaphore, mpsc},
     time::timeout,
 };
@@ -12,8 +11,12 @@ use tokio::{
 use super::{
     Identity,
     frame::{self, Frame, FrameError, HANDSHAKE_BYTES_MAX, HandshakeRefusal, Hello, Kind, Welcome},
+    stream::{self, Reader, Writer},
 };
-use crate::options::{IDLE_MAX, ORDERS_PER_NODE, REQUESTS_PER_CONNECTION};
+use crate::{
+    options::{IDLE_MAX, ORDERS_PER_NODE, REQUESTS_PER_CONNECTION},
+    tls::{NO_TLS_HERE, Tls},
+};
 
 /// Answers that wait to be sent, at most; behind it no further request is read.
 const ANSWERS_WAITING: usize = 16;
@@ -39,14 +42,21 @@ pub(crate) enum ServeError {
 /// Serves a connection until it ends.
 pub(crate) async fn serve(
     identity: Identity,
-    mut stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    stream: TcpStream,
     desk: impl Desk,
 ) -> Result<(), ServeError> {
     stream.set_nodelay(true).map_err(FrameError::from)?;
-    timeout(identity.connect_within, shake_hands(&identity, &mut stream))
-        .await
-        .map_err(FrameError::from)??;
-    let (mut reader, writer) = stream.into_split();
+    let greeting = async {
+        let mut ways = stream::accepted(stream, tls.as_ref()).await?;
+        let greeted = shake_hands(&identity, &mut ways).await;
+        if tls.is_none() && matches!(greeted, Err(ServeError::Frame(FrameError::Tls(_)))) {
+            let _ = frame::write(&mut ways.1, &NO_TLS_HERE).await;
+        }
+        greeted.map(|()| ways)
+    };
+    let greeted = timeout(identity.connect_within, greeting).await;
+    let (mut reader, writer) = greeted.map_err(FrameError::from)??;
     let (answers, waiting) = mpsc::channel(ANSWERS_WAITING);
     let mut sender = tokio::spawn(send(identity, writer, waiting));
     let orders = Arc::new(Semaphore::new(ORDERS_PER_NODE));
@@ -82,26 +92,29 @@ pub(crate) async fn serve(
 /// Sends answers until there will be none, or one is wanting.
 async fn send(
     identity: Identity,
-    mut writer: OwnedWriteHalf,
+    mut writer: Writer,
     mut answers: mpsc::Receiver<Option<Vec<u8>>>,
 ) {
     while let Some(Some(bytes)) = answers.recv().await {
-        let written = timeout(identity.stall_max, writer.write_all(&bytes)).await;
+        let written = timeout(identity.stall_max, frame::write(&mut writer, &bytes)).await;
         if !matches!(written, Ok(Ok(()))) {
             return;
         }
     }
 }
 
-async fn shake_hands(identity: &Identity, stream: &mut TcpStream) -> Result<(), ServeError> {
-    let heard = match frame::read(stream, HANDSHAKE_BYTES_MAX).await {
+async fn shake_hands(
+    identity: &Identity,
+    (reader, writer): &mut (Reader, Writer),
+) -> Result<(), ServeError> {
+    let heard = match frame::read_first(reader, HANDSHAKE_BYTES_MAX).await {
         Ok(frame) if frame.kind == Kind::Hello => weigh(identity, &frame.body)?,
         Ok(frame) => return Err(FrameError::Kind(frame.kind as u8).into()),
         Err(FrameError::Version(_)) => Err(HandshakeRefusal::Version(frame::VERSION)),
         Err(error) => return Err(error.into()),
     };
     let bytes = frame::encode(Kind::Welcome, 0, &frame::body(&heard));
-    stream.write_all(&bytes).await.map_err(FrameError::from)?;
+    frame::write(writer, &bytes).await.map_err(FrameError::from)?;
     heard?;
     Ok(())
 }

@@ -8,10 +8,7 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::TcpStream,
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
@@ -20,8 +17,9 @@ use tokio::{
 use super::{
     Identity, RequestError,
     frame::{self, FrameError, HANDSHAKE_BYTES_MAX, HandshakeRefusal, Hello, Kind, Welcome},
+    stream::{self, Reader, Writer},
 };
-use crate::options::IDLE_CLOSE;
+use crate::{options::IDLE_CLOSE, tls::Tls};
 
 /// Requests of one connection without an answer, at most.
 const UNANSWERED_MAX: usize = 256;
@@ -77,6 +75,7 @@ pub(super) struct Line {
     identity: Identity,
     node: u64,
     address: String,
+    tls: Option<Arc<Tls>>,
     asked: mpsc::Receiver<Asked>,
     next_request: u64,
 }
@@ -84,27 +83,33 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn new(
         identity: Identity,
-        node: u64,
-        address: String,
+        (node, address, tls): (u64, String, Option<Arc<Tls>>),
         asked: mpsc::Receiver<Asked>,
     ) -> Self {
-        Self { identity, node, address, asked, next_request: 1 }
+        Self { identity, node, address, tls, asked, next_request: 1 }
     }
 
     /// Until nobody can ask any more.
     pub(super) async fn run(mut self) {
         let mut backoff = BACKOFF_FIRST;
+        let mut refused = None;
         while let Some(first) = self.asked.recv().await {
             if first.answer.is_closed() {
                 continue;
             }
             match self.connect().await {
-                Ok(stream) => {
-                    backoff = BACKOFF_FIRST;
-                    self.converse(stream, first).await;
+                Ok(ways) => {
+                    (backoff, refused) = (BACKOFF_FIRST, None);
+                    self.converse(ways, first).await;
                 }
                 Err(why) => {
-                    tracing::debug!(node = self.node, %why, "no connection");
+                    match &why {
+                        NotSent::Connect(FrameError::Tls(_)) if refused.as_ref() != Some(&why) => {
+                            tracing::warn!("to node {} at {}: {why}", self.node, self.address);
+                            refused = Some(why.clone());
+                        }
+                        _ => tracing::debug!(node = self.node, %why, "no connection"),
+                    }
                     first.fail(why.clone());
                     self.refuse_for(backoff, &why).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -120,24 +125,26 @@ impl Line {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, NotSent> {
+    async fn connect(&self) -> Result<(Reader, Writer), NotSent> {
         let connecting = async {
             let mut stream = TcpStream::connect(&self.address).await.map_err(FrameError::from)?;
             stream.set_nodelay(true).map_err(FrameError::from)?;
-            self.shake_hands(&mut stream).await?;
-            Ok(stream)
+            stream.write_all(&self.identity.preface).await.map_err(FrameError::from)?;
+            let mut ways = stream::dialled(stream, &self.address, self.tls.as_ref()).await?;
+            self.shake_hands(&mut ways).await?;
+            Ok(ways)
         };
         let connected = timeout(self.identity.connect_within, connecting).await;
         connected.unwrap_or_else(|elapsed| Err(FrameError::from(elapsed).into()))
     }
 
-    async fn shake_hands(&self, stream: &mut TcpStream) -> Result<(), NotSent> {
+    async fn shake_hands(&self, (reader, writer): &mut (Reader, Writer)) -> Result<(), NotSent> {
         let Identity { cluster, node: from, incarnation, .. } = self.identity;
         let hello = frame::body(&Hello { cluster, from, incarnation, to: self.node });
-        let mut bytes = self.identity.preface.to_vec();
-        bytes.extend(frame::encode(Kind::Hello, 0, &hello));
-        stream.write_all(&bytes).await.map_err(FrameError::from)?;
-        let answer = frame::read(stream, HANDSHAKE_BYTES_MAX).await?;
+        let said = frame::write(writer, &frame::encode(Kind::Hello, 0, &hello)).await;
+        // Who has ended the connection may have said why.
+        let answer = frame::read_first(reader, HANDSHAKE_BYTES_MAX).await?;
+        said.map_err(FrameError::from)?;
         if answer.kind != Kind::Welcome {
             return Err(FrameError::Kind(answer.kind as u8).into());
         }
@@ -150,8 +157,7 @@ impl Line {
     }
 
     /// Asks over one connection until it ends, or has been idle for long.
-    async fn converse(&mut self, stream: TcpStream, first: Asked) {
-        let (reader, mut writer) = stream.into_split();
+    async fn converse(&mut self, (reader, mut writer): (Reader, Writer), first: Asked) {
         let waiting = Waiting { answers: BTreeMap::new(), heard: Instant::now() };
         let unanswered = Arc::new(Mutex::new(waiting));
         let mut listener = self.listen(reader, unanswered.clone());
@@ -187,12 +193,7 @@ impl Line {
     }
 
     /// Sends a request; whether the connection can be used further.
-    async fn send(
-        &mut self,
-        writer: &mut OwnedWriteHalf,
-        asked: Asked,
-        unanswered: &Unanswered,
-    ) -> bool {
+    async fn send(&mut self, writer: &mut Writer, asked: Asked, unanswered: &Unanswered) -> bool {
         if asked.answer.is_closed() {
             return true;
         }
@@ -216,12 +217,12 @@ impl Line {
             }
             waiting.answers.insert(request, asked.answer);
         }
-        let written = timeout(self.identity.stall_max, writer.write_all(&bytes)).await;
+        let written = timeout(self.identity.stall_max, frame::write(writer, &bytes)).await;
         matches!(written, Ok(Ok(())))
     }
 
     /// Hands answers to whoever waits for them, until there will be none.
-    fn listen(&self, mut reader: OwnedReadHalf, unanswered: Unanswered) -> JoinHandle<()> {
+    fn listen(&self, mut reader: Reader, unanswered: Unanswered) -> JoinHandle<()> {
         let (bytes_max, node) = (self.identity.frame_bytes_max, self.node);
         tokio::spawn(async move {
             loop {

@@ -9,7 +9,9 @@
 //! request, in any order. The first frame is a [`Hello`].
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::tls::{speaks_tls, why_not};
 
 /// `CATR`.
 const MAGIC: u32 = u32::from_le_bytes(*b"CATR");
@@ -43,6 +45,9 @@ pub enum FrameError {
     /// The body is as sent, and means nothing to this build.
     #[error("its body means nothing to this build")]
     Meaning,
+    /// The two sides cannot speak TLS with each other, or only one of them does.
+    #[error("no TLS: {0}")]
+    Tls(String),
     /// The connection ended, or stalled.
     #[error("the connection failed: {0}")]
     Io(String),
@@ -50,7 +55,10 @@ pub enum FrameError {
 
 impl From<std::io::Error> for FrameError {
     fn from(error: std::io::Error) -> Self {
-        Self::Io(error.to_string())
+        match why_not(&error) {
+            Some(why) => Self::Tls(why),
+            None => Self::Io(error.to_string()),
+        }
     }
 }
 
@@ -149,6 +157,30 @@ pub(crate) async fn read(
 ) -> Result<Frame, FrameError> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
+    read_body(header, stream, bytes_max).await
+}
+
+/// The first frame of a connection. One that begins with TLS where that is not spoken is told
+/// apart.
+pub(super) async fn read_first(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> Result<Frame, FrameError> {
+    let mut header = [0; HEADER_BYTES];
+    let (begin, rest) = header.split_at_mut(2);
+    stream.read_exact(begin).await?;
+    if let Some(why) = speaks_tls(begin) {
+        return Err(FrameError::Tls(why.to_owned()));
+    }
+    stream.read_exact(rest).await?;
+    read_body(header, stream, bytes_max).await
+}
+
+async fn read_body(
+    header: [u8; HEADER_BYTES],
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> Result<Frame, FrameError> {
     let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
     if u32_at(0) != MAGIC {
         return Err(FrameError::Magic);
@@ -171,6 +203,15 @@ pub(crate) async fn read(
     }
     let request = u64::from_le_bytes(header[8..16].try_into().expect("eight bytes"));
     Ok(Frame { kind, request, body })
+}
+
+/// Writes a frame's bytes, until they have left.
+pub(super) async fn write(
+    stream: &mut (impl AsyncWrite + Unpin),
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
 
 fn checksum(header: &[u8], body: &[u8]) -> u32 {

@@ -5,6 +5,7 @@ mod accept;
 mod dial;
 mod frame;
 mod network;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +25,7 @@ pub(crate) use self::{
     frame::{Frame, Kind, body, parse},
     network::Network,
 };
-use crate::options::ORDERS_PER_NODE;
+use crate::{options::ORDERS_PER_NODE, tls::Tls};
 
 /// Requests to one node that wait to be sent, at most.
 const REQUESTS_WAITING: usize = 2 * ORDERS_PER_NODE;
@@ -56,12 +57,13 @@ pub(crate) enum RequestError {
 /// The connections that this node opens.
 pub(crate) struct Links {
     identity: Identity,
+    tls: Option<Arc<Tls>>,
     lines: Mutex<BTreeMap<u64, (String, mpsc::Sender<Asked>)>>,
 }
 
 impl Links {
-    pub(crate) fn new(identity: Identity) -> Arc<Self> {
-        Arc::new(Self { identity, lines: Mutex::default() })
+    pub(crate) fn new(identity: Identity, tls: Option<Arc<Tls>>) -> Arc<Self> {
+        Arc::new(Self { identity, tls, lines: Mutex::default() })
     }
 
     /// Asks a node, and waits for its answer for so long. Must be called within the runtime.
@@ -89,7 +91,8 @@ impl Links {
             Some((known, line)) if known == address => line.clone(),
             _ => {
                 let (line, asked) = mpsc::channel(REQUESTS_WAITING);
-                tokio::spawn(Line::new(self.identity, node, address.to_owned(), asked).run());
+                let way = (node, address.to_owned(), self.tls.clone());
+                tokio::spawn(Line::new(self.identity, way, asked).run());
                 lines.insert(node, (address.to_owned(), line.clone()));
                 line
             }

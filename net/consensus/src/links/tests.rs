@@ -14,6 +14,7 @@ use super::{
     frame::{self, Hello, Welcome, encode},
     serve,
 };
+use crate::tls::NO_TLS_HERE;
 
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -68,7 +69,7 @@ async fn server(node: u64) -> (String, Served) {
     let address = listener.local_addr().unwrap().to_string();
     let served = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
-        serve(identity(node), unwrapped(stream).await, Echo(Default::default())).await
+        serve(identity(node), None, unwrapped(stream).await, Echo(Default::default())).await
     });
     (address, served)
 }
@@ -173,7 +174,7 @@ async fn a_handshake_is_refused_with_its_reason() {
 #[tokio::test]
 async fn many_requests_are_under_way_on_one_connection() {
     let (address, _served) = server(1).await;
-    let links = Links::new(identity(2));
+    let links = Links::new(identity(2), None);
     let ask = |body: &[u8]| {
         let (links, address, body) = (links.clone(), address.clone(), body.to_vec());
         async move {
@@ -201,7 +202,7 @@ async fn many_requests_are_under_way_on_one_connection() {
 #[tokio::test]
 async fn a_request_that_left_and_has_no_answer_is_lost() {
     let (address, served) = server(1).await;
-    let links = Links::new(identity(2));
+    let links = Links::new(identity(2), None);
     let body = vec![0; 10];
     let answer = links.request(1, &address, Kind::Propose, body.clone(), WITHIN).await;
     assert_eq!(answer, Ok(body));
@@ -216,7 +217,7 @@ async fn a_request_that_left_and_has_no_answer_is_lost() {
 #[tokio::test]
 async fn a_request_for_another_node_does_not_leave() {
     let (address, served) = server(1).await;
-    let links = Links::new(identity(2));
+    let links = Links::new(identity(2), None);
     let answer = links.request(3, &address, Kind::Propose, b"f".to_vec(), WITHIN).await;
     let refusal = HandshakeRefusal::Node(1);
     assert_eq!(answer, Err(NotSent::Refused(refusal.clone()).into()));
@@ -236,10 +237,37 @@ async fn whoever_answers_under_a_wrong_name_is_not_asked() {
         stream.write_all(&bytes).await.unwrap();
         stream.read(&mut [0; 8]).await.unwrap_or(0)
     });
-    let links = Links::new(identity(2));
+    let links = Links::new(identity(2), None);
     let answer = links.request(3, &address, Kind::Propose, b"f".to_vec(), WITHIN).await;
     assert_eq!(answer, Err(NotSent::Refused(HandshakeRefusal::Node(9)).into()));
     assert_eq!(impostor.await.unwrap(), 0, "not a byte more");
+}
+
+#[tokio::test]
+async fn who_begins_with_tls_in_plaintext_is_told_so_and_believes_it() {
+    let (address, served) = server(1).await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    stream.write_all(&PREFACE).await.unwrap();
+    stream.write_all(&[0x16, 3]).await.unwrap();
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).await.unwrap();
+    assert_eq!(told, NO_TLS_HERE);
+    let error = served.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("it speaks TLS, and this node plaintext"), "{error}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let secure = tokio::spawn(async move {
+        let mut stream = unwrapped(listener.accept().await.unwrap().0).await;
+        stream.write_all(&[0x15, 3, 3, 0, 2, 2, 10]).await.unwrap();
+    });
+    let links = Links::new(identity(2), None);
+    let answer = links.request(1, &address, Kind::Propose, b"f".to_vec(), WITHIN).await;
+    let Err(RequestError::NotSent(NotSent::Connect(FrameError::Tls(why)))) = answer else {
+        panic!("{answer:?}")
+    };
+    assert!(why.contains("it wants TLS, and this node speaks plaintext"), "{why}");
+    secure.await.unwrap();
 }
 
 #[tokio::test]

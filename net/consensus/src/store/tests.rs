@@ -51,6 +51,7 @@ fn place_of(path: &Path, cluster: u128, node: u64) -> Place {
         incarnation: 1,
         address: "127.0.0.1:1".to_owned(),
         preface: [0; 16],
+        tls: None,
         settings,
     })
 }

@@ -143,6 +143,7 @@ impl Cluster {
             incarnation,
             address: self.nodes.get(&node).map(|node| node.address.clone()).unwrap_or_default(),
             preface: *b"consensus tests\0",
+            tls: None,
             settings: self.settings.clone(),
         }
     }

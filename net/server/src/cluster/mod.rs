@@ -106,6 +106,7 @@ pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Mem
         incarnation: life,
         address: profile.peer.clone(),
         preface: PeerPreface { to: PeerThread::Consensus }.encode(),
+        tls: None,
         settings: Settings::default(),
     };
     // Whoever would hear it has ended with the process.
