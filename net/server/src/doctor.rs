@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::{
     cli::Output,
-    config::{Config, Tls},
+    config::{Config, PeerTls, Tls},
     identity::Identity,
     serve::{COPIES_ON_WRITE, descriptors_for_files, executor, raise_descriptor_limit},
     shell::bind_alone,
@@ -106,6 +106,8 @@ fn checks(config: &Config) -> Vec<Check> {
     checks.extend(rings(config));
     checks.push(admin(config));
     checks.extend(config.tls.as_ref().map(certificates));
+    let address = config.peer_address().unwrap_or_default();
+    checks.extend(config.peer_tls.as_ref().map(|tls| peer_certificates(tls, &address)));
     let root = &config.storage.data_dir;
     checks.extend(directory(root));
     match probed(root) {
@@ -206,6 +208,23 @@ fn certificates(config: &Tls) -> Check {
         Err(error) => {
             let remedy = "name files that the server's user can read, in PEM, that belong together";
             Check::refused("TLS", error.to_string(), remedy)
+        }
+    }
+}
+
+/// What TLS between nodes needs.
+fn peer_certificates(config: &PeerTls, address: &str) -> Check {
+    let name = "TLS of nodes";
+    if let Err(error) = tls::load_peer(config) {
+        let remedy = "name files that the server's user can read, in PEM, that belong together";
+        return Check::refused(name, error.to_string(), remedy);
+    }
+    match tls::suits(config, address) {
+        Ok(()) => Check::ok(name, format!("{} is good for {address}", config.cert.display())),
+        Err(error) => {
+            let remedy = "have it signed by an authority of `cluster.tls.ca`, as a server's and \
+                          as a client's, for the host of `listen.peer_advertised`";
+            Check::warn(name, error.to_string(), remedy)
         }
     }
 }
@@ -364,7 +383,7 @@ mod tests {
         assert_eq!(verdict(&found, "TLS"), Verdict::Refused);
         let found = checks(&config(root.path(), &[]));
         assert_eq!(verdict(&found, "admin address"), Verdict::Ok);
-        assert!(found.iter().all(|check| check.name != "TLS"));
+        assert!(found.iter().all(|check| !check.name.starts_with("TLS")));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
+use catena_consensus::Tls;
 use signal_hook::{consts::SIGHUP, iterator::Signals};
 
 use crate::{
-    config::{Config, Gathered, Sources},
+    config::{Config, Gathered, PeerTls, Sources},
     logging::Logs,
     tls,
 };
@@ -50,19 +51,52 @@ impl Live {
 }
 
 /// The settings in force, swapped as a whole.
-pub(crate) struct Current(Mutex<Arc<Live>>);
+pub(crate) struct Current {
+    live: Mutex<Arc<Live>>,
+    /// How other nodes are spoken to, if not in plaintext; what it is made of may change.
+    peer_tls: Option<Arc<Tls>>,
+}
 
 impl Current {
-    pub(crate) fn new(live: Live) -> Self {
-        Self(Mutex::new(Arc::new(live)))
+    pub(crate) fn of(config: &Config) -> Result<Self, tls::TlsError> {
+        let live = Mutex::new(Arc::new(Live::of(config)?));
+        let peer_tls = config.peer_tls.as_ref().map(tls::load_peer).transpose()?;
+        let peer_tls = peer_tls.map(|identities| Arc::new(Tls::new(identities)));
+        warn_unsuitable(config);
+        Ok(Self { live, peer_tls })
+    }
+
+    /// How other nodes are spoken to, if not in plaintext.
+    pub(crate) fn peer_tls(&self) -> Option<&Arc<Tls>> {
+        self.peer_tls.as_ref()
     }
 
     pub(crate) fn get(&self) -> Arc<Live> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, live: Live) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+    /// Takes all over that may change, or nothing.
+    fn change(&self, config: &Config) -> Result<(), tls::TlsError> {
+        let live = Live::of(config)?;
+        match (&self.peer_tls, &config.peer_tls) {
+            (Some(tls), Some(files)) => tls.replace(tls::load_peer(files)?),
+            (None, None) => {}
+            _ => tracing::warn!(
+                "whether nodes speak TLS with each other (`cluster.tls.cert`) has changed and \
+                 takes effect at the next start"
+            ),
+        }
+        warn_unsuitable(config);
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
+        Ok(())
+    }
+}
+
+/// A certificate that others will refuse is told before they do.
+fn warn_unsuitable(config: &Config) {
+    let suits = |tls: &PeerTls| tls::suits(tls, &config.peer_address()?).err();
+    if let Some(why) = config.peer_tls.as_ref().and_then(suits) {
+        tracing::warn!("{why}");
     }
 }
 
@@ -94,9 +128,8 @@ fn reload(
     current: &Current,
 ) -> anyhow::Result<()> {
     let (config, gathered) = Config::load(sources)?;
-    let live = Live::of(&config)?;
+    current.change(&config)?;
     logs.change_level(&config.logging.level);
-    current.set(live);
     for key in Config::needs_restart(started_with, &gathered) {
         tracing::warn!("`{key}` has changed and takes effect at the next start");
     }

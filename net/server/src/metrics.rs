@@ -29,6 +29,8 @@ pub(crate) struct ConnectionEnds {
     pub(crate) bad_frames: u64,
     pub(crate) refused: u64,
     pub(crate) flooded: u64,
+    /// Of nodes, for want of TLS that both agree on.
+    pub(crate) peers: u64,
 }
 
 /// How a core stands.
@@ -80,7 +82,7 @@ impl Numbers {
         self.unscrubbed = self.unscrubbed.max(unscrubbed);
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, u64); 30] {
+    fn counters(&self) -> [(&'static str, &'static str, u64); 31] {
         let (node, hands, all, ends) = (&self.node, &self.hands, &self.totals, &self.ends);
         [
             ("catena_requests_total", "Requests received.", node.requests),
@@ -94,6 +96,7 @@ impl Numbers {
             ("catena_bad_frames_total", "Connections ended: no frame, no TLS.", ends.bad_frames),
             ("catena_refusals_total", "Connections ended with an answer why.", ends.refused),
             ("catena_flooded_total", "Connections ended: too many to be told.", ends.flooded),
+            ("catena_peer_tls_failures_total", "Of nodes, ended: no TLS.", ends.peers),
             ("catena_fetched_bytes_total", "Bytes of batches sent.", node.fetched_bytes),
             ("catena_appended_batches_total", "Batches appended.", all.appended_batches),
             ("catena_appended_bytes_total", "Bytes of batches appended.", all.appended_bytes),

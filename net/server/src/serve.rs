@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use catena_consensus::Consensus;
+use catena_consensus::{Consensus, Tls};
 use catena_log::OpenError;
 use catena_node::{Limits, Node, NodeIdentity, Post, Status};
 use catena_replication::control::NodeProfile;
@@ -25,7 +25,7 @@ use crate::{
     config::{Config, Gathered, HostPort, Sources},
     cores::{Cargo, Shared, placement},
     identity::Identity,
-    live::{Current, Live, reload_on_hangup},
+    live::{Current, reload_on_hangup},
     logging::Logs,
     metrics::Metrics,
     remover::Remover,
@@ -61,7 +61,7 @@ pub(crate) fn serve(
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, stop.clone())?;
     }
-    let live = Arc::new(Current::new(Live::of(&config)?));
+    let live = Arc::new(Current::of(&config)?);
     reload_on_hangup(sources, gathered, Arc::downgrade(logs), live.clone())?;
     let wished = usize::try_from(config.limits.descriptors)?;
     let cores = usize::try_from(config.node.cores.count().get())?;
@@ -184,7 +184,8 @@ async fn begin(
     };
     let peer_address = peers.as_ref().and_then(|peers| peers.local_addr().ok());
     let cores = u16::try_from(metrics.cores())?;
-    let (node, post, standing) = enter(config, address, peer_address, cores)?;
+    let tls = live.peer_tls().cloned();
+    let (node, post, standing) = enter(config, tls, address, peer_address, cores)?;
     let hands = Hands::start(&config.storage.data_dir, hands_options).await?;
     let admin = Admin::start(config.listen.admin.0, metrics.clone())
         .with_context(|| format!("cannot listen on {}", config.listen.admin.0))?;
@@ -224,6 +225,7 @@ impl Standing {
 /// Finds out who this node is, alone or in a cluster.
 fn enter(
     config: &Config,
+    tls: Option<Arc<Tls>>,
     client: SocketAddr,
     peer: Option<SocketAddr>,
     cores: u16,
@@ -245,7 +247,7 @@ fn enter(
         cores,
         witness,
     };
-    let membership = cluster::enter(config, profile.clone())?;
+    let membership = cluster::enter(config, tls, profile.clone())?;
     let (life, known) = (membership.life, membership.known.clone());
     let post = Post::Member { cores, life, known, profile };
     Ok((membership.node, post, Standing::Member(membership)))

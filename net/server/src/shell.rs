@@ -454,6 +454,11 @@ impl Shell {
         connection::End::Here
     }
 
+    /// Counts a connection of a node that cannot be spoken with.
+    pub(crate) fn peer_refused(&self) {
+        self.ends.update(|ends| ConnectionEnds { peers: ends.peers + 1, ..ends });
+    }
+
     /// Takes connections for as long as the server runs.
     pub(crate) async fn listen(self: Rc<Self>, listener: TcpListener) {
         loop {

@@ -1,4 +1,4 @@
-//! A client's socket as its reader and its writer share it.
+//! A socket as its reader and its writer share it.
 
 use std::{
     cell::RefCell,
@@ -11,10 +11,10 @@ use std::{
 
 use catena_uring::stream_descriptor;
 use futures_lite::{AsyncRead, AsyncWrite, future::poll_fn};
-use futures_rustls::{TlsAcceptor, server::TlsStream};
+use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use glommio::net::TcpStream;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
-use rustls::ServerConfig;
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 
 /// The most slices given to the kernel at once.
 const SLICES_MAX: usize = 64;
@@ -40,8 +40,26 @@ impl Socket {
 
     /// A socket under TLS, once both sides agree.
     pub(crate) async fn tls(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
-        Ok(Self(Rc::new(RefCell::new(Stream::Tls(Box::new(stream))))))
+        Ok(Self::of_tls(TlsAcceptor::from(config).accept(stream).await?.into()))
+    }
+
+    /// The same, when it is this side that has dialled: the other one has proven its name.
+    pub(crate) async fn dial_tls(
+        stream: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        Ok(Self::of_tls(TlsConnector::from(config).connect(name, stream).await?.into()))
+    }
+
+    /// A socket whose sides have agreed.
+    pub(crate) fn of_tls(stream: TlsStream<TcpStream>) -> Self {
+        Self(Rc::new(RefCell::new(Stream::Tls(Box::new(stream)))))
+    }
+
+    /// Whether it is under TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(*self.0.borrow(), Stream::Tls(_))
     }
 
     fn poll<T>(

@@ -4,12 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},
     future::poll_fn,
+    io,
     net::{SocketAddr, ToSocketAddrs},
     rc::Rc,
     task::{Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use catena_consensus::{Complaints, NO_TLS_HERE, speaks_tls, why_not};
 use catena_format::NodeId;
 use catena_node::{Dial, LinkId, LinkSend};
 use catena_uring::{Share, detach_stream};
@@ -18,9 +20,13 @@ use catena_wire::{
     limits::PEER_HEADER_BYTES,
     peer::{PeerHeader, PeerPreface, PeerThread},
 };
-use futures_lite::{AsyncReadExt, future};
-use glommio::{net::TcpStream, timer::timeout};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+use glommio::{
+    net::TcpStream,
+    timer::{sleep, timeout},
+};
 
+use super::secure::{self, REFUSED_WAIT, complain};
 use crate::{
     cores::Cargo,
     shell::{Shell, breathe},
@@ -28,8 +34,8 @@ use crate::{
     tasks::Task,
 };
 
-/// How long a connection may take to come about, and its preface to come.
-const CONNECT_WITHIN: Duration = Duration::from_millis(500);
+/// How long a connection may take to come about, its preface to come, and TLS behind that.
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 /// What a link receives into at first, and again when what was larger is through.
 const RECEIVE_BYTES: usize = 256 << 10;
 /// Bytes that may wait for one other core; beyond, the link ends and begins anew.
@@ -48,6 +54,10 @@ struct Out {
 /// The links of a core.
 #[derive(Default)]
 pub(crate) struct Links {
+    /// What was told of nodes that cannot be spoken with.
+    pub(super) complaints: Complaints,
+    /// When it was found that another node's core, which is dialled, cannot be spoken with.
+    refused: RefCell<BTreeMap<(NodeId, u16), Instant>>,
     next: Cell<u64>,
     open: RefCell<BTreeMap<LinkId, Rc<Out>>>,
 }
@@ -104,29 +114,42 @@ impl Out {
 /// Connects to a core of another node, and speaks with it until the link ends.
 pub(crate) async fn dial(shell: Rc<Shell>, dial: Dial) {
     let Dial { node, core, address } = dial;
-    let connecting = async {
-        let stream = match address.parse::<SocketAddr>() {
-            Ok(address) => TcpStream::connect(address).await?,
-            Err(_) => TcpStream::connect(resolve(address).await?).await?,
-        };
-        stream.set_nodelay(true)?;
-        let socket = Socket::plain(stream);
-        let preface = PeerPreface { to: PeerThread::Core(core) }.encode();
-        Ok((socket.write_slices(&[&preface]).await?, socket))
-    };
-    let connected = timeout(CONNECT_WITHIN, async { Ok(connecting.await) }).await;
-    let connected: Result<((), Socket), glommio::GlommioError<()>> = connected.unwrap_or_else(Err);
-    match connected {
-        Ok(((), socket)) => converse(&shell, &socket, Some((node, core))).await,
-        Err(_) => shell.input(|at, now| at.on_no_link(node, core, now)),
+    let refused = shell.links().refused.borrow_mut().remove(&(node, core));
+    if let Some(at) = refused {
+        sleep(REFUSED_WAIT.saturating_sub(at.elapsed())).await;
     }
+    // It would be part of every task that serves a link.
+    let connecting = Box::pin(connect(&shell, &address, core));
+    let why = match timeout(CONNECT_WITHIN, async { Ok(connecting.await) }).await {
+        Ok(Ok(socket)) => {
+            let peer = format!("node {node} at {address}");
+            return converse(&shell, &socket, &peer, Some((node, core))).await;
+        }
+        Ok(Err(error)) => why_not(&error),
+        Err(_) => None,
+    };
+    if let Some(why) = why {
+        complain(&shell, &format!("no TLS with node {node} at {address}: {why}"));
+        shell.links().refused.borrow_mut().insert((node, core), Instant::now());
+    }
+    shell.input(|at, now| at.on_no_link(node, core, now));
+}
+
+async fn connect(shell: &Rc<Shell>, address: &str, core: u16) -> io::Result<Socket> {
+    let mut stream = match address.parse::<SocketAddr>() {
+        Ok(address) => TcpStream::connect(address).await?,
+        Err(_) => TcpStream::connect(resolve(address.to_owned()).await?).await?,
+    };
+    stream.set_nodelay(true)?;
+    stream.write_all(&PeerPreface { to: PeerThread::Core(core) }.encode()).await?;
+    secure::dialled(shell, stream, address).await
 }
 
 /// Names are looked up beside the executor.
-async fn resolve(address: String) -> std::io::Result<SocketAddr> {
+async fn resolve(address: String) -> io::Result<SocketAddr> {
     let resolving = glommio::executor().spawn_blocking(move || address.to_socket_addrs());
     let mut found = resolving.await?;
-    found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    found.next().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Serves a connection to the peers' listener, here or on the thread that it is for; `arrived`: it
@@ -156,19 +179,34 @@ pub(crate) async fn serve_peer(shell: &Rc<Shell>, mut stream: TcpStream, arrived
             };
         }
     }
-    converse(shell, &Socket::plain(stream), None).await;
+    let peer = secure::host_of(&stream);
+    let Some(socket) = secure::accepted(shell, stream).await else { return };
+    converse(shell, &socket, &format!("{peer}, which dials as a node"), None).await;
 }
 
 /// Speaks over a link until it ends.
-async fn converse(shell: &Rc<Shell>, socket: &Socket, dialled: Option<(NodeId, u16)>) {
+async fn converse(shell: &Rc<Shell>, socket: &Socket, peer: &str, dialled: Option<(NodeId, u16)>) {
     let (link, out) = shell.links().begin();
     shell.input(|node, now| node.on_link(link, dialled, now));
-    future::or(read(shell, link, socket), write(shell, link, socket, &out)).await;
+    let writes = async {
+        write(shell, link, socket, &out).await;
+        None
+    };
+    let ended = future::or(read(shell, link, socket), writes).await;
     shell.links().open.borrow_mut().remove(&link);
+    if let Some(why) = ended {
+        complain(shell, &format!("no TLS with {peer}: {why}"));
+        if let Some(dialled) = dialled {
+            shell.links().refused.borrow_mut().insert(dialled, Instant::now());
+        } else if !socket.is_tls() {
+            let _ = socket.write_slices(&[&NO_TLS_HERE]).await;
+        }
+    }
     shell.input(|node, now| node.on_link_lost(link, now));
 }
 
-async fn read(shell: &Rc<Shell>, link: LinkId, socket: &Socket) {
+/// Takes what comes until the link ends; given is why, if the sides do not agree on TLS.
+async fn read(shell: &Rc<Shell>, link: LinkId, socket: &Socket) -> Option<String> {
     let (mut buffer, mut start, mut end) = (vec![0; RECEIVE_BYTES], 0, 0);
     let mut turns = 0;
     loop {
@@ -176,7 +214,11 @@ async fn read(shell: &Rc<Shell>, link: LinkId, socket: &Socket) {
         let mut any = false;
         while let Some(header) = buffer[start..end].first_chunk() {
             let Ok(header) = PeerHeader::parse(header) else {
-                return tracing::warn!("{link:?} ends: what came is no frame of a peer");
+                let why = speaks_tls(&buffer[start..end]).map(str::to_owned);
+                if why.is_none() {
+                    tracing::warn!("{link:?} ends: what came is no frame of a peer");
+                }
+                return why;
             };
             needed = usize::try_from(header.frame_bytes()).unwrap_or(usize::MAX);
             let Some(frame) = buffer[start..end].get(PEER_HEADER_BYTES..needed) else { break };
@@ -202,7 +244,8 @@ async fn read(shell: &Rc<Shell>, link: LinkId, socket: &Socket) {
             buffer = vec![0; RECEIVE_BYTES];
         }
         match socket.read(&mut buffer[end..]).await {
-            Ok(0) | Err(_) => return,
+            Ok(0) => return speaks_tls(&buffer[..end]).map(str::to_owned),
+            Err(error) => return why_not(&error),
             Ok(read) => {
                 end += read;
                 shell.link_heard(link);

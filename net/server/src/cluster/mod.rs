@@ -6,11 +6,12 @@ mod links;
 mod lives;
 mod members;
 mod names;
+mod secure;
 
 use std::{path::Path, rc::Rc, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use catena_consensus::{Begin, Consensus, Machine, Options, Settings, Told};
+use catena_consensus::{Begin, Consensus, Machine, Options, Settings, Tls, Told};
 use catena_format::NodeId;
 use catena_log::Fold;
 use catena_node::{NodeIdentity, Ordered, Quorum};
@@ -75,7 +76,11 @@ impl Machine for Copy {
 ///
 /// # Errors
 /// What is in the way.
-pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Membership> {
+pub(crate) fn enter(
+    config: &Config,
+    tls: Option<Arc<Tls>>,
+    profile: NodeProfile,
+) -> anyhow::Result<Membership> {
     let root = &config.storage.data_dir;
     // The rest counts how often this process is believed to be gone.
     let life = u64::from_le_bytes(random()?) & !0xffff;
@@ -87,7 +92,7 @@ pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Mem
         (None, None) => Identity::open(root)?,
         (None, Some(address)) => {
             let token = config.cluster.token_file.as_deref().context("cluster.token_file")?;
-            let node = join::join(&address.0, token, life, &profile)?;
+            let node = join::join(&address.0, tls.as_deref(), token, life, &profile)?;
             let identity = Identity { node, founded: true, member: true };
             identity.write(root)?;
             tracing::info!("joined cluster {:032x} as node {}", node.cluster.get(), node.node);
@@ -106,7 +111,7 @@ pub(crate) fn enter(config: &Config, profile: NodeProfile) -> anyhow::Result<Mem
         incarnation: life,
         address: profile.peer.clone(),
         preface: PeerPreface { to: PeerThread::Consensus }.encode(),
-        tls: None,
+        tls,
         settings: Settings::default(),
     };
     // Whoever would hear it has ended with the process.

@@ -60,6 +60,8 @@ pub(crate) struct Config {
     pub(crate) topic: Topic,
     /// TLS on the client listener, if it is wanted.
     pub(crate) tls: Option<Tls>,
+    /// TLS between nodes, if it is wanted.
+    pub(crate) peer_tls: Option<PeerTls>,
 }
 
 /// TLS on the client listener.
@@ -71,6 +73,17 @@ pub(crate) struct Tls {
     pub(crate) key: PathBuf,
     /// The authorities that sign client certificates; clients must show one when it is given.
     pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// TLS between nodes, on both sides of each connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PeerTls {
+    /// The node's certificate chain, PEM, its own first.
+    pub(crate) cert: PathBuf,
+    /// Its private key, PEM.
+    pub(crate) key: PathBuf,
+    /// The authorities that sign certificates of nodes.
+    pub(crate) ca: PathBuf,
 }
 
 impl Config {
@@ -121,6 +134,12 @@ impl Config {
         self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()
     }
 
+    /// Where other nodes reach this one, if they do; the port may not be known yet.
+    pub(crate) fn peer_address(&self) -> Option<String> {
+        let bound = || self.listen.peer.map(|address| address.to_string());
+        self.listen.peer_advertised.as_ref().map(|address| address.0.clone()).or_else(bound)
+    }
+
     /// Which settings differ between two loads and take effect only at the next start.
     pub(crate) fn needs_restart(before: &Gathered, after: &Gathered) -> Vec<&'static str> {
         let fixed = settings::SETTINGS.iter().filter(|setting| !setting.live);
@@ -168,7 +187,8 @@ impl Config {
             });
         }
         let tls = resolve_tls(tls, gathered, problems);
-        Self { node, listen, cluster, timeouts, logging, limits, storage, topic, tls }
+        let peer_tls = resolve_peer_tls(&listen, &cluster, gathered, problems);
+        Self { node, listen, cluster, timeouts, logging, limits, storage, topic, tls, peer_tls }
     }
 }
 
@@ -226,4 +246,27 @@ fn resolve_tls(
         (None, None, Some(_)) => needs("tls.client_ca", "tls.cert"),
         (None, None, None) => None,
     }
+}
+
+/// All three or none, and only of a node that others reach.
+fn resolve_peer_tls(
+    listen: &Listen,
+    cluster: &Cluster,
+    gathered: &Gathered,
+    problems: &mut Vec<error::Problem>,
+) -> Option<PeerTls> {
+    let (cert, key, ca) = (&cluster.tls_cert, &cluster.tls_key, &cluster.tls_ca);
+    let all = [
+        ("cluster.tls.cert", cert.is_some()),
+        ("cluster.tls.key", key.is_some()),
+        ("cluster.tls.ca", ca.is_some()),
+    ];
+    let (present, _) = all.into_iter().find(|(_, is_set)| *is_set)?;
+    let missing = all.into_iter().find(|(_, is_set)| !is_set).map(|(missing, _)| missing);
+    let missing = missing.or(listen.peer.is_none().then_some("listen.peer"));
+    if let Some(missing) = missing {
+        let origin = gathered.origin(present);
+        problems.push(error::Problem::Needs { origin, key: present, missing });
+    }
+    Some(PeerTls { cert: cert.clone()?, key: key.clone()?, ca: ca.clone()? })
 }

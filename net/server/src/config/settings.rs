@@ -130,8 +130,8 @@ settings! {
         /// What clients are told to connect to, when it is not the address listened on.
         advertised: Option<HostPort> = "none", flag "advertise";
         /// The address for other nodes: with it the node is one of a cluster, which it founds on a
-        /// directory that has none. Who reaches it can read and write everything: it belongs in a
-        /// network of the nodes' own.
+        /// directory that has none. Who reaches it can read and write everything, unless nodes show
+        /// certificates (`cluster.tls.cert`): else it belongs in a network of the nodes' own.
         peer: Option<SocketAddr> = "none", flag "peer";
         /// What other nodes are told to connect to, when it is not the address listened on.
         peer_advertised: Option<HostPort> = "none", flag "advertise-peer";
@@ -154,6 +154,15 @@ settings! {
         /// neighbour cannot reach, leaves the chain, if that stays long enough, and joins it again
         /// later.
         evict_after: Duration = "500ms", from "100ms" to "10years";
+        /// TLS 1.3 between nodes, in plaintext without it: the node's certificate chain, PEM, its
+        /// own first. It is for the address by which other nodes reach it, as a server's and as a
+        /// client's. All nodes have one, or none; whether is settled at the start. A changed file
+        /// is read on SIGHUP.
+        tls_cert: Option<PathBuf> = "none", key "tls.cert", live "SIGHUP";
+        /// The certificate's private key, PEM.
+        tls_key: Option<PathBuf> = "none", key "tls.key", live "SIGHUP";
+        /// The authorities that sign certificates of nodes, and of nobody else, PEM.
+        tls_ca: Option<PathBuf> = "none", key "tls.ca", live "SIGHUP";
     }
     /// How long the node waits.
     timeouts as Timeouts {

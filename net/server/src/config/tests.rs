@@ -259,6 +259,30 @@ fn settings_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn tls_between_nodes_is_whole_or_not_there() {
+    let parts = ["cert", "key", "ca"];
+    let of = |parts: &[&str], peer: &str| {
+        let parts: Vec<_> = parts.iter().map(|part| format!("tls.{part} = '{part}'\n")).collect();
+        format!("[cluster]\n{}[listen]\n{peer}", parts.concat())
+    };
+    let peer = "peer = '127.0.0.1:1'\n";
+    for (parts, text) in [
+        (&parts[..2], "catena.toml:2: `cluster.tls.cert` needs `cluster.tls.ca` beside it"),
+        (&parts[..1], "catena.toml:2: `cluster.tls.cert` needs `cluster.tls.key` beside it"),
+        (&parts[1..], "catena.toml:2: `cluster.tls.key` needs `cluster.tls.cert` beside it"),
+        (&parts[2..], "catena.toml:2: `cluster.tls.ca` needs `cluster.tls.cert` beside it"),
+    ] {
+        refused(&of(parts, peer), text);
+    }
+    refused(&of(&parts, ""), "catena.toml:2: `cluster.tls.cert` needs `listen.peer` beside it");
+    let config = load(&of(&parts, peer)).unwrap();
+    let [cert, key, ca] = parts.map(PathBuf::from);
+    assert_eq!(config.peer_tls, Some(PeerTls { cert, key, ca }));
+    assert_eq!(config.peer_address().as_deref(), Some("127.0.0.1:1"));
+    assert_eq!(load(&of(&[], peer)).unwrap().peer_tls, None);
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     let error = load("[limits]\nbatch_bytes = 1\nqqq = 1\n[node]\ncores = 'x'\n").unwrap_err();
     assert_eq!(error.lines().count(), 3, "{error}");
