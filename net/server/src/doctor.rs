@@ -314,7 +314,10 @@ fn clock() -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Flag, Sources};
+    use crate::{
+        config::{Flag, Sources},
+        tls::{certificates::Authority, tests::peer_files},
+    };
 
     fn config(root: &Path, more: &[(&str, &str)]) -> Config {
         let root = root.display().to_string();
@@ -377,13 +380,29 @@ mod tests {
             ("listen.admin", taken.as_str()),
             ("tls.cert", absent.as_str()),
             ("tls.key", absent.as_str()),
+            ("listen.peer", "127.0.0.1:1"),
+            ("cluster.tls.cert", absent.as_str()),
+            ("cluster.tls.key", absent.as_str()),
+            ("cluster.tls.ca", absent.as_str()),
         ];
         let found = checks(&config(root.path(), &settings));
         assert_eq!(verdict(&found, "admin address"), Verdict::Refused);
         assert_eq!(verdict(&found, "TLS"), Verdict::Refused);
+        assert_eq!(verdict(&found, "TLS of nodes"), Verdict::Refused);
         let found = checks(&config(root.path(), &[]));
         assert_eq!(verdict(&found, "admin address"), Verdict::Ok);
         assert!(found.iter().all(|check| !check.name.starts_with("TLS")));
+    }
+
+    #[test]
+    fn a_certificate_that_other_nodes_refuse_is_told() {
+        let (root, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+        let tls = |host| peer_files(root.path(), &authority.node(host), &authority);
+        let found = peer_certificates(&tls("10.0.0.1"), "10.0.0.1:9202");
+        assert_eq!(found.verdict, Verdict::Ok, "{found:?}");
+        let found = peer_certificates(&tls("10.0.0.2"), "10.0.0.1:9202");
+        assert_eq!(found.verdict, Verdict::Warn, "{found:?}");
+        assert!(found.found.contains("10.0.0.1"), "{found:?}");
     }
 
     #[test]

@@ -135,3 +135,45 @@ fn reload(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Flag,
+        tls::{certificates::Authority, tests::peer_files},
+    };
+
+    fn config(peer: Option<&PeerTls>) -> Config {
+        let mut set = vec![("listen.peer", "127.0.0.1:1".to_owned())];
+        if let Some(PeerTls { cert, key, ca }) = peer {
+            let files =
+                [("cluster.tls.cert", cert), ("cluster.tls.key", key), ("cluster.tls.ca", ca)];
+            set.extend(files.map(|(key, file)| (key, file.display().to_string())));
+        }
+        let flag =
+            |(key, value): (&str, String)| Flag { flag: "--set".into(), key: key.into(), value };
+        let flags = set.into_iter().map(flag).collect();
+        Config::load(&Sources { flags, ..Sources::default() }).unwrap().0
+    }
+
+    #[test]
+    fn what_nodes_show_changes_and_whether_they_show_it_does_not() {
+        let (root, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+        let files = || peer_files(root.path(), &authority.node("127.0.0.1"), &authority);
+        let plain = Current::of(&config(None)).unwrap();
+        plain.change(&config(Some(&files()))).unwrap();
+        assert!(plain.peer_tls().is_none());
+
+        let secure = Current::of(&config(Some(&files()))).unwrap();
+        let dials = || secure.peer_tls().expect("it stays").current().dials;
+        let before = dials();
+        secure.change(&config(None)).unwrap();
+        assert!(Arc::ptr_eq(&before, &dials()));
+        let broken = PeerTls { key: root.path().join("absent"), ..files() };
+        secure.change(&config(Some(&broken))).unwrap_err();
+        assert!(Arc::ptr_eq(&before, &dials()));
+        secure.change(&config(Some(&files()))).unwrap();
+        assert!(!Arc::ptr_eq(&before, &dials()));
+    }
+}

@@ -155,10 +155,10 @@ fn certificates(
 
 #[cfg(test)]
 #[path = "../tests/common/certificates.rs"]
-mod certificates;
+pub(crate) mod certificates;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
 
     use rcgen::ExtendedKeyUsagePurpose;
@@ -169,7 +169,7 @@ mod tests {
     };
 
     /// Files of a node.
-    fn files(root: &Path, own: &Signed, trusted: &Authority) -> PeerTls {
+    pub(crate) fn peer_files(root: &Path, own: &Signed, trusted: &Authority) -> PeerTls {
         let write = |name: &str, text: &str| {
             let file = root.join(name);
             fs::write(&file, text).unwrap();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_file_that_is_of_no_use_is_named_with_its_setting() {
         let (root, authority) = (tempfile::tempdir().unwrap(), Authority::new());
-        let good = files(root.path(), &authority.node("127.0.0.1"), &authority);
+        let good = peer_files(root.path(), &authority.node("127.0.0.1"), &authority);
         load_peer(&good).unwrap();
         let told = |files: PeerTls| load_peer(&files).unwrap_err().to_string();
         let absent = || root.path().join("absent.pem");
@@ -207,7 +207,7 @@ mod tests {
     fn a_certificate_suits_whose_every_use_others_accept() {
         let (root, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         let told = |own: &Signed, address: &str| {
-            suits(&files(root.path(), own, &authority), address).map_err(|e| e.to_string())
+            suits(&peer_files(root.path(), own, &authority), address).map_err(|e| e.to_string())
         };
         let good = authority.node("10.0.0.1");
         told(&good, "10.0.0.1:9202").unwrap();
