@@ -130,6 +130,7 @@ impl<M: Memory + Clone> Node<M> {
                 Event::Opened(report) => {
                     self.notices.push_back(Notice::Opened(log, report));
                     self.partition_opened(uid, now);
+                    self.leave_if_sick(uid);
                 }
                 Event::Postponed(error) => {
                     self.notices.push_back(Notice::Postponed(log, error));

@@ -644,6 +644,8 @@ impl<M: Memory + Clone> Node<M> {
         if (failed || poisoned) && others && !held.neighbours.is_empty() {
             let change = ChainChange::Leave(me.get(), self.incarnation.get());
             self.ask_for_chain(uid, held.epoch, change);
+        } else if held.replica.is_forgetful() && others {
+            self.evict(uid, held.epoch, MemberId { node: me, incarnation: self.incarnation });
         }
     }
 

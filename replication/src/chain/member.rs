@@ -211,6 +211,11 @@ impl Member {
         true
     }
 
+    /// Of a joiner that has not been heard of yet: its log is of no use, and begins anew.
+    pub fn renounce(&mut self) {
+        self.renounced |= self.role == Role::Joiner;
+    }
+
     /// The epoch that was entered.
     #[must_use]
     pub fn epoch(&self) -> Option<Epoch> {

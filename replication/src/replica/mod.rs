@@ -158,6 +158,8 @@ pub struct Replica<M: Memory> {
     watch: Watch,
     /// What was told of the high watermark.
     told: Offset,
+    /// What its producers had stored before its log starts is not known here any more.
+    is_forgetful: bool,
     /// It has come to where it was before this process began, or nobody knows of more.
     is_settled: bool,
     events: VecDeque<Event<M::Share>>,
@@ -189,6 +191,7 @@ impl<M: Memory + Clone> Replica<M> {
             repairs: Repairs::default(),
             watch: Watch::default(),
             told: Offset::ZERO,
+            is_forgetful: false,
             is_settled: false,
             events: VecDeque::new(),
             commits: Stage::default(),
@@ -344,6 +347,10 @@ impl<M: Memory + Clone> Replica<M> {
         log.set_config(self.log_config());
         log.set_committed(self.member.high_watermark());
         self.create = false;
+        if matches!(self.cut, Some(Cut::All { .. })) {
+            self.is_forgetful = false;
+        }
+        self.is_forgetful |= log.recovery().fold_lost;
         if self.cut.take().is_some() {
             self.events.push_back(Event::Cut(log.log_end(), log.recovery().clone()));
             self.member.on_cut(&extent(&log));
@@ -406,6 +413,9 @@ impl<M: Memory + Clone> Replica<M> {
             // What it copied may never come, and what takes its place is not to be dropped.
             self.peers.start = self.peers.start.min(log.log_end());
         }
+        if self.is_forgetful && self.others_keep_enough() {
+            self.member.renounce();
+        }
         self.greet = None;
         self.repairs.begin_anew();
         self.watch = Watch::default();
@@ -421,6 +431,20 @@ impl<M: Memory + Clone> Replica<M> {
             // What is newer still is kept once more.
             let _ = self.on_peer(from, message, &[], &[], now);
         }
+    }
+
+    /// Whether this copy should be made anew, by leaving the chain and joining it again: it does
+    /// not know any more what producers had stored, and as head would take that for new.
+    pub fn is_forgetful(&self) -> bool {
+        let within = matches!(self.member.role(), Role::Head | Role::Middle | Role::Tail);
+        within && self.is_forgetful && self.others_keep_enough()
+    }
+
+    /// Whether two others hold what this one does, so that its own copy can be done without.
+    fn others_keep_enough(&self) -> bool {
+        let me = self.member.node();
+        let chain = self.member.configuration().map_or(&[][..], |chain| &chain.chain);
+        chain.iter().filter(|member| member.node != me).count() >= 2
     }
 
     /// Of the head: whether the chain may change as somebody has planned, and nothing is lost that
