@@ -16,7 +16,8 @@ use std::{
 
 use catena_format::{BatchHeader, Offset};
 use catena_log::{
-    Batches, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, RepairError, Stamp, io::Memory,
+    Batches, Fold, Log, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, RepairError, Stamp,
+    io::Memory,
 };
 
 use super::{Event, Replica, ready};
@@ -66,6 +67,8 @@ pub(super) struct Repairs<S> {
     /// When it is looked for what is damaged, and from where on.
     due: Duration,
     at: Offset,
+    /// The first that is damaged and not known to be committed begins there.
+    uncommitted: Option<Offset>,
     question: Option<Question>,
     /// How many neighbours were asked for this range in vain, and how many have said that it is
     /// damaged there, too.
@@ -83,6 +86,7 @@ impl<S> Default for Repairs<S> {
         Self {
             due: Duration::ZERO,
             at: Offset::ZERO,
+            uncommitted: None,
             question: None,
             asked: 0,
             denied: 0,
@@ -153,20 +157,25 @@ impl<M: Memory + Clone> Replica<M> {
     /// Asks for what is damaged, if it is time, and reads what others ask for.
     pub(super) fn mend(&mut self, now: Now) {
         self.give_next();
+        let below = self.high_watermark();
+        if self.repairs.uncommitted.take_if(|start| *start < below).is_some() {
+            self.repairs.look();
+        }
         if self.repairs.next_tick() > now.monotonic {
             return;
         }
         if self.repairs.question.take().is_some() {
             self.in_vain(false, now);
         }
-        let neighbours = self.neighbours();
-        let (below, asked) = (self.high_watermark(), self.repairs.asked);
+        let (neighbours, asked) = (self.neighbours(), self.repairs.asked);
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
         let none = neighbours.is_empty() || log.is_repairing();
-        let range = log.repairable(self.repairs.at).filter(|range| range.start < below && !none);
+        let range = part_from(log, self.repairs.at).filter(|part| part.start < below && !none);
         let Some(range) = range else {
-            let again = !self.repairs.lost.is_empty() || self.repairs.at > Offset::ZERO;
-            let wait = if again && !none { AGAIN_AFTER } else { Duration::MAX };
+            self.repairs.uncommitted = part_from(log, below).map(|part| part.start);
+            // What cannot be repaired now may be able to be later.
+            let again = !none && !log.damaged().is_empty();
+            let wait = if again { AGAIN_AFTER } else { Duration::MAX };
             self.repairs.due = now.monotonic.saturating_add(wait);
             self.repairs.at = Offset::ZERO;
             return;
@@ -289,6 +298,12 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn poll_mend(&mut self) -> Option<Mend<M::Share>> {
         self.repairs.said.pop_front()
     }
+}
+
+/// The first damaged range that begins at `from` or behind and can be repaired.
+fn part_from<M: Memory + Clone, F: Fold>(log: &Log<M, F>, from: Offset) -> Option<Range<Offset>> {
+    let part = log.repairable(from)?;
+    if part.start >= from { Some(part) } else { log.repairable(part.end) }
 }
 
 /// The batches that lie in a range, of those that were read from its start on.
