@@ -5,6 +5,7 @@ mod world;
 use std::time::Duration;
 
 use catena_log::ReadError;
+use catena_replication::Event;
 use world::{World, range};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,4 +59,64 @@ fn damage_at_the_end_of_what_is_being_written_is_asked_for_once_something_follow
     world.pass(11 * SECOND);
     assert_eq!(world.damaged(0), []);
     assert_eq!(world.read(0, last).unwrap(), whole);
+}
+
+#[test]
+fn who_gives_what_cannot_be_written_back_counts_as_one_who_does_not_have_it() {
+    for at in 0..3 {
+        let mut world = World::new(3, BATCHES);
+        let whole = world.read(at, 5).unwrap();
+        world.nodes[at].spoils = true;
+        world.damage(at, 5..6);
+        // All neighbours were asked, one after the other.
+        let told = &world.nodes[at].told;
+        let failed = told.iter().filter(|event| matches!(event, Event::RepairFailed(..))).count();
+        assert_eq!(failed, if at == 1 { 2 } else { 1 });
+        assert_eq!(world.lost(at), [range(5..6)]);
+        assert!(!world.may_mend(at, 5), "nobody waits for it");
+        world.nodes[at].spoils = false;
+        world.pass(11 * SECOND);
+        assert_eq!(world.damaged(at), [], "it is asked for once more");
+        assert_eq!(world.read(at, 5).unwrap(), whole);
+    }
+}
+
+#[test]
+fn what_nobody_has_is_told_once() {
+    let mut world = World::new(3, BATCHES);
+    (0..3).for_each(|at| world.rot(at, 5));
+    (0..3).for_each(|at| assert!(world.read(at, 5).is_err()));
+    world.pass(60 * SECOND);
+    for at in 0..3 {
+        assert!(!world.may_mend(at, 5));
+        let lost = world.lost(at).into_iter().filter(|lost| *lost == range(5..6));
+        assert_eq!(lost.count(), 1, "by {at}");
+        assert_eq!(world.damaged(at), [range(5..6)]);
+    }
+}
+
+#[test]
+fn an_answer_says_nothing_of_what_was_not_asked_for() {
+    for denied in [false, true] {
+        let mut world = World::new(2, BATCHES);
+        world.hears = false;
+        world.damage(0, 6..7);
+        assert_eq!(world.on_its_way(), [(0, 1, 6, None)]);
+        // What lies before is found before the answer has come.
+        world.damage(0, 5..6);
+        assert_eq!(world.damaged(0), [range(5..7)]);
+        if denied {
+            world.said.clear();
+            world.deny(1, 0, 6);
+        } else {
+            world.hear(0);
+            assert_eq!(world.on_its_way(), [(1, 0, 6, Some(1))]);
+            world.hear(0);
+        }
+        assert!(world.may_mend(0, 5) && world.may_mend(0, 6));
+        assert_eq!(world.on_its_way(), [(0, 1, 5, None)], "it is asked for all of it");
+        world.hears = true;
+        world.settle();
+        assert_eq!((world.damaged(0), world.lost(0)), (vec![], vec![]));
+    }
 }

@@ -544,7 +544,7 @@ impl<M: Memory + Clone> Replica<M> {
         self.is_settled |= self.member.covers_earlier();
         log.set_committed(high_watermark);
         log.follow_start(self.peers.start.min(high_watermark));
-        let (mut copied, mut given) = (Vec::new(), None);
+        let (mut copied, mut given, mut failed) = (Vec::new(), None, None);
         while let Some(event) = log.poll_event() {
             self.events.push_back(match event {
                 LogEvent::Fold(start, fold) => {
@@ -569,16 +569,19 @@ impl<M: Memory + Clone> Replica<M> {
                     Event::Found(finding)
                 }
                 LogEvent::Repaired(offsets) => {
-                    self.repairs.ended(&offsets, true);
+                    self.repairs.repaired(&offsets);
                     Event::Repaired(offsets)
                 }
                 LogEvent::RepairFailed(offsets, why) => {
-                    self.repairs.ended(&offsets, false);
+                    failed = Some(why);
                     Event::RepairFailed(offsets, why)
                 }
             });
         }
         let poisoned = log.poisoned();
+        if let Some(why) = failed {
+            self.repair_failed(why, now);
+        }
         for (side, answer) in copied {
             self.copied(side, answer);
         }

@@ -8,16 +8,12 @@
 //!
 //! Only what is committed is asked for: that is the same at every member, in whatever epoch.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::Range,
-    time::Duration,
-};
+use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use catena_format::{BatchHeader, Offset};
 use catena_log::{
     Batches, Fold, Log, Now, ReadAnswer, ReadError, ReadId, ReadOutcome, RepairError, Stamp,
-    io::Memory,
+    config::DAMAGED_RANGES_MAX, io::Memory,
 };
 
 use super::{Event, Replica, ready};
@@ -31,8 +27,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 const ANSWER_BYTES: usize = 1 << 20;
 /// What others have asked for and waits to be read, at most; who asks more asks again.
 const ASKED_MAX: usize = 16;
-/// Ranges of which it is remembered that nobody has them, at most.
-const LOST_MAX: usize = 1024;
+/// Of so many ranges it is remembered which neighbour does not have them either: beyond, readers
+/// are told what they are told of what nobody has.
+const DENIALS_MAX: usize = 2 * DAMAGED_RANGES_MAX;
 
 /// What members of a chain say to each other about damaged batches.
 #[derive(Clone, Debug)]
@@ -55,11 +52,29 @@ pub enum Mend<S> {
     },
 }
 
-/// A question to a neighbour that has not been answered.
+/// A question to a neighbour.
 struct Question {
     to: MemberId,
+    /// Which of the neighbours that is.
+    place: usize,
+    /// What is damaged here.
+    part: Range<Offset>,
+    /// What of it was asked for.
     offsets: Range<Offset>,
     until: Duration,
+}
+
+/// What is asked for in turn: what is damaged here, and how many have not given it.
+#[derive(Default)]
+struct Trial {
+    part: Range<Offset>,
+    asked: usize,
+}
+
+/// A neighbour does not have something either, or nothing that can be written back.
+struct Denial {
+    place: usize,
+    offsets: Range<Offset>,
 }
 
 /// Damage here, and what others ask of theirs.
@@ -69,13 +84,12 @@ pub(super) struct Repairs<S> {
     at: Offset,
     /// The first that is damaged and not known to be committed begins there.
     uncommitted: Option<Offset>,
+    /// What has not been answered.
     question: Option<Question>,
-    /// How many neighbours were asked for this range in vain, and how many have said that it is
-    /// damaged there, too.
-    asked: usize,
-    denied: usize,
-    /// What every neighbour has said not to have either.
-    lost: BTreeMap<Offset, Offset>,
+    trial: Trial,
+    /// What was answered, and is being written back.
+    writing: Option<Question>,
+    denials: Vec<Denial>,
     wanted: VecDeque<(MemberId, Range<Offset>)>,
     reading: Option<(ReadId, MemberId, Range<Offset>)>,
     said: VecDeque<Mend<S>>,
@@ -88,9 +102,9 @@ impl<S> Default for Repairs<S> {
             at: Offset::ZERO,
             uncommitted: None,
             question: None,
-            asked: 0,
-            denied: 0,
-            lost: BTreeMap::new(),
+            trial: Trial::default(),
+            writing: None,
+            denials: Vec::new(),
             wanted: VecDeque::new(),
             reading: None,
             said: VecDeque::new(),
@@ -110,14 +124,10 @@ impl<S> Repairs<S> {
         *self = Self { reading, ..Self::default() };
     }
 
-    /// A repair has ended: what is damaged behind it is next.
-    pub(super) fn ended(&mut self, offsets: &Range<Offset>, repaired: bool) {
-        (self.asked, self.denied, self.due) = (0, 0, Duration::ZERO);
-        if repaired {
-            self.lost.retain(|start, _| !offsets.contains(start));
-        } else {
-            self.at = offsets.end;
-        }
+    /// These are whole again: what is damaged behind them is next.
+    pub(super) fn repaired(&mut self, offsets: &Range<Offset>) {
+        self.denials.retain(|denial| !offsets.contains(&denial.offsets.start));
+        (self.writing, self.due) = (None, Duration::ZERO);
     }
 
     pub(super) fn next_tick(&self) -> Duration {
@@ -128,9 +138,22 @@ impl<S> Repairs<S> {
         self.reading.as_ref().is_some_and(|(reading, ..)| *reading == id)
     }
 
-    fn is_lost(&self, offset: Offset) -> bool {
-        let before = self.lost.range(..=offset).next_back();
-        before.is_some_and(|(_, end)| offset < *end)
+    fn has_denied(&self, place: usize, offsets: &Range<Offset>) -> bool {
+        let mut denials = self.denials.iter().filter(|denial| denial.place == place);
+        denials.any(|d| d.offsets.start <= offsets.start && offsets.end <= d.offsets.end)
+    }
+
+    /// Remembers a denial; whether that was the last one.
+    fn deny(&mut self, place: usize, offsets: &Range<Offset>, neighbours: usize) -> bool {
+        if self.has_denied(place, offsets) {
+            return false;
+        }
+        let start = offsets.start;
+        self.denials.retain(|denial| denial.place != place || denial.offsets.start != start);
+        if self.denials.len() < DENIALS_MAX {
+            self.denials.push(Denial { place, offsets: offsets.clone() });
+        }
+        (0..neighbours).all(|place| self.has_denied(place, offsets))
     }
 }
 
@@ -146,8 +169,11 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Whether what is damaged at an offset may be whole again soon, because another member has it.
     pub fn may_mend(&mut self, offset: Offset) -> bool {
-        let may = !self.repairs.is_lost(offset) && !self.neighbours().is_empty();
-        let below = self.high_watermark();
+        let (below, count) = (self.high_watermark(), self.neighbours().len());
+        let repairs = &self.repairs;
+        let one = offset..offset.checked_add(1).unwrap_or(Offset::MAX);
+        let may = repairs.denials.len() < DENIALS_MAX
+            && (0..count).any(|place| !repairs.has_denied(place, &one));
         let Some(log) = ready(&mut self.state, self.cut.as_ref()).filter(|_| may) else {
             return false;
         };
@@ -164,51 +190,71 @@ impl<M: Memory + Clone> Replica<M> {
         if self.repairs.next_tick() > now.monotonic {
             return;
         }
-        if self.repairs.question.take().is_some() {
-            self.in_vain(false, now);
+        if let Some(question) = self.repairs.question.take() {
+            self.in_vain(&question, false, now);
         }
-        let (neighbours, asked) = (self.neighbours(), self.repairs.asked);
+        self.ask(below, now);
+    }
+
+    fn ask(&mut self, below: Offset, now: Now) {
+        let neighbours = self.neighbours();
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
+        let repairs = &mut self.repairs;
+        if repairs.at == Offset::ZERO && !repairs.denials.is_empty() {
+            let damaged = log.damaged();
+            let is = |at: &Offset| damaged.iter().any(|range| range.contains(at));
+            repairs.denials.retain(|denial| is(&denial.offsets.start));
+        }
         let none = neighbours.is_empty() || log.is_repairing();
-        let range = part_from(log, self.repairs.at).filter(|part| part.start < below && !none);
-        let Some(range) = range else {
-            self.repairs.uncommitted = part_from(log, below).map(|part| part.start);
+        let part = part_from(log, repairs.at).filter(|part| part.start < below && !none);
+        let Some(part) = part else {
+            repairs.uncommitted = part_from(log, below).map(|part| part.start);
             // What cannot be repaired now may be able to be later.
             let again = !none && !log.damaged().is_empty();
             let wait = if again { AGAIN_AFTER } else { Duration::MAX };
-            self.repairs.due = now.monotonic.saturating_add(wait);
-            self.repairs.at = Offset::ZERO;
+            (repairs.due, repairs.at) = (now.monotonic.saturating_add(wait), Offset::ZERO);
             return;
         };
-        let offsets = range.start..range.end.min(below);
-        let to = neighbours[asked % neighbours.len()];
-        let until = now.monotonic + ANSWER_WITHIN;
-        self.repairs.said.push_back(Mend::Ask { to, offsets: offsets.clone() });
-        self.repairs.question = Some(Question { to, offsets, until });
+        if repairs.trial.part != part {
+            repairs.trial = Trial { part: part.clone(), asked: 0 };
+        }
+        let place = repairs.trial.asked % neighbours.len();
+        let (to, until) = (neighbours[place], now.monotonic + ANSWER_WITHIN);
+        let offsets = part.start..part.end.min(below);
+        repairs.said.push_back(Mend::Ask { to, offsets: offsets.clone() });
+        repairs.question = Some(Question { to, place, part, offsets, until });
     }
 
-    /// A neighbour does not have what was asked for, or has not answered: the next one is asked,
-    /// and after the last one it is gone on behind it.
-    fn in_vain(&mut self, denied: bool, now: Now) {
-        let count = self.neighbours().len();
-        let below = self.high_watermark();
+    /// Who was asked has not given what is of use: the next one is asked, and after the last one
+    /// it is gone on behind it.
+    fn in_vain(&mut self, question: &Question, denied: bool, now: Now) {
+        let Question { place, part, offsets, .. } = question;
+        let neighbours = self.neighbours().len();
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
-        let range = log.repairable(self.repairs.at);
         let repairs = &mut self.repairs;
-        (repairs.asked, repairs.denied) = (repairs.asked + 1, repairs.denied + usize::from(denied));
         repairs.due = now.monotonic;
-        if repairs.asked < count {
+        if log.repairable(part.start).as_ref() != Some(part) {
+            // Something else is damaged now, which nobody was asked for.
+            repairs.trial = Trial::default();
             return;
         }
-        let nobody = repairs.denied >= count;
-        (repairs.asked, repairs.denied) = (0, 0);
-        let Some(range) = range else { return };
-        let end = range.end.min(below);
-        if nobody && repairs.lost.len() < LOST_MAX {
-            repairs.lost.insert(range.start, end);
-            self.events.push_back(Event::Lost(range.start..end));
+        if denied && repairs.deny(*place, offsets, neighbours) {
+            self.events.push_back(Event::Lost(offsets.clone()));
         }
-        self.repairs.at = end;
+        if repairs.trial.part == *part {
+            repairs.trial.asked += 1;
+        }
+        if repairs.trial.part == *part && repairs.trial.asked >= neighbours {
+            (repairs.trial, repairs.at) = (Trial::default(), part.end);
+        }
+    }
+
+    /// What a neighbour has given could not be written back.
+    pub(super) fn repair_failed(&mut self, why: RepairError, now: Now) {
+        self.repairs.due = now.monotonic;
+        if let Some(question) = self.repairs.writing.take() {
+            self.in_vain(&question, is_denial(why), now);
+        }
     }
 
     /// Another member of the chain has lost these batches.
@@ -278,18 +324,16 @@ impl<M: Memory + Clone> Replica<M> {
         now: Now,
     ) {
         let asked = |question: &mut Question| question.to == by && question.offsets.start == from;
-        if self.repairs.question.take_if(asked).is_none() {
-            return;
-        }
+        let Some(question) = self.repairs.question.take_if(asked) else { return };
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
-        let taken = if stamps.is_empty() { None } else { Some(log.repair(stamps, payload)) };
+        let taken = (!stamps.is_empty()).then(|| log.repair(stamps, payload));
         match taken {
             // It is gone on when that has ended.
-            Some(Ok(())) => self.repairs.due = Duration::MAX,
-            Some(Err(RepairError::Memory(_) | RepairError::Busy | RepairError::Closed)) => {
-                self.in_vain(false, now);
+            Some(Ok(())) => {
+                (self.repairs.writing, self.repairs.due) = (Some(question), Duration::MAX);
             }
-            Some(Err(_)) | None => self.in_vain(true, now),
+            Some(Err(why)) => self.in_vain(&question, is_denial(why), now),
+            None => self.in_vain(&question, true, now),
         }
         self.go_on(now);
     }
@@ -298,6 +342,21 @@ impl<M: Memory + Clone> Replica<M> {
     pub fn poll_mend(&mut self) -> Option<Mend<M::Share>> {
         self.repairs.said.pop_front()
     }
+}
+
+/// Whether batches that are refused so, or were not written back, are of no use as that neighbour
+/// has them.
+fn is_denial(why: RepairError) -> bool {
+    !matches!(
+        why,
+        RepairError::Memory(_)
+            | RepairError::Busy
+            | RepairError::Poisoned(_)
+            | RepairError::Closed
+            | RepairError::Gone
+            | RepairError::Sound(_)
+            | RepairError::Beyond(_)
+    )
 }
 
 /// The first damaged range that begins at `from` or behind and can be repaired.

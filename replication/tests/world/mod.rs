@@ -243,6 +243,12 @@ impl World {
         self.nodes[to].replica.on_given(by, first, stamps, payload, now);
     }
 
+    /// One says to another that it does not have them.
+    pub(crate) fn deny(&mut self, by: usize, to: usize, first: u64) {
+        self.give(by, to, offset(first), &[], &[]);
+        self.act_all();
+    }
+
     /// A byte of a batch turns.
     pub(crate) fn rot(&mut self, at: usize, batch: u64) {
         let files = &mut self.nodes[at].files;
@@ -299,6 +305,29 @@ impl World {
 
     pub(crate) fn may_mend(&mut self, at: usize, batch: u64) -> bool {
         self.nodes[at].replica.may_mend(offset(batch))
+    }
+
+    /// What is said of damage and has not arrived: by whom, to whom, from where on, how many
+    /// batches; of a question `None`.
+    pub(crate) fn on_its_way(&self) -> Vec<(usize, usize, u64, Option<usize>)> {
+        let place = |to: &MemberId| to.node.get() as usize - 1;
+        let said = self.said.iter().map(|(by, mend)| match mend {
+            Mend::Ask { to, offsets } => (*by, place(to), offsets.start.get(), None),
+            Mend::Give { to, from, batches } => {
+                (*by, place(to), from.get(), Some(batches.shares.len()))
+            }
+        });
+        said.collect()
+    }
+
+    /// How often a node has said that nobody has something.
+    pub(crate) fn lost(&self, at: usize) -> Vec<Range<Offset>> {
+        let told = self.nodes[at].told.iter();
+        let lost = told.filter_map(|event| match event {
+            Event::Lost(offsets) => Some(offsets.clone()),
+            _ => None,
+        });
+        lost.collect()
     }
 }
 
