@@ -83,15 +83,16 @@ fn who_gives_what_cannot_be_written_back_counts_as_one_who_does_not_have_it() {
 
 #[test]
 fn what_nobody_has_is_told_once() {
-    let mut world = World::new(3, BATCHES);
-    (0..3).for_each(|at| world.rot(at, 5));
-    (0..3).for_each(|at| assert!(world.read(at, 5).is_err()));
-    world.pass(60 * SECOND);
-    for at in 0..3 {
-        assert!(!world.may_mend(at, 5));
-        let lost = world.lost(at).into_iter().filter(|lost| *lost == range(5..6));
-        assert_eq!(lost.count(), 1, "by {at}");
-        assert_eq!(world.damaged(at), [range(5..6)]);
+    for nodes in 2..6 {
+        let mut world = World::new(nodes, BATCHES);
+        (0..nodes).for_each(|at| world.rot(at, 5));
+        (0..nodes).for_each(|at| assert!(world.read(at, 5).is_err()));
+        world.pass(60 * SECOND);
+        for at in 0..nodes {
+            assert!(!world.may_mend(at, 5));
+            assert_eq!(world.lost(at), [range(5..6)], "{at} of {nodes}");
+            assert_eq!(world.damaged(at), [range(5..6)]);
+        }
     }
 }
 
@@ -118,5 +119,19 @@ fn an_answer_says_nothing_of_what_was_not_asked_for() {
         world.hears = true;
         world.settle();
         assert_eq!((world.damaged(0), world.lost(0)), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn who_is_asked_for_what_has_rotted_there_too_asks_behind_him() {
+    let mut world = World::new(4, BATCHES);
+    let whole = world.read(0, 5).unwrap();
+    // Nobody has read it there.
+    world.rot(1, 5);
+    world.rot(2, 5);
+    world.damage(0, 5..6);
+    for at in 0..3 {
+        assert_eq!((world.damaged(at), world.lost(at)), (vec![], vec![]), "at {at}");
+        assert_eq!(world.read(at, 5).unwrap(), whole);
     }
 }

@@ -6,6 +6,9 @@
 //!        └──────────────────────────────── later once more ◄──────┘
 //! ```
 //!
+//! Who is asked for what is damaged on his side, too, asks whom he has behind him first: none is
+//! what he answers when they have it neither. So it goes to the ends of the chain and back.
+//!
 //! Only what is committed is asked for: that is the same at every member, in whatever epoch.
 
 use std::{collections::VecDeque, ops::Range, time::Duration};
@@ -91,6 +94,8 @@ pub(super) struct Repairs<S> {
     writing: Option<Question>,
     denials: Vec<Denial>,
     wanted: VecDeque<(MemberId, Range<Offset>)>,
+    /// What of that waits until what is damaged here, too, was asked for.
+    kept: VecDeque<(MemberId, Range<Offset>)>,
     reading: Option<(ReadId, MemberId, Range<Offset>)>,
     said: VecDeque<Mend<S>>,
 }
@@ -106,6 +111,7 @@ impl<S> Default for Repairs<S> {
             writing: None,
             denials: Vec::new(),
             wanted: VecDeque::new(),
+            kept: VecDeque::new(),
             reading: None,
             said: VecDeque::new(),
         }
@@ -128,6 +134,7 @@ impl<S> Repairs<S> {
     pub(super) fn repaired(&mut self, offsets: &Range<Offset>) {
         self.denials.retain(|denial| !offsets.contains(&denial.offsets.start));
         (self.writing, self.due) = (None, Duration::ZERO);
+        self.wanted.append(&mut self.kept);
     }
 
     pub(super) fn next_tick(&self) -> Duration {
@@ -169,11 +176,17 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Whether what is damaged at an offset may be whole again soon, because another member has it.
     pub fn may_mend(&mut self, offset: Offset) -> bool {
-        let (below, count) = (self.high_watermark(), self.neighbours().len());
+        self.may_mend_without(None, offset)
+    }
+
+    /// Whether it may be, because another one has it than who has asked for it.
+    fn may_mend_without(&mut self, asker: Option<MemberId>, offset: Offset) -> bool {
+        let (below, neighbours) = (self.high_watermark(), self.neighbours());
         let repairs = &self.repairs;
         let one = offset..offset.checked_add(1).unwrap_or(Offset::MAX);
+        let mut others = (0..neighbours.len()).filter(|place| Some(neighbours[*place]) != asker);
         let may = repairs.denials.len() < DENIALS_MAX
-            && (0..count).any(|place| !repairs.has_denied(place, &one));
+            && others.any(|place| !repairs.has_denied(place, &one));
         let Some(log) = ready(&mut self.state, self.cut.as_ref()).filter(|_| may) else {
             return false;
         };
@@ -238,6 +251,9 @@ impl<M: Memory + Clone> Replica<M> {
             repairs.trial = Trial::default();
             return;
         }
+        if denied {
+            repairs.wanted.append(&mut repairs.kept);
+        }
         if denied && repairs.deny(*place, offsets, neighbours) {
             self.events.push_back(Event::Lost(offsets.clone()));
         }
@@ -259,8 +275,10 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Another member of the chain has lost these batches.
     pub fn on_asked(&mut self, from: MemberId, offsets: Range<Offset>, now: Now) {
-        if self.repairs.wanted.len() < ASKED_MAX {
-            self.repairs.wanted.push_back((from, offsets));
+        let repairs = &mut self.repairs;
+        repairs.kept.retain(|(asker, _)| *asker != from);
+        if repairs.wanted.len() + repairs.kept.len() < ASKED_MAX {
+            repairs.wanted.push_back((from, offsets));
         }
         self.mend(now);
     }
@@ -305,6 +323,11 @@ impl<M: Memory + Clone> Replica<M> {
         read: Result<Batches<M::Share>, ReadError>,
     ) {
         let from = offsets.start;
+        let damaged = matches!(read, Err(ReadError::Damaged { .. }));
+        if damaged && self.may_mend_without(Some(to), from) {
+            // He is answered when that is over, if he has not asked anew by then.
+            return self.repairs.kept.push_back((to, offsets.clone()));
+        }
         let batches = match read {
             Ok(read) => within(read, offsets),
             Err(ReadError::Damaged { .. } | ReadError::OutOfRange { .. }) => Batches::empty(from),

@@ -270,7 +270,8 @@ wire_struct! {
 
 wire_struct! {
     /// The payload is the batches of these offsets, back to back: the first of those that were
-    /// asked for, or none, if they are damaged here, too, or not there.
+    /// asked for, or none, if they are not there, or damaged here, too. Who may get these from
+    /// somebody else than the one who asks answers when that has come to an end.
     message RepairResponse {
         /// The first offset that was asked for.
         from: Offset,
