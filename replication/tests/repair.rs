@@ -135,3 +135,59 @@ fn who_is_asked_for_what_has_rotted_there_too_asks_behind_him() {
         assert_eq!(world.read(at, 5).unwrap(), whole);
     }
 }
+
+#[test]
+fn an_answer_that_comes_late_is_taken() {
+    for nodes in [2, 3] {
+        let mut world = World::new(nodes, BATCHES);
+        let whole = world.read(1, 5).unwrap();
+        world.hears = false;
+        world.damage(1, 5..6);
+        world.hear(0);
+        // Nobody waits for it any more, or another one was asked.
+        world.pass(3 * SECOND);
+        assert_eq!(world.on_its_way()[0], (0, 1, 5, Some(1)));
+        world.hear(0);
+        assert_eq!(world.damaged(1), []);
+        assert_eq!(world.read(1, 5).unwrap(), whole);
+        // What comes of others later is of no use.
+        world.hears = true;
+        world.pass(20 * SECOND);
+        assert_eq!((world.damaged(1), world.lost(1)), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn who_does_not_answer_is_given_more_and_more_time() {
+    let mut world = World::new(2, BATCHES);
+    world.hears = false;
+    world.damage(0, 5..6);
+    world.pass(600 * SECOND);
+    let asked = world.on_its_way().len();
+    assert!((8..20).contains(&asked), "{asked} times");
+    world.said.clear();
+    world.hears = true;
+    world.pass(71 * SECOND);
+    assert_eq!(world.damaged(0), []);
+}
+
+#[test]
+fn of_what_one_asks_for_only_the_last_waits() {
+    let mut world = World::new(3, BATCHES);
+    (world.hears, world.speaks) = (false, false);
+    for batch in 0..30 {
+        world.ask(0, 1, batch..batch + 1);
+        world.ask(2, 1, 5..6);
+        world.settle();
+    }
+    // Nobody takes what it has to say, and so it reads no more.
+    world.speaks = true;
+    world.settle();
+    let said = world.on_its_way();
+    assert_eq!(said, [(1, 0, 0, Some(1)), (1, 2, 5, Some(1)), (1, 0, 29, Some(1))]);
+    world.said.clear();
+    // It is answered once, however often it was asked for.
+    (0..30).for_each(|_| world.ask(0, 1, 7..9));
+    world.settle();
+    assert_eq!(world.on_its_way(), [(1, 0, 7, Some(2))]);
+}

@@ -22,13 +22,15 @@ use catena_log::{
 use super::{Event, Replica, ready};
 use crate::chain::{MemberId, Role};
 
-/// How long a neighbour has to answer.
+/// How long a neighbour has to answer before the next one is asked: at first, and at most, after
+/// there was none for longer and longer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const ANSWER_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// After which what nobody had is asked for once more.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Bytes of batches in an answer, unless one batch alone is larger.
 const ANSWER_BYTES: usize = 1 << 20;
-/// What others have asked for and waits to be read, at most; who asks more asks again.
+/// Others whose question waits to be read for, at most: one of each. Who else asks asks again.
 const ASKED_MAX: usize = 16;
 /// Of so many ranges it is remembered which neighbour does not have them either: beyond, readers
 /// are told what they are told of what nobody has.
@@ -89,6 +91,8 @@ pub(super) struct Repairs<S> {
     uncommitted: Option<Offset>,
     /// What has not been answered.
     question: Option<Question>,
+    /// How long who is asked next has to answer.
+    patience: Duration,
     trial: Trial,
     /// What was answered, and is being written back.
     writing: Option<Question>,
@@ -97,7 +101,9 @@ pub(super) struct Repairs<S> {
     /// What of that waits until what is damaged here, too, was asked for.
     kept: VecDeque<(MemberId, Range<Offset>)>,
     reading: Option<(ReadId, MemberId, Range<Offset>)>,
-    said: VecDeque<Mend<S>>,
+    /// What is to be said. Nothing else is read before it is.
+    asking: Option<Mend<S>>,
+    giving: Option<Mend<S>>,
 }
 
 impl<S> Default for Repairs<S> {
@@ -107,13 +113,15 @@ impl<S> Default for Repairs<S> {
             at: Offset::ZERO,
             uncommitted: None,
             question: None,
+            patience: ANSWER_WITHIN,
             trial: Trial::default(),
             writing: None,
             denials: Vec::new(),
             wanted: VecDeque::new(),
             kept: VecDeque::new(),
             reading: None,
-            said: VecDeque::new(),
+            asking: None,
+            giving: None,
         }
     }
 }
@@ -143,6 +151,26 @@ impl<S> Repairs<S> {
 
     pub(super) fn is_reading(&self, id: ReadId) -> bool {
         self.reading.as_ref().is_some_and(|(reading, ..)| *reading == id)
+    }
+
+    /// Whether somebody is being answered from there on.
+    fn is_giving(&self, asker: MemberId, start: Offset) -> bool {
+        let read = |(_, to, of): &(ReadId, MemberId, Range<Offset>)| (*to, of.start);
+        let given = match &self.giving {
+            Some(Mend::Give { to, from, .. }) => Some((*to, *from)),
+            _ => None,
+        };
+        [self.reading.as_ref().map(read), given].contains(&Some((asker, start)))
+    }
+
+    /// Somebody asks, and takes back what he has asked before.
+    fn want(&mut self, asker: MemberId, offsets: Range<Offset>) {
+        self.kept.retain(|(other, _)| *other != asker);
+        if let Some((_, before)) = self.wanted.iter_mut().find(|(other, _)| *other == asker) {
+            *before = offsets;
+        } else if self.wanted.len() + self.kept.len() < ASKED_MAX {
+            self.wanted.push_back((asker, offsets));
+        }
     }
 
     fn has_denied(&self, place: usize, offsets: &Range<Offset>) -> bool {
@@ -204,6 +232,7 @@ impl<M: Memory + Clone> Replica<M> {
             return;
         }
         if let Some(question) = self.repairs.question.take() {
+            self.repairs.patience = ANSWER_WITHIN_MAX.min(self.repairs.patience * 2);
             self.in_vain(&question, false, now);
         }
         self.ask(below, now);
@@ -232,9 +261,9 @@ impl<M: Memory + Clone> Replica<M> {
             repairs.trial = Trial { part: part.clone(), asked: 0 };
         }
         let place = repairs.trial.asked % neighbours.len();
-        let (to, until) = (neighbours[place], now.monotonic + ANSWER_WITHIN);
+        let (to, until) = (neighbours[place], now.monotonic + repairs.patience);
         let offsets = part.start..part.end.min(below);
-        repairs.said.push_back(Mend::Ask { to, offsets: offsets.clone() });
+        repairs.asking = Some(Mend::Ask { to, offsets: offsets.clone() });
         repairs.question = Some(Question { to, place, part, offsets, until });
     }
 
@@ -275,10 +304,8 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Another member of the chain has lost these batches.
     pub fn on_asked(&mut self, from: MemberId, offsets: Range<Offset>, now: Now) {
-        let repairs = &mut self.repairs;
-        repairs.kept.retain(|(asker, _)| *asker != from);
-        if repairs.wanted.len() + repairs.kept.len() < ASKED_MAX {
-            repairs.wanted.push_back((from, offsets));
+        if !self.repairs.is_giving(from, offsets.start) {
+            self.repairs.want(from, offsets);
         }
         self.mend(now);
     }
@@ -289,7 +316,7 @@ impl<M: Memory + Clone> Replica<M> {
             return;
         }
         let below = self.high_watermark();
-        while self.repairs.reading.is_none() {
+        while self.repairs.reading.is_none() && self.repairs.giving.is_none() {
             let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
             let Some((to, offsets)) = self.repairs.wanted.pop_front() else { return };
             // What is not known to be committed here is asked for again.
@@ -326,7 +353,11 @@ impl<M: Memory + Clone> Replica<M> {
         let damaged = matches!(read, Err(ReadError::Damaged { .. }));
         if damaged && self.may_mend_without(Some(to), from) {
             // He is answered when that is over, if he has not asked anew by then.
-            return self.repairs.kept.push_back((to, offsets.clone()));
+            let repairs = &mut self.repairs;
+            if repairs.wanted.iter().all(|(asker, _)| *asker != to) {
+                repairs.kept.push_back((to, offsets.clone()));
+            }
+            return;
         }
         let batches = match read {
             Ok(read) => within(read, offsets),
@@ -334,10 +365,11 @@ impl<M: Memory + Clone> Replica<M> {
             // It may be readable when it is asked for again.
             Err(_) => return,
         };
-        self.repairs.said.push_back(Mend::Give { to, from, batches });
+        self.repairs.giving = Some(Mend::Give { to, from, batches });
     }
 
-    /// A neighbour has answered: with batches from `from` on, back to back, or with none.
+    /// A neighbour has answered: with batches from `from` on, back to back, or with none. Batches
+    /// that come late are as good: the log looks at each.
     pub fn on_given(
         &mut self,
         by: MemberId,
@@ -347,13 +379,23 @@ impl<M: Memory + Clone> Replica<M> {
         now: Now,
     ) {
         let asked = |question: &mut Question| question.to == by && question.offsets.start == from;
-        let Some(question) = self.repairs.question.take_if(asked) else { return };
+        let question = match self.repairs.question.take_if(asked) {
+            Some(question) => {
+                self.repairs.patience = ANSWER_WITHIN.max(self.repairs.patience / 2);
+                Some(question)
+            }
+            None if stamps.is_empty() => None,
+            None => self.asked_before(by, from, now),
+        };
+        let Some(question) = question else { return };
         let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
         let taken = (!stamps.is_empty()).then(|| log.repair(stamps, payload));
         match taken {
             // It is gone on when that has ended.
             Some(Ok(())) => {
-                (self.repairs.writing, self.repairs.due) = (Some(question), Duration::MAX);
+                let repairs = &mut self.repairs;
+                (repairs.question, repairs.asking) = (None, None);
+                (repairs.writing, repairs.due) = (Some(question), Duration::MAX);
             }
             Some(Err(why)) => self.in_vain(&question, is_denial(why), now),
             None => self.in_vain(&question, true, now),
@@ -361,9 +403,24 @@ impl<M: Memory + Clone> Replica<M> {
         self.go_on(now);
     }
 
+    /// What a neighbour was asked when it has not answered in time, by what is damaged now.
+    fn asked_before(&mut self, to: MemberId, from: Offset, now: Now) -> Option<Question> {
+        let place = self.neighbours().iter().position(|neighbour| *neighbour == to)?;
+        let below = self.high_watermark();
+        let log = ready(&mut self.state, self.cut.as_ref()).filter(|log| !log.is_repairing())?;
+        let part = log.repairable(from).filter(|part| part.start == from && from < below)?;
+        let offsets = from..part.end.min(below);
+        Some(Question { to, place, part, offsets, until: now.monotonic })
+    }
+
     /// The next thing to say to another member about damage.
     pub fn poll_mend(&mut self) -> Option<Mend<M::Share>> {
-        self.repairs.said.pop_front()
+        if let Some(question) = self.repairs.asking.take() {
+            return Some(question);
+        }
+        let answer = self.repairs.giving.take();
+        self.give_next();
+        answer
     }
 }
 

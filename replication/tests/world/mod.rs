@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) said: VecDeque<(usize, Mend<Share>)>,
     /// Whether it arrives at once.
     pub(crate) hears: bool,
+    /// Whether it is taken from who says it.
+    pub(crate) speaks: bool,
     /// Whether anything else arrives.
     pub(crate) linked: bool,
     epoch: u32,
@@ -100,6 +102,7 @@ impl World {
             clock: Duration::from_secs(1),
             said: VecDeque::new(),
             hears: true,
+            speaks: true,
             linked: true,
             epoch: 1,
         };
@@ -185,7 +188,9 @@ impl World {
         while let Some(event) = node.replica.poll_event() {
             node.told.push(event);
         }
-        while let Some(mend) = self.nodes[at].replica.poll_mend() {
+        while self.speaks
+            && let Some(mend) = self.nodes[at].replica.poll_mend()
+        {
             self.said.push_back((at, mend));
             any = true;
         }
@@ -241,6 +246,12 @@ impl World {
     ) {
         let (now, by) = (self.now(), member(by, self.epoch));
         self.nodes[to].replica.on_given(by, first, stamps, payload, now);
+    }
+
+    /// One asks another for batches.
+    pub(crate) fn ask(&mut self, by: usize, to: usize, batches: Range<u64>) {
+        let (now, by) = (self.now(), member(by, self.epoch));
+        self.nodes[to].replica.on_asked(by, range(batches), now);
     }
 
     /// One says to another that it does not have them.
