@@ -21,7 +21,7 @@ use catena_format::{
 };
 
 use crate::{
-    config::GROUP_BYTES_MAX,
+    config::{DAMAGED_RANGES_MAX, GROUP_BYTES_MAX},
     fold::Fold,
     index::{self, Index},
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Outcome},
@@ -113,13 +113,36 @@ pub(crate) struct Repairs<M: Memory> {
     under_way: Option<Repair<M>>,
     /// In these files nothing can be repaired in this life.
     given_up: BTreeSet<FileNumber>,
+    /// What was offered for these offsets does not fit; each ends where a damaged range does.
+    tight: Vec<Range<Offset>>,
     /// Where the last one ended: the next offset, and behind which byte it goes on.
     last: Option<(FileNumber, Offset, Position)>,
 }
 
 impl<M: Memory> Default for Repairs<M> {
     fn default() -> Self {
-        Self { under_way: None, given_up: BTreeSet::new(), last: None }
+        Self { under_way: None, given_up: BTreeSet::new(), tight: Vec::new(), last: None }
+    }
+}
+
+impl<M: Memory> Repairs<M> {
+    /// A damaged range without the offsets for which there is no room. Where more is damaged by
+    /// now there may be.
+    fn with_room(&self, part: Range<Offset>) -> Range<Offset> {
+        let is = |tight: &&Range<Offset>| tight.end == part.end && tight.start < part.end;
+        let tight = self.tight.iter().find(is).map(|tight| tight.start.max(part.start));
+        part.start..tight.unwrap_or(part.end)
+    }
+
+    /// There is no room for these; false: too many are remembered.
+    fn is_tight(&mut self, mut offsets: Range<Offset>) -> bool {
+        let behind = self.tight.iter().position(|tight| tight.start == offsets.end);
+        if let Some(at) = behind {
+            offsets.end = self.tight.swap_remove(at).end;
+        }
+        let room = self.tight.len() < DAMAGED_RANGES_MAX;
+        self.tight.extend(Some(offsets).filter(|_| room));
+        room
     }
 }
 
@@ -192,7 +215,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let part = move |s: &Segment| {
             let part = range.start.max(s.entry.base)..range.end.min(s.entry.end);
             // What is being written ends where nobody can tell it from a gap.
-            (part.start < part.end && (s.entry.sealed || part.end < s.entry.end)).then_some(part)
+            let there = s.entry.sealed || part.end < s.entry.end;
+            Some(self.repairs.with_room(part)).filter(|part| there && part.start < part.end)
         };
         there.filter_map(part)
     }
@@ -507,7 +531,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let Repair { seed, pieces, kept, .. } = &repair;
         let file = seed.file;
         self.release(file);
-        if let Err(RepairError::Io(IoError::NotFound) | RepairError::NoRoom(_)) = result {
+        let gives_up = match result {
+            Err(RepairError::Io(IoError::NotFound)) => true,
+            Err(RepairError::NoRoom(from)) => !self.repairs.is_tight(from..repair.range_end),
+            _ => false,
+        };
+        if gives_up {
             self.repairs.given_up.insert(file);
         }
         let base = pieces[0].base();
@@ -534,6 +563,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let segments = &self.segments;
         let there = |file: &FileNumber| segments.iter().any(|s| s.entry.file == *file);
         self.repairs.given_up.retain(there);
+        self.repairs.tight.retain(|tight| self.damaged.holds(tight));
         self.reap();
     }
 }

@@ -425,7 +425,46 @@ fn a_batch_that_is_too_large_for_its_place_is_not_written() {
     assert_eq!(ended(rig.world.run()), Ended::Failed(base..next, refused));
     assert!(rig.world.disk.files == before);
     assert_eq!(rig.world.log.repairable(Offset::ZERO), None);
+    // What else is lost in the segment is repaired all the same, on both sides of it.
+    for other in [3, 20] {
+        let Copy { base: other, next: end, .. } = rig.copies[other];
+        rig.rot_batch(other.get());
+        assert_eq!(rig.scrub(), 1);
+        assert_eq!(rig.world.log.repairable(Offset::ZERO), Some(other..end));
+        rig.begin(&(other..end)).unwrap();
+        assert_eq!(ended(rig.world.run()), Ended::Repaired(other..end));
+    }
+    assert_eq!(rig.world.log.damaged(), [base..next]);
+    assert_eq!(rig.world.log.repairable(Offset::ZERO), None);
     rig.world.restart();
     rig.repair_all();
     rig.check();
+}
+
+#[test]
+fn what_does_not_fit_is_offered_once_more_when_more_is_lost_there() {
+    for behind in [false, true] {
+        let mut rig = varied();
+        let Copy { base, next, bytes, stamp } = rig.copies[9].clone();
+        rig.rot_header(base.get());
+        assert_eq!(rig.scrub(), 1);
+        let mut other = world::batch(next.since(base) as u32, bytes.len() + 9_000, 9);
+        batch::patch(&mut other, base, rig.world.epoch);
+        let stamp = Stamp { payload_crc: frame::payload_crc(&other), ..stamp };
+        rig.world.log.repair(&[stamp], &other).unwrap();
+        assert_eq!(ended(rig.world.run()), Ended::Failed(base..next, RepairError::NoRoom(base)));
+        let Copy { base: beside, next: end, .. } = rig.copies[if behind { 10 } else { 8 }];
+        rig.rot_batch(beside.get());
+        assert_eq!(rig.scrub(), 1);
+        let lost = base.min(beside)..next.max(end);
+        assert_eq!(rig.world.log.damaged(), std::slice::from_ref(&lost));
+        let expected = if behind { lost } else { beside..base };
+        assert_eq!(rig.world.log.repairable(Offset::ZERO), Some(expected.clone()));
+        rig.begin(&expected).unwrap();
+        assert_eq!(ended(rig.world.run()), Ended::Repaired(expected));
+        assert_eq!(rig.world.log.repairable(Offset::ZERO), None);
+        rig.world.restart();
+        rig.repair_all();
+        rig.check();
+    }
 }
