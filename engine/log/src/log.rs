@@ -108,6 +108,8 @@ pub(crate) struct Segment {
     pub(crate) index_whole: bool,
     /// In its index file a checkpoint stands, of a part of it.
     pub(crate) index_part: bool,
+    /// Its places are not those of the frames, or nobody knows whether they are.
+    pub(crate) index_wrong: bool,
     /// How often something of it was repaired: what was read before says nothing of it now.
     pub(crate) repairs: u32,
     /// When the scrub was through with it, or it came to be there for the scrub.
@@ -445,6 +447,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             index_bytes: 0,
             index_whole: false,
             index_part: false,
+            index_wrong: false,
             repairs: 0,
             checked: self.now.monotonic,
         });
@@ -626,6 +629,7 @@ fn sealed_segments(
             index_bytes: bytes,
             index_whole,
             index_part: false,
+            index_wrong: false,
             repairs: 0,
             checked: opened,
         }

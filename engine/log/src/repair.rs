@@ -148,8 +148,8 @@ impl<M: Memory> Repairs<M> {
 
 /// What is read or written.
 enum Task<M: Memory> {
-    /// The image of the segment's index, so many bytes.
-    Index(usize),
+    /// The image of the segment's index, so many bytes; whether it was read before, and was none.
+    Index(usize, bool),
     Survey,
     /// A window of which some blocks cannot be read: zeros stand for those.
     Patch(M::Buffer, usize),
@@ -291,6 +291,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         segment.readers += 1;
         let file = segment.entry.file;
         let image = match segment.index {
+            _ if segment.index_wrong => 0,
             SegmentIndex::OnDisk(bytes) => bytes,
             SegmentIndex::Resident(_) => segment.index_bytes,
         };
@@ -304,7 +305,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             range_end,
             kept: 0,
             whole: 0,
-            task: if image > 0 { Task::Index(image) } else { Task::Survey },
+            task: if image > 0 { Task::Index(image, false) } else { Task::Survey },
             failures: 0,
             index: None,
             survey,
@@ -397,13 +398,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
         repair.failures = 0;
         match task {
-            Task::Index(_) => {
-                let image = result.ok().map(Outcome::into_read);
-                let read = |b: M::Share| index::read_image(repair.seed.uid, b.as_ref()).ok();
-                let image = image.and_then(read).filter(|image| image.file == repair.seed.file);
-                repair.index = image.map(|image| image.index);
-                self.go_round(repair)
-            }
+            Task::Index(length, doubted) => self.index_seen(repair, length, doubted, result),
             Task::Survey => match result.map(Outcome::into_read) {
                 Ok(bytes) => self.look(repair, bytes.as_ref()),
                 Err(error) if error.is_medium() => {
@@ -437,6 +432,44 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 }
                 self.round_done(repair)
             }
+        }
+    }
+
+    /// The image of the index was read. Where there is none the second time either, frames are
+    /// placed without it, and it may not be believed when it can be read again: it would look for
+    /// them in other places.
+    fn index_seen(
+        &mut self,
+        repair: &mut Repair<M>,
+        length: usize,
+        doubted: bool,
+        result: Result<Outcome<M::Share>, IoError>,
+    ) -> Flow<M> {
+        let file = repair.seed.file;
+        let (image, doubted) = match result.map(Outcome::into_read) {
+            Ok(bytes) => (index::read_image(repair.seed.uid, bytes.as_ref()).ok(), doubted),
+            Err(error) if error.is_medium() || error == IoError::NotFound => (None, true),
+            Err(error) => return Err(error.into()),
+        };
+        let image = image.filter(|image| image.file == file);
+        if image.is_none() && !doubted {
+            return Ok(Some(Task::Index(length, true)));
+        }
+        if image.is_none() {
+            self.disbelieve(file);
+        }
+        repair.index = image.map(|image| image.index);
+        self.go_round(repair)
+    }
+
+    /// What the index file of a segment says of places is not believed any more in this life.
+    fn disbelieve(&mut self, file: FileNumber) {
+        let at = self.segment_of(file).expect("what is repaired is kept");
+        let segment = &mut self.segments[at];
+        (segment.index_wrong, segment.index_whole) = (true, false);
+        // Reads make it anew as they go.
+        if matches!(segment.index, SegmentIndex::OnDisk(_)) {
+            segment.index = SegmentIndex::Resident(Index::default());
         }
     }
 
@@ -582,7 +615,7 @@ impl<M: Memory> Repair<M> {
     fn asks(&self) -> Op<M::Share> {
         let file = FileName::Segment(self.seed.file);
         let (position, length) = match &self.task {
-            Task::Index(length) => {
+            Task::Index(length, _) => {
                 let (file, length) = (FileName::Index(self.seed.file), *length);
                 return Op::Read { file, position: Position::ZERO, length };
             }

@@ -267,6 +267,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         if check.index_wrong {
             // Reads make it anew as they go.
             self.segments[at].index = SegmentIndex::Resident(Index::default());
+            self.segments[at].index_wrong = true;
             self.unsound(check.seed.file);
         }
     }

@@ -12,8 +12,9 @@ use catena_log::{
     io::{Done, FileName, IoError, Op, Outcome},
 };
 use world::{
+    World,
     lost::{Copy, Ended, FIRST, Rig, ended, nothing_else_is_lost, sealed, torn_out, varied},
-    open, run_with,
+    open, run_with, small,
 };
 
 const EIO: IoError = IoError::Device(5);
@@ -254,6 +255,109 @@ fn one_bad_read_harms_nothing_that_is_whole() {
             rig.check();
         }
     }
+}
+
+const INDEX: FileName = FileName::Index(FileNumber::new(1));
+
+/// The same in a log that was opened anew: its indexes are on the disk.
+fn torn_out_anew() -> (Rig, Range<Offset>) {
+    let (mut rig, lost) = torn_out(5, 21);
+    rig.world.epoch = rig.world.epoch.plus(1);
+    rig.world.log = open(&mut rig.world.disk, rig.world.config, false, 0).unwrap();
+    assert_eq!(rig.world.log.damaged(), vec![lost.clone()]);
+    (rig, lost)
+}
+
+/// Repairs what is lost, while of the first `bad` reads of the index each brings something else.
+fn repair_with_bad_index(rig: &mut Rig, lost: &Range<Offset>, mut bad: usize) -> Ended {
+    rig.begin(lost).unwrap();
+    while rig.world.log.is_repairing() {
+        let (id, op) = rig.world.log.poll_op().unwrap();
+        let of_index = matches!(op, Op::Read { file: INDEX, .. });
+        let mut result = rig.world.disk.perform(op);
+        if of_index && bad > 0 {
+            bad -= 1;
+            let mut bytes = result.unwrap().into_read().to_vec();
+            bytes[200] ^= 1;
+            result = Ok(Outcome::Read(bytes.into()));
+        }
+        rig.world.log.on_done(Done { id, result }, rig.world.now());
+    }
+    ended(rig.world.run())
+}
+
+#[test]
+fn one_bad_read_of_an_index_moves_no_frame() {
+    let (mut rig, lost) = torn_out_anew();
+    assert_eq!(repair_with_bad_index(&mut rig, &lost, 1), Ended::Repaired(lost));
+    // The scrub holds the frames against the index.
+    assert_eq!(rig.scrub(), 0);
+    rig.check();
+}
+
+#[test]
+fn without_a_descriptor_for_the_index_nothing_is_repaired() {
+    for error in [IoError::NoDescriptors, IoError::ReadOnly] {
+        let (mut rig, lost) = torn_out_anew();
+        let before = rig.world.disk.files[&FIRST].clone();
+        assert!(repair_with(&mut rig, &lost, 0, |_, op| {
+            assert!(matches!(op, Op::Read { file: INDEX, .. }));
+            Err(error)
+        }));
+        let failed = Ended::Failed(lost.clone(), RepairError::Io(error));
+        assert_eq!(ended(rig.world.run()), failed);
+        assert!(rig.world.disk.files[&FIRST] == before);
+        assert_eq!(rig.repair_all(), 1);
+        assert_eq!(rig.scrub(), 0);
+        rig.check();
+    }
+}
+
+#[test]
+fn an_index_that_could_not_be_read_for_a_repair_is_not_believed_behind_it() {
+    let (mut rig, lost) = torn_out_anew();
+    assert_eq!(repair_with_bad_index(&mut rig, &lost, 2), Ended::Repaired(lost));
+    for more in [12, 20, 25] {
+        for copy in rig.copies.clone() {
+            assert_eq!(rig.world.read(copy.base, 1).unwrap()[0], copy.bytes);
+        }
+        assert_eq!(rig.world.log.damaged(), []);
+        let Copy { base, next, .. } = rig.copies[more];
+        rig.rot_batch(base.get());
+        assert!(rig.world.read(base, 1).is_err());
+        assert_eq!(rig.world.log.damaged(), [base..next]);
+        assert_eq!(rig.repair_all(), 1);
+    }
+    rig.world.disk.files.remove(&INDEX);
+    rig.world.restart();
+    rig.check();
+}
+
+#[test]
+fn an_index_of_which_the_scrub_knows_that_it_is_wrong_is_not_believed() {
+    let mut other = World::new(small());
+    for time in 0..400 {
+        other.append(1, 300, time);
+    }
+    other.run();
+    assert!(other.log.segments() >= 2);
+    let mut rig = varied();
+    rig.world.restart();
+    rig.world.disk.files.insert(INDEX, other.disk.files[&INDEX].clone());
+    assert_eq!(rig.scrub(), 1);
+    let sealed = sealed(&rig);
+    let (begin, _) = rig.frame(sealed[8].base.get());
+    let (last, length) = rig.frame(sealed[30].base.get());
+    rig.wipe(begin..last + 64 + length, 0);
+    assert!(rig.world.read(sealed[8].base, 1).is_err());
+    assert_eq!(rig.world.log.damaged(), [sealed[8].base..sealed[30].next]);
+    assert_eq!(rig.repair_all(), 1);
+    for copy in rig.copies.clone() {
+        assert_eq!(rig.world.read(copy.base, 1).unwrap()[0], copy.bytes);
+    }
+    rig.world.disk.files.remove(&INDEX);
+    rig.world.restart();
+    rig.check();
 }
 
 #[test]
