@@ -91,6 +91,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             let offset = self.tail.at_time(time, self.log_start).filter(|offset| *offset < below);
             return ReadOutcome::Ready(offset.map(|offset| offset.max(self.log_start)));
         }
+        if base >= self.durable_end {
+            return ReadOutcome::Ready(None);
+        }
         let id = self.read_id();
         self.begin(id, at, goal, below);
         ReadOutcome::Pending(id)
@@ -106,7 +109,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.stats.cold_reads += 1;
         let segment = &mut self.segments[at];
         segment.readers += 1;
-        let (extent, uid) = (segment.extent(), self.identity.uid);
+        let (extent, uid) = (segment.extent(self.durable_end), self.identity.uid);
         let stride = self.config.index_stride;
         let (cold, missing) = match &segment.index {
             SegmentIndex::Resident(index) => {
@@ -141,9 +144,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let image = image.filter(|image| image.file == cold.file);
         self.index_loaded(cold.file, image.map(|image| image.index));
         let (file, goal, below) = (cold.file, cold.goal, cold.below());
-        let stride = self.config.index_stride;
+        let (stride, durable_end) = (self.config.index_stride, self.durable_end);
         let Some(segment) = self.segment_or_dropped(file) else { return };
-        let extent = segment.extent();
+        let extent = segment.extent(durable_end);
         let SegmentIndex::Resident(index) = &segment.index else { return };
         let cold = Cold::new(uid, &extent, index, goal, below, stride);
         self.go(id, cold);
@@ -244,8 +247,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
     /// Reads once more from the beginning.
     fn read_again(&mut self, id: ReadId, cold: &Cold<M>, doubt: Range<Offset>) {
         let (uid, stride) = (self.identity.uid, self.config.index_stride);
+        let durable_end = self.durable_end;
         let segment = self.segment_or_dropped(cold.file).expect("a segment that is read stays");
-        let (none, extent) = (Index::default(), segment.extent());
+        let (none, extent) = (Index::default(), segment.extent(durable_end));
         let index = match &segment.index {
             SegmentIndex::Resident(index) => index,
             SegmentIndex::OnDisk(_) => &none,
@@ -265,7 +269,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             Goal::Time { .. } => {}
         }
         let next = self.segments.iter().position(|s| s.entry.base >= end);
-        let Some(at) = next.filter(|at| self.segments[*at].entry.base < below) else {
+        let below_durable = below.min(self.durable_end);
+        let Some(at) = next.filter(|at| self.segments[*at].entry.base < below_durable) else {
             return Some(ReadAnswer::Offset(None));
         };
         self.release(cold.file);
@@ -280,7 +285,8 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         }
     }
 
-    /// Marks offsets as damaged, if that is not known yet, and tells the owner.
+    /// Marks offsets as damaged, if that is not known yet, and tells the owner. What is not durable
+    /// is on its way, and not lost.
     pub(crate) fn damage(
         &mut self,
         file: FileName,
@@ -289,6 +295,7 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         by_scrub: bool,
     ) -> ReadError {
         let next_readable = offsets.end;
+        let offsets = offsets.start..offsets.end.min(self.durable_end);
         if let Some(offsets) = self.damaged.insert(offsets) {
             self.stats.damaged_found += 1;
             self.want_manifest();
@@ -311,11 +318,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
 }
 
 impl Segment {
-    fn extent(&self) -> Extent {
+    /// What can be read of it: what is not durable is on its way, and not missed.
+    fn extent(&self, durable_end: Offset) -> Extent {
         Extent {
             file: self.entry.file,
             base: self.entry.base,
-            end: self.entry.end,
+            end: self.entry.end.min(durable_end.max(self.entry.base)),
             end_position: self.entry.end_position,
             max_timestamp_before: self.max_timestamp_before,
             repairs: self.repairs,

@@ -175,6 +175,7 @@ pub(crate) struct Cold<M: Memory> {
     stride: u64,
     walker: Walker,
     asked: (Position, usize),
+    /// Where what is durable of the segment ended when it began.
     segment_end: Offset,
     end_position: Position,
     /// How often something of the segment had been repaired when it began.
@@ -211,7 +212,7 @@ pub(crate) enum Next<S> {
     Nothing,
 }
 
-/// Where a segment's readable part lies.
+/// Where a segment's readable part lies: what is durable of it.
 pub(crate) struct Extent {
     pub(crate) file: FileNumber,
     pub(crate) base: Offset,
@@ -303,7 +304,7 @@ impl<M: Memory> Cold<M> {
                     if let Some(damage) = self.missing(header.base_offset, position) {
                         return damage;
                     }
-                    // The log was cut before it, within a group.
+                    // The log was cut before it, within a group, or it is on its way.
                     if header.next_offset() > self.segment_end {
                         return self.at_end();
                     }
@@ -358,10 +359,11 @@ impl<M: Memory> Cold<M> {
 
     /// Damage, if offsets are missing before `next`, at `position`, that this read wanted.
     fn missing(&mut self, next: Offset, position: Position) -> Option<Next<M::Share>> {
+        let next = next.min(self.segment_end);
         if next <= self.expected {
             return None;
         }
-        let gap = self.expected..next.min(self.segment_end);
+        let gap = self.expected..next;
         self.expected = next;
         // How late they are is not known, so that the index says nothing of what follows.
         self.timestamps = None;

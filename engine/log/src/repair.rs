@@ -22,10 +22,12 @@ use catena_format::{
 
 use crate::{
     config::{DAMAGED_RANGES_MAX, GROUP_BYTES_MAX},
+    flight::{Flight, FlightKind},
     fold::Fold,
     index::{self, Index},
     io::{FileName, IoError, Memory, MemoryExhausted, Op, Outcome},
     log::{Event, Log, Purpose, Segment, SegmentIndex},
+    manifest::SegmentEntry,
     opening::READ_TRIES,
     read::Stamp,
     walk::Fault,
@@ -212,10 +214,12 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
             move |segment| segment.entry.base < end
         });
         let there = there.filter(|segment| self.may_repair(segment));
+        let durable_end = self.durable_end;
         let part = move |s: &Segment| {
-            let part = range.start.max(s.entry.base)..range.end.min(s.entry.end);
+            let end = s.entry.end.min(durable_end);
+            let part = range.start.max(s.entry.base)..range.end.min(end);
             // What is being written ends where nobody can tell it from a gap.
-            let there = s.entry.sealed || part.end < s.entry.end;
+            let there = s.entry.sealed || part.end < end;
             Some(self.repairs.with_room(part)).filter(|part| there && part.start < part.end)
         };
         there.filter_map(part)
@@ -330,7 +334,20 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         let known = [resident, image, last].into_iter().flatten();
         let known = known.filter(|(offset, _)| *offset <= base);
         let (offset, position) = known.fold(first, |a, b| if b.1 > a.1 { b } else { a });
-        Survey::new(seed, &segment.entry, offset, position)
+        Survey::new(seed, self.durable(segment), offset, position)
+    }
+
+    /// Where what is durable of a segment ends: behind that groups may be on their way.
+    fn durable(&self, segment: &Segment) -> (Offset, Position) {
+        let SegmentEntry { file: of, end, end_position, .. } = segment.entry;
+        let begins = |flight: &Flight<M::Share>| match flight.kind {
+            FlightKind::Group { file, position, .. } if file == of => Some(position),
+            _ => None,
+        };
+        let first = self.flights.iter().find_map(begins);
+        let active = self.active.as_ref().is_some_and(|active| active.file == of);
+        let open = self.group.as_ref().filter(|_| active).map(|group| group.position);
+        (end.min(self.durable_end), first.or(open).unwrap_or(end_position))
     }
 
     /// Asks for what the repair needs next.

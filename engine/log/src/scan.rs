@@ -406,6 +406,8 @@ impl<M: Memory> Scan<M> {
         let log_end = log_end.max(self.expected);
         self.report.resumed_at_mark = log_end > self.expected;
         self.damage(self.expected, log_end);
+        // Nothing is lost of what was never given.
+        self.damaged.cut(log_end);
         if let Some(last) = self.builds.iter_mut().rfind(|build| build.accepted) {
             last.fold = Some(fold.snapshot());
         }
@@ -473,5 +475,24 @@ impl<M: Memory> Scanned<M> {
         }
         self.segments.push(entry);
         self.indexes.insert(entry.file, build.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Heap;
+
+    #[test]
+    fn nothing_is_damaged_behind_the_end_of_the_log() {
+        let mut manifest = Manifest { log_end: Offset::new(5), ..Manifest::empty() };
+        manifest.damaged.insert(Offset::new(3)..Offset::new(9));
+        manifest.damaged.insert(Offset::new(12)..Offset::new(14));
+        let uid = PartitionUid::new(1);
+        let scan = Scan::<Heap>::new(uid, 4096, &manifest, 0, None, Offset::MAX);
+        let scanned = scan.finish(&manifest, &(), &mut Heap);
+        assert_eq!(scanned.log_end, Offset::new(5));
+        let left: Vec<_> = scanned.damaged.iter().cloned().collect();
+        assert_eq!(left, [Offset::new(3)..Offset::new(5)]);
     }
 }

@@ -416,3 +416,56 @@ fn a_segment_whose_file_is_gone_is_not_repaired() {
     assert_eq!(rig.world.log.damaged(), [lost]);
     assert!(rig.world.read(next.start, 1).is_ok());
 }
+
+#[test]
+fn what_is_on_its_way_to_the_disk_is_not_taken_for_lost() {
+    for by_repair in [false, true] {
+        let mut world = World::new(small());
+        for time in 0..12 {
+            world.append(1, 700, time);
+            world.run();
+        }
+        let mut rig = Rig::new(world);
+        let (lost, durable) = (Offset::new(4), Offset::new(12));
+        rig.rot_header(lost.get());
+        if by_repair {
+            assert!(rig.world.read(lost, 1).is_err());
+            assert_eq!(rig.world.log.repairable(Offset::ZERO), Some(lost..Offset::new(5)));
+        }
+        // All that follows is lost, too, and of a group the end is there before its beginning.
+        (5..12).for_each(|offset| rig.rot_header(offset));
+        (0..2).for_each(|_| rig.world.append(1, 1_500, 50));
+        let (held, op) = rig.world.log.poll_op().unwrap();
+        tear(&mut rig, &op, |sector| sector >= 3);
+        assert!(rig.frame(13).0 > 4096);
+        if by_repair {
+            rig.begin(&(lost..Offset::new(5))).unwrap();
+        } else {
+            rig.world.log.read(lost, 1, rig.world.log.durable_end()).unwrap();
+        }
+        let events = rig.world.run();
+        assert_eq!(rig.world.log.damaged(), [lost..durable], "{events:?}");
+        // Nothing whole stands behind them yet.
+        assert_eq!(rig.world.log.repairable(Offset::ZERO), None);
+        if by_repair {
+            // The process dies.
+            rig.world.model.truncate(12);
+            rig.world.epoch = rig.world.epoch.plus(1);
+            rig.world.log = open(&mut rig.world.disk, rig.world.config, false, 0).unwrap();
+            rig.world.append(1, 900, 60);
+        } else {
+            let result = rig.world.disk.perform(op);
+            rig.world.log.on_done(Done { id: held, result }, rig.world.now());
+        }
+        rig.world.run();
+        rig.world.log.drop_tail();
+        for (base, _, bytes, _) in rig.world.model.clone().split_off(12) {
+            assert_eq!(rig.world.read(base, 1).unwrap()[0], bytes);
+        }
+        // What a start has found at the end of a segment belongs to none.
+        if !by_repair {
+            assert_eq!(rig.repair_all(), 1);
+            nothing_else_is_lost(&mut rig, &(lost..lost));
+        }
+    }
+}

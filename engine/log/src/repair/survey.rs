@@ -7,7 +7,6 @@ use catena_format::{FrameHeader, FrameSeed, Offset, Position, limits::BLOCK_BYTE
 
 use super::offer::Piece;
 use crate::{
-    manifest::SegmentEntry,
     scrub::SCRUB_BYTES,
     walk::{Step, Walker, Window, check_batch},
 };
@@ -17,11 +16,9 @@ const SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 /// A walk over a part of a segment.
 pub(super) struct Survey {
-    /// Where the segment ends.
+    /// Where what is durable of the segment ends.
     end: Offset,
     end_position: Position,
-    /// Nothing is written behind its end any more.
-    sealed: bool,
     walker: Walker,
     /// The next whole frame's offset if nothing is missing.
     expected: Offset,
@@ -73,18 +70,17 @@ pub(super) enum Seen {
 }
 
 impl Survey {
-    /// A walk over a segment from a frame with the offset `expected` at `position` on.
+    /// A walk over a segment from a frame with the offset `expected` at `position` on, up to where
+    /// what is durable of it ends.
     pub(super) fn new(
         seed: FrameSeed,
-        segment: &SegmentEntry,
+        (end, end_position): (Offset, Position),
         expected: Offset,
         position: Position,
     ) -> Self {
-        let (end, end_position) = (segment.end, segment.end_position);
         let mut survey = Self {
             end,
             end_position,
-            sealed: segment.sealed,
             walker: Walker::new(seed, position, end_position, expected),
             expected,
             sound: position,
@@ -141,8 +137,6 @@ impl Survey {
                     return Seen::More;
                 }
                 Step::Unknown { version } => return Seen::Unknown(version),
-                // What is on its way behind it cannot be told from the gap.
-                Step::End if !self.sealed => return Seen::Other(self.end),
                 Step::End => {
                     return Seen::Gap(self.gap(*whole, self.end, self.end_position, true));
                 }
@@ -159,7 +153,7 @@ impl Survey {
         whole: &mut usize,
     ) -> Option<Seen> {
         let (base, next) = (header.base_offset, header.next_offset());
-        // The log was cut before it.
+        // The log was cut before it, or it is on its way.
         if next > self.end {
             return None;
         }
