@@ -15,7 +15,7 @@ use crate::{
 /// Of index files.
 pub(crate) const VERSION: u16 = 1;
 
-/// A frame's place, and the greatest timestamp of the log before it.
+/// A frame's place, and a timestamp that none of the segment's before it exceeds.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     offset: u64,
@@ -91,12 +91,13 @@ impl IndexImage {
 impl Index {
     /// Notes a frame, if it is `stride` bytes from its neighbours and so worth an entry.
     pub(crate) fn note(&mut self, stride: u64, offset: Offset, position: Position, before: Millis) {
+        let at = self.entries.partition_point(|e| e.offset < offset.get());
+        let least = at.checked_sub(1).map(|at| self.entries[at].max_timestamp_before);
         let entry = Entry {
             offset: offset.get(),
             position: position.get(),
-            max_timestamp_before: before.get(),
+            max_timestamp_before: least.unwrap_or(i64::MIN).max(before.get()),
         };
-        let at = self.entries.partition_point(|e| e.offset < entry.offset);
         let far = |other: &Entry| other.position.abs_diff(entry.position) >= stride;
         let far_before = at == 0 || far(&self.entries[at - 1]);
         let far_behind = self.entries.get(at).is_none_or(|e| e.offset != entry.offset && far(e));
@@ -124,6 +125,22 @@ impl Index {
             let place = entry.place();
             !offsets.contains(&place.0) || places.contains(&place)
         });
+    }
+
+    /// Batches that begin there are back, with records that late; they come in order.
+    pub(crate) fn raise(&mut self, batches: impl Iterator<Item = (Offset, Millis)>) {
+        let (mut batches, mut latest) = (batches.peekable(), i64::MIN);
+        for entry in &mut self.entries {
+            while let Some((_, time)) = batches.next_if(|(base, _)| base.get() < entry.offset) {
+                latest = latest.max(time.get());
+            }
+            entry.max_timestamp_before = entry.max_timestamp_before.max(latest);
+        }
+    }
+
+    /// How late what stands before each frame is nobody knows.
+    fn forget_times(&mut self) {
+        self.entries.iter_mut().for_each(|entry| entry.max_timestamp_before = i64::MAX);
     }
 
     /// The last known frame before which no record has a timestamp of `time` or later.
@@ -185,6 +202,11 @@ pub(crate) fn read_image(uid: PartitionUid, bytes: &[u8]) -> Result<IndexImage, 
     if !image.is_sound() {
         return Err(ImageError::Damaged);
     }
+    let mut index = Index { entries: image.entries };
+    // It was made while some of them were lost, which may be there again.
+    if image.records < image.end - image.base {
+        index.forget_times();
+    }
     Ok(IndexImage {
         file: FileNumber::new(image.file),
         base: Offset::new(image.base),
@@ -196,7 +218,7 @@ pub(crate) fn read_image(uid: PartitionUid, bytes: &[u8]) -> Result<IndexImage, 
             batches: image.batches,
             records: image.records,
         },
-        index: Index { entries: image.entries },
+        index,
         fold: image.fold,
     })
 }
@@ -271,7 +293,7 @@ mod tests {
         max_timestamp: Millis::new(5),
         last_append_time: Millis::new(6),
         batches: 7,
-        records: 8,
+        records: 500,
     };
 
     fn read_back(progress: Progress, index: &Index) -> Result<IndexImage, ImageError> {
@@ -286,6 +308,26 @@ mod tests {
         assert_eq!(read.file, FileNumber::new(2));
         assert_eq!((read.progress, read.fold), (PROGRESS, vec![1, 2]));
         assert_eq!(read.index, index());
+    }
+
+    #[test]
+    fn an_image_of_which_records_were_lost_says_nothing_of_times() {
+        let read = read_back(Progress { records: 499, ..PROGRESS }, &index()).unwrap().index;
+        assert_eq!(read.before_time(Millis::new(5_000)), None);
+        assert_eq!(read.at_or_before(Offset::new(39)), index().at_or_before(Offset::new(39)));
+    }
+
+    #[test]
+    fn what_is_late_and_was_lost_is_not_passed_by() {
+        let mut index = index();
+        let at = |index: &Index, time| index.before_time(Millis::new(time)).unwrap().0;
+        assert_eq!(at(&index, 400), Offset::new(200));
+        let back = [(Offset::new(45), Millis::new(300)), (Offset::new(60), Millis::new(500))];
+        index.raise(back.into_iter());
+        assert!(index.entries.is_sorted_by_key(|e| e.max_timestamp_before));
+        // The frames at 60 and before it come before what is that late.
+        let found: Vec<_> = [300, 301, 500, 501].map(|time| at(&index, time).get()).into();
+        assert_eq!(found, [40, 60, 60, 240]);
     }
 
     #[test]

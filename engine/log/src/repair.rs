@@ -598,7 +598,9 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
                 segment.repairs = segment.repairs.wrapping_add(1);
                 if let SegmentIndex::Resident(index) = &mut segment.index {
                     index.agree(&range, &repair.places);
+                    index.raise(pieces[..*kept].iter().map(Piece::time));
                 }
+                self.raise_times(at, &pieces[..*kept]);
                 self.stats.repaired_offsets += self.damaged.remove(&range);
                 self.repairs.last = Some((file, range.end, repair.end));
                 self.want_manifest();
@@ -615,6 +617,25 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.repairs.given_up.retain(there);
         self.repairs.tight.retain(|tight| self.damaged.holds(tight));
         self.reap();
+    }
+}
+
+impl<M: Memory, F> Log<M, F> {
+    /// Batches of segment `at` are there again that may be later than what is known of the log.
+    fn raise_times(&mut self, at: usize, pieces: &[Piece]) {
+        let Some(latest) = pieces.iter().map(|piece| piece.header.max_timestamp).max() else {
+            return;
+        };
+        for (number, segment) in self.segments.iter_mut().enumerate().skip(at) {
+            segment.entry.max_timestamp = segment.entry.max_timestamp.max(latest);
+            if number > at {
+                segment.max_timestamp_before = segment.max_timestamp_before.max(latest);
+            }
+        }
+        self.max_timestamp = self.max_timestamp.max(latest);
+        if let Some(active) = &mut self.active {
+            active.progress.max_timestamp = active.progress.max_timestamp.max(latest);
+        }
     }
 }
 

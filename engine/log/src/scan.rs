@@ -149,7 +149,9 @@ impl<M: Memory> Scan<M> {
         let (index, progress, accepted) = match image {
             Some(image) => {
                 self.expected = image.progress.end;
-                self.max_timestamp = image.progress.max_timestamp;
+                // What was lost when the image was made may be later.
+                let known = if entry.sealed { entry.max_timestamp } else { NO_TIME };
+                self.max_timestamp = image.progress.max_timestamp.max(known);
                 self.last_append_time = image.progress.last_append_time;
                 let some = image.progress.end > image.base;
                 self.known_durable = self.known_durable.max(image.progress.end);

@@ -5,7 +5,7 @@ mod world;
 use bytes::Bytes;
 use catena_format::{BatchHeader, Offset, batch, frame};
 use catena_log::{
-    Event, ReadAnswer, ReadError, ReadOutcome, RepairError, Stamp,
+    Event, LogConfig, ReadAnswer, ReadError, ReadOutcome, RepairError, Stamp,
     io::{Done, FileName, IoError, OpId, Outcome},
 };
 use world::{
@@ -363,6 +363,39 @@ fn damage_that_a_start_found_is_repaired() {
     rig.world.disk.files.retain(|file, _| !matches!(file, FileName::Index(_)));
     rig.world.restart();
     rig.check();
+}
+
+#[test]
+fn what_a_repair_brings_back_is_found_by_its_time() {
+    for last in [25, 900] {
+        let config = LogConfig { index_stride: 8 << 10, segment_bytes: 1 << 20, ..small() };
+        let mut world = World::new(config);
+        for batch in 0..26 {
+            let time = [(10, 500), (25, last)].into_iter().find(|(at, _)| *at == batch);
+            world.append(1, 3_000, time.map_or(batch, |(_, time)| time));
+            world.run();
+        }
+        let mut rig = Rig::new(world);
+        assert_eq!(rig.world.log.segments(), 1);
+        rig.rot_header(10);
+        // The process dies: what was lost has no time for the next one.
+        rig.world.epoch = rig.world.epoch.plus(1);
+        rig.world.log = open(&mut rig.world.disk, rig.world.config, false, 0).unwrap();
+        assert_eq!(rig.world.log.damaged(), [Offset::new(10)..Offset::new(11)]);
+        rig.world.append(1, 3_000, 30);
+        rig.world.run();
+        rig.world.lost = true;
+        for _ in 0..3 {
+            rig.repair_all();
+            rig.world.append(1, 3_000, 31);
+            rig.world.run();
+            rig.world.log.drop_tail();
+            for time in [0, 5, 9, 10, 11, 24, 25, 26, 30, 31, 400, 500, 501, 900, 901] {
+                rig.world.check_time(time);
+            }
+            rig.world.restart();
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use catena_format::{BatchHeader, Epoch, FrameHeader, Offset, frame};
+use catena_format::{BatchHeader, Epoch, FrameHeader, Millis, Offset, frame};
 
 use super::RepairError;
 use crate::{read::Stamp, walk::check_batch};
@@ -24,6 +24,11 @@ impl Piece {
 
     pub(super) fn next(&self) -> Offset {
         self.header.next_offset()
+    }
+
+    /// Where it begins, and its latest record.
+    pub(super) fn time(&self) -> (Offset, Millis) {
+        (self.header.base_offset, self.header.max_timestamp)
     }
 
     /// Whether a frame holds just this batch.
