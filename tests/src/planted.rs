@@ -21,6 +21,9 @@ pub const AWAKE: &str = "CATENA_PLANTED";
 /// Seeds that are run at first; then as many again, and so on.
 const FIRST_SEEDS: u64 = 8;
 
+/// So many times as many chains as seeds are run.
+const CHAINS_PER_SEED: u64 = 8;
+
 /// What has the simulator run several nodes.
 const SEVERAL: [&str; 2] = ["--nodes", "3"];
 
@@ -137,7 +140,8 @@ impl Planted {
         if output.status.success() { Ok(told) } else { Err(told) }
     }
 
-    /// The first of so many seeds that finds a bug; of one of the chain, the first of its chains.
+    /// The first of so many seeds that finds a bug, of eight times as many where it is the
+    /// simulated chains' to find, which take milliseconds; or the first of the model's chains.
     ///
     /// # Errors
     /// When the simulator or the model cannot be run.
@@ -147,6 +151,7 @@ impl Planted {
         }
         let of_log = listed(&self.chains, &[])?.iter().any(|known| known == bug);
         let program = if of_log { &self.chains } else { &self.sim };
+        let seeds = if of_log { CHAINS_PER_SEED * seeds } else { seeds };
         let of_nodes = listed(&self.sim, &SEVERAL)?.iter().any(|known| known == bug);
         let nodes = if of_nodes { &SEVERAL[..] } else { &[] };
         let start = Instant::now();

@@ -78,6 +78,8 @@ struct Node {
     learned: Option<usize>,
     learns_ns: u64,
     shown: Offset,
+    /// Where its log ended when its process died.
+    ended: Offset,
     reads: BTreeSet<ReadId>,
     sick: bool,
 }
@@ -173,6 +175,7 @@ impl World {
             learned: None,
             learns_ns: 0,
             shown: Offset::ZERO,
+            ended: Offset::ZERO,
             reads: BTreeSet::new(),
             sick: false,
         };
@@ -587,15 +590,22 @@ impl World {
             return Ok(());
         }
         let at = self.random.below(self.nodes.len() as u64) as usize;
-        let trims = self.trims && self.random.chance(20_000);
+        let drawn = self.random.below(1_000_000);
+        // What somebody wrote last before he died may be what was given to others since.
+        let last = self.nodes[self.random.below(self.nodes.len() as u64) as usize].ended;
         let Some(replica) = &mut self.nodes[at].replica else { return Ok(()) };
         let Some(log) = replica.log() else { return Ok(()) };
         let (start, end) = (log.log_start(), replica.high_watermark().min(log.log_end()));
         if start >= end {
             return Ok(());
         }
-        let from = Offset::new(start.get() + self.random.below(end.since(start)));
-        if trims && matches!(replica.member().role(), Role::Head | Role::Solo) {
+        let mut from = Offset::new(start.get() + self.random.below(end.since(start)));
+        let ended = last > start && last <= end;
+        let heads = matches!(replica.member().role(), Role::Head | Role::Solo);
+        if self.trims && heads && drawn < if ended { 200_000 } else { 20_000 } {
+            if ended {
+                from = last;
+            }
             if replica.trim(from).is_ok() {
                 self.deeds.did(Deed::Trimmed);
                 self.books.trim(from);
@@ -686,6 +696,9 @@ impl World {
         if node.down_until_ns.is_none() {
             let power = matches!(crash, Crash::PowerLoss);
             self.deeds.did(if power { Deed::PowerLost } else { Deed::Killed });
+        }
+        if let Some(log) = node.replica.as_ref().and_then(Replica::log) {
+            node.ended = log.log_end();
         }
         node.disk.crash(self.now_ns, crash);
         node.life += 1;
