@@ -46,6 +46,11 @@ impl<M: Memory + Clone, F: Fold> Log<M, F> {
         self.read_above(self.held_start(), from, max_bytes, below)
     }
 
+    /// Whether a read that begins there is answered from memory.
+    pub fn holds(&self, from: Offset) -> bool {
+        self.tail.holds(from)
+    }
+
     fn read_above(
         &mut self,
         start: Offset,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod catch_up;
 mod cores;
 mod data;
 mod drain;

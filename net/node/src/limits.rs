@@ -44,6 +44,9 @@ pub struct Limits {
     pub replace_after: Duration,
     /// Who holds a chain up for so long, or has no link to who is beside it, is evicted from it.
     pub evict_after: Duration,
+    /// Bytes a second that the core reads from the disk for copies that are being made, beyond
+    /// what is appended meanwhile.
+    pub catch_up_rate: u64,
 }
 
 impl Default for Limits {
@@ -66,6 +69,7 @@ impl Default for Limits {
             scrub_period: Duration::ZERO,
             replace_after: Duration::from_secs(600),
             evict_after: Duration::from_millis(500),
+            catch_up_rate: 64 << 20,
         }
     }
 }

@@ -22,6 +22,7 @@ use catena_replication::{
 use catena_wire::{Api, ErrorCode, FrameHeader};
 
 use crate::{
+    catch_up::CatchUp,
     cores::{Content, FIRST, Gather, NOWHERE, Parcel, Place, Post, Raise},
     follow::Follower,
     held::{Awaited, Creating, Held, Pending},
@@ -239,6 +240,7 @@ pub struct Node<M: Memory> {
     /// When it is looked again whether memory is short.
     pub(crate) next_relief: Duration,
     pub(crate) scrub: Scrub,
+    pub(crate) catch_up: CatchUp,
     pub(crate) next_number: u64,
     pub(crate) stats: NodeStats,
     /// Of partitions that are gone.
@@ -292,6 +294,7 @@ impl<M: Memory + Clone> Node<M> {
             sends: VecDeque::new(),
             next_relief: Duration::ZERO,
             scrub: Scrub::default(),
+            catch_up: CatchUp::default(),
             next_number: 0,
             stats: NodeStats::default(),
             past: Totals::default(),
@@ -459,6 +462,9 @@ impl<M: Memory + Clone> Node<M> {
                 continue;
             }
             self.dirty.remove(&directory);
+            if let Directory::Partition(uid) = directory {
+                self.note_waiting(uid);
+            }
             self.plan_tick(directory);
         }
         None
@@ -526,6 +532,7 @@ impl<M: Memory + Clone> Node<M> {
             self.relieve(0);
         }
         self.scrub(now);
+        self.allow_copies(now);
         self.tend_links(now);
         self.tend_catalog(now);
         while let Some((at, directory)) = self.ticks.first().copied() {
@@ -603,7 +610,8 @@ impl<M: Memory + Clone> Node<M> {
         let deadlines = self.deadlines.first().map(|(at, _)| *at);
         let waits = self.waits.first().map(|(at, _)| *at);
         let retries = self.retries.first().map(|(at, _)| *at);
-        let others = [self.next_scrub(), self.next_link_tick(), self.next_announcement()];
+        let others = [self.next_scrub(), self.next_copies(), self.next_link_tick()];
+        let others = others.into_iter().chain([self.next_announcement()]);
         [ticks, deadlines, waits, retries].into_iter().chain(others).flatten().min()
     }
 

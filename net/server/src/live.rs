@@ -31,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) scrub_rate: u64,
     /// From one of its passes to the next.
     pub(crate) scrub_period: Duration,
+    /// Bytes a second that a core reads for copies that are being made.
+    pub(crate) catch_up_rate: u64,
     /// How clients are spoken to, if not in plaintext.
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
 }
@@ -45,6 +47,7 @@ impl Live {
             drain: timeouts.drain,
             scrub_rate: config.scrub_rate_of_core(),
             scrub_period: config.storage.scrub_period,
+            catch_up_rate: config.catch_up_rate_of_core(),
             tls: config.tls.as_ref().map(tls::load).transpose()?,
         })
     }

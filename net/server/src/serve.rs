@@ -346,6 +346,7 @@ fn limits(config: &Config) -> anyhow::Result<Limits> {
         scrub_period: config.storage.scrub_period,
         replace_after: config.cluster.replace_after,
         evict_after: config.cluster.evict_after,
+        catch_up_rate: config.catch_up_rate_of_core(),
         ..Limits::default()
     })
 }

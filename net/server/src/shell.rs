@@ -548,6 +548,7 @@ impl Shell {
             let limits = node.limits_mut();
             limits.wait_max = live.request;
             (limits.scrub_rate, limits.scrub_period) = (live.scrub_rate, live.scrub_period);
+            limits.catch_up_rate = live.catch_up_rate;
             drop(node);
             self.budget.sweep(Instant::now(), live.request);
             self.publish();

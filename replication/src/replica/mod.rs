@@ -19,6 +19,7 @@ use catena_log::{
 
 use self::{
     answer::{Kind, Parking},
+    pace::CatchUp,
     peers::Peers,
     repair::Repairs,
     stall::Watch,
@@ -30,6 +31,7 @@ use crate::{
 };
 
 mod answer;
+mod pace;
 mod peers;
 mod produce;
 mod repair;
@@ -153,6 +155,7 @@ pub struct Replica<M: Memory> {
     /// When the predecessor is greeted anew that has not answered, and how long it had.
     greet: Option<(Duration, Duration)>,
     peers: Peers<M::Share>,
+    catch_up: CatchUp,
     parking: Parking,
     repairs: Repairs<M::Share>,
     watch: Watch,
@@ -187,6 +190,7 @@ impl<M: Memory + Clone> Replica<M> {
             next: Some((me, chain)),
             greet: None,
             peers: Peers::default(),
+            catch_up: CatchUp::default(),
             parking: Parking::default(),
             repairs: Repairs::default(),
             watch: Watch::default(),

@@ -423,6 +423,8 @@ impl<M: Memory + Clone> Replica<M> {
         }
     }
 
+        let joins = side == Side::Joiner && !self.member.is_joint();
+        let more = more && !(joins && self.catch_up.waits(log.holds(unsent.start)));
     fn send(&mut self, side: Side, batches: Batches<M::Share>) {
         let State::Open(log) = &self.state else { return };
         let Some((to, message)) = self.member.send(side, batches.next, &extent(log)) else {
@@ -445,6 +447,9 @@ impl<M: Memory + Clone> Replica<M> {
         self.peers.outbox.pop_front()
     }
 }
+        if let (Side::Joiner, Ok(ReadAnswer::Batches(batches))) = (side, &answer) {
+            self.catch_up.copied(batches.bytes);
+        }
 
 /// The first batch of `bytes`, if it is one that may follow at `end`, as the head has stored it.
 fn copy(

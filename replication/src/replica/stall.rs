@@ -150,6 +150,10 @@ impl<M: Memory + Clone> Replica<M> {
             self.watch.joiner = None;
             return None;
         };
+        if self.waits_to_copy() {
+            // He waits for this node.
+            self.watch.joiner = None;
+        }
         let end = self.log()?.log_end();
         let progress = self.member.progress(Side::Joiner).first().copied();
         let seen = self.watch.joiner.get_or_insert(Seen::new(now));

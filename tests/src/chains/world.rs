@@ -40,6 +40,8 @@ const STUCK_NS: u64 = 5_000_000_000;
 const STEP_NS: u64 = 1_000_000;
 /// Who holds the chain up for so long is told.
 const EVICT_AFTER: Duration = Duration::from_millis(40);
+/// What may be read at a time for who joins.
+const ALLOWED_BYTES: u64 = 64 << 10;
 /// Batches that are acknowledged before all is healed.
 const ACKED: u64 = 300;
 /// What a replica asks for and tells at once, at most.
@@ -279,6 +281,13 @@ impl World {
         let Some(replica) = &mut self.nodes[at].replica else { return Ok(()) };
         if replica.next_tick().is_some_and(|due| due <= now.monotonic) {
             replica.on_tick(now);
+            self.carry_out(at)?;
+        }
+        let replica = self.nodes[at].replica.as_mut().filter(|replica| replica.waits_to_copy());
+        if let Some(replica) = replica
+            && self.random.chance(200_000)
+        {
+            replica.on_copies_allowed(ALLOWED_BYTES, now);
             self.carry_out(at)?;
         }
         Ok(())

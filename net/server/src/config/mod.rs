@@ -129,6 +129,11 @@ impl Config {
         self.storage.scrub_rate.0.div_ceil(u64::from(self.node.cores.count().get()))
     }
 
+    /// Each core's part of `cluster.catch_up_rate`, in bytes a second.
+    pub(crate) fn catch_up_rate_of_core(&self) -> u64 {
+        self.cluster.catch_up_rate.0.div_ceil(u64::from(self.node.cores.count().get()))
+    }
+
     /// What clients are told to connect to, host and port; empty: where they came to.
     pub(crate) fn advertised(&self) -> String {
         self.listen.advertised.as_ref().map(|address| address.0.clone()).unwrap_or_default()

@@ -154,6 +154,10 @@ settings! {
         /// neighbour cannot reach, leaves the chain, if that stays long enough, and joins it again
         /// later.
         evict_after: Duration = "500ms", from "100ms" to "10years";
+        /// Bytes a second that the node reads from its disk for copies that are being made on other
+        /// nodes, over all cores, each with an equal part; what producers append meanwhile comes on
+        /// top, and what is still in memory does not count.
+        catch_up_rate: Bytes = "64MiB", from "1MiB" to "1024GiB", live "SIGHUP";
         /// TLS 1.3 between nodes, in plaintext without it: the node's certificate chain, PEM, its
         /// own first. It is for the address by which other nodes reach it, as a server's and as a
         /// client's. All nodes have one, or none; whether is settled at the start. A changed file
