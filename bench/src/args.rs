@@ -85,6 +85,13 @@ pub(crate) enum Command {
     /// record of 512 B at a time; fio in bulk, one producer with batches of 64 KiB. Printed are the
     /// median and the spread over the runs.
     Suite(SuiteArgs),
+    /// What each further copy costs: the check of a cluster, on chains of one node, two, three.
+    ///
+    /// Every run measures, in turn and for each length: fio with as many single writers at a time,
+    /// a round trip that is relayed as often, one producer with one record of 512 B at a time; fio
+    /// in bulk, one producer with batches of 64 KiB. Printed are the median and the spread over the
+    /// runs. The nodes belong on one machine with one disk, or the ratios compare unlike things.
+    Chain(SuiteArgs),
 }
 
 /// `catena-bench produce`.
@@ -181,6 +188,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) partitions: u32,
+    /// Copies of each partition, on as many nodes; 0: as many as the servers give a topic.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) replicas: u8,
     /// A setting of the topic, as of `catena topic create`.
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) config: Vec<(String, String)>,
@@ -260,6 +271,8 @@ mod tests {
             "catena-bench consume --topic lines --fetch-bytes 64KiB",
             "catena-bench end-to-end --rate 100",
             "catena-bench suite --runs 3 --fio-dir . --json",
+            "catena-bench --server a:1,b:1,c:1 chain --runs 3 --fio-dir . --json",
+            "catena-bench produce --replicas 3",
         ];
         for line in lines {
             Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|e| panic!("{line}: {e}"));

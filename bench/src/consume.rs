@@ -52,6 +52,7 @@ pub(crate) fn run(server: &Options, args: &ConsumeArgs) -> Result<Report, Error>
 /// A topic of our own with as much in it as was asked for.
 fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<Topic, Error> {
     let load = LoadArgs {
+        replicas: 0,
         record_bytes: args.record_bytes,
         batch_bytes: args.batch_bytes,
         producers: 1,
@@ -66,7 +67,7 @@ fn filled(server: &Options, args: &ConsumeArgs, report: &mut Report) -> Result<T
         timeout: args.timeout,
         idempotent: false,
     };
-    let topic = Topic::create(server, args.partitions, &[], args.timeout)?;
+    let topic = Topic::create(server, args.partitions, 0, &[], args.timeout)?;
     let mut filling = Load::open(server, &load, &topic, false)?;
     let batch = filling.records * args.record_bytes.max(1) as u64;
     filling.batches_max = args.fill.as_u64().div_ceil(batch).max(u64::from(args.partitions));

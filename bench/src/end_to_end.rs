@@ -34,7 +34,7 @@ pub(crate) fn run(server: &Options, args: &LoadArgs) -> Result<Report, Error> {
     if args.record_bytes < STAMP_BYTES {
         return Err(Error::RecordBytes { asked: args.record_bytes, least: STAMP_BYTES });
     }
-    let topic = Topic::create(server, args.partitions, &args.config, args.timeout)?;
+    let topic = Topic::create(server, args.partitions, args.replicas, &args.config, args.timeout)?;
     let load = Load::open(server, args, &topic, true)?;
     let start = Instant::now() + START_DELAY;
     let (tally, received) = together(server, args, &topic, load, start)?;

@@ -24,6 +24,20 @@ pub(crate) enum Error {
         /// What the handshake grants.
         granted: usize,
     },
+    /// A topic's chains stay shorter than asked for.
+    #[error("topic {topic}: its chains do not get {replicas} members: how many nodes run?")]
+    NotWhole {
+        /// The topic.
+        topic: String,
+        /// Copies asked for.
+        replicas: u8,
+    },
+    /// One producer has partitions of several nodes, and one connection.
+    #[error(
+        "--producers: the partitions of one of them are on several nodes; at most as many \
+             --partitions as --producers"
+    )]
+    Heads,
     /// A rate below one batch in the time of the run.
     #[error("at --rate {rate} no batch of {records} records is due in the whole run")]
     Rate {
@@ -133,9 +147,11 @@ impl Error {
     /// What a script may conclude: as of `catena` itself.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::InFlight { .. } | Self::Rate { .. } | Self::RecordBytes { .. } => {
-                ExitCode::from(2)
-            }
+            Self::InFlight { .. }
+            | Self::Rate { .. }
+            | Self::RecordBytes { .. }
+            | Self::NotWhole { .. }
+            | Self::Heads => ExitCode::from(2),
             Self::Client(ClientError::Option(_)) => ExitCode::from(2),
             Self::Client(ClientError::Unreachable { .. } | ClientError::Tls { .. }) => {
                 ExitCode::from(3)

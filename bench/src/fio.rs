@@ -63,16 +63,16 @@ impl Fio {
         Ok(Some(Self { version, file, bytes, duration: args.fio_duration }))
     }
 
-    /// One write at a time.
-    pub(crate) fn one_at_a_time(&self, block_bytes: usize) -> Result<Writes, Error> {
-        self.run(block_bytes, "psync", 1)
+    /// So many writers, each with one write at a time, in a part of the file of its own.
+    pub(crate) fn one_at_a_time(&self, block_bytes: usize, jobs: u8) -> Result<Writes, Error> {
+        self.run(block_bytes, "psync", 1, jobs)
     }
 
     /// As much as the disk takes: the best of several depths.
     pub(crate) fn bulk(&self, block_bytes: usize) -> Result<Writes, Error> {
         let mut best: Option<Writes> = None;
         for depth in DEPTHS {
-            let writes = self.run(block_bytes, "io_uring", depth)?;
+            let writes = self.run(block_bytes, "io_uring", depth, 1)?;
             if best.is_none_or(|best| best.bytes_per_s < writes.bytes_per_s) {
                 best = Some(writes);
             }
@@ -80,7 +80,8 @@ impl Fio {
         Ok(best.expect("there are depths"))
     }
 
-    fn run(&self, block_bytes: usize, engine: &str, depth: u32) -> Result<Writes, Error> {
+    fn run(&self, block_bytes: usize, engine: &str, depth: u32, jobs: u8) -> Result<Writes, Error> {
+        let part = self.bytes / u64::from(jobs) / block_bytes as u64 * block_bytes as u64;
         let mut filename = OsString::from("--filename=");
         filename.push(self.file.path());
         let output = Command::new("fio")
@@ -90,7 +91,10 @@ impl Fio {
             .arg(format!("--ioengine={engine}"))
             .arg(format!("--iodepth={depth}"))
             .arg(format!("--bs={block_bytes}"))
-            .arg(format!("--size={}", self.bytes))
+            .arg(format!("--numjobs={jobs}"))
+            .arg(format!("--offset_increment={part}"))
+            .arg(format!("--size={part}"))
+            .arg("--group_reporting")
             .arg(format!("--runtime={}ms", self.duration.as_millis()))
             .stdin(Stdio::null())
             .output()

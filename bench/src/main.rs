@@ -5,11 +5,13 @@
 //! args ── what is asked ─┬─ produce     load ─ pace ─ tally ─┐
 //!                        ├─ end-to-end  load + consumers ────┤
 //!                        ├─ consume     fetches ─────────────┼─ report: JSON or sentences
-//!                        └─ suite       produce, again and again, beside fio and round_trip
+//!                        ├─ suite       produce, again and again, beside fio and round_trip
+//!                        └─ chain       the same on chains of one node, two, three
 //! ```
 #![forbid(unsafe_code)]
 
 mod args;
+mod chain;
 mod consume;
 mod end_to_end;
 mod error;
@@ -55,6 +57,7 @@ fn run(cli: &Cli) -> Result<(), Error> {
         Command::Consume(args) => consume::run(&server, args)?,
         Command::EndToEnd(args) => end_to_end::run(&server, args)?,
         Command::Suite(args) => suite::run(&server, args)?,
+        Command::Chain(args) => chain::run(&server, args)?,
     };
     let text = if cli.json { format!("{:#}\n", report.json()) } else { report.sentences() };
     let mut out = io::stdout().lock();

@@ -58,11 +58,11 @@ impl Beside {
         let records = records_per_batch(load.record_bytes, load.batch_bytes);
         let batch_bytes = Payload::new(load.record_bytes, records, 0)?.batch_bytes()?;
         let block = block_bytes(batch_bytes);
-        let round_trip_us = round_trip::measure(batch_bytes)?.quantile_us(0.5);
+        let round_trip_us = round_trip::measure(batch_bytes, 1)?.quantile_us(0.5);
         let fio = match Fio::find(directory, &args.disk)? {
             None => None,
             Some(fio) => {
-                let (one, bulk) = (fio.one_at_a_time(block)?, fio.bulk(block)?);
+                let (one, bulk) = (fio.one_at_a_time(block, 1)?, fio.bulk(block)?);
                 Some((fio, one, bulk))
             }
         };
@@ -110,7 +110,7 @@ impl Measured {
 /// # Errors
 /// When the load cannot begin; what went wrong after that is in the tally.
 pub(crate) fn measure(server: &Options, args: &LoadArgs) -> Result<Measured, Error> {
-    let topic = Topic::create(server, args.partitions, &args.config, args.timeout)?;
+    let topic = Topic::create(server, args.partitions, args.replicas, &args.config, args.timeout)?;
     let load = Load::open(server, args, &topic, false)?;
     let records_per_batch = load.records;
     let start = Instant::now() + START_DELAY;
@@ -158,9 +158,9 @@ impl<'a> Load<'a> {
             }
             let in_flight = args.in_flight as usize;
             let bytes = records as usize * args.record_bytes;
-            let core = topic.core(partitions[0]);
+            let (head, core) = topic.head(server, &partitions)?;
             producers.push(Producer {
-                connection: connect(server, args.timeout, core, in_flight, bytes)?,
+                connection: connect(&head, args.timeout, core, in_flight, bytes)?,
                 topic: topic.id(),
                 partitions,
                 payload,
@@ -202,6 +202,7 @@ pub(crate) fn load_figures(report: &mut Report, args: &LoadArgs) {
     report.set("rate", args.rate);
     report.set("producers", args.producers);
     report.set("partitions", args.partitions);
+    report.set("replicas", args.replicas);
     report.set("in_flight", args.in_flight);
     report.set("idempotent", args.idempotent);
     report.set("record_bytes", args.record_bytes);

@@ -17,22 +17,22 @@ const WARM: u32 = 200;
 /// How long it is measured.
 const DURATION: Duration = Duration::from_millis(500);
 
-/// The times of round trips, one after another, with a batch of so many bytes on the way there.
-pub(crate) fn measure(batch_bytes: usize) -> Result<Latencies, Error> {
-    try_measure(batch_bytes).map_err(Error::system("measure a round trip"))
+/// The times of round trips, one after another, with a batch of so many bytes on the way there and
+/// so many that pass it on, the last of whom answers.
+pub(crate) fn measure(batch_bytes: usize, hops: u8) -> Result<Latencies, Error> {
+    try_measure(batch_bytes, hops).map_err(Error::system("measure a round trip"))
 }
 
-fn try_measure(batch_bytes: usize) -> io::Result<Latencies> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let mut near = TcpStream::connect(listener.local_addr()?)?;
-    let (far, _) = listener.accept()?;
-    near.set_nodelay(true)?;
-    far.set_nodelay(true)?;
+fn try_measure(batch_bytes: usize, hops: u8) -> io::Result<Latencies> {
     let request = vec![1; REQUEST_BYTES + batch_bytes];
-    let echo = thread::spawn({
-        let bytes = request.len();
-        move || answer(far, bytes)
-    });
+    let (bytes, (mut near, far)) = (request.len(), pair()?);
+    let (mut from, mut threads) = (far, Vec::new());
+    for _ in 1..hops {
+        let (to, next) = pair()?;
+        let here = std::mem::replace(&mut from, next);
+        threads.push(thread::spawn(move || answer(here, Some(to), bytes)));
+    }
+    threads.push(thread::spawn(move || answer(from, None, bytes)));
     let mut latencies = Latencies::new();
     let mut receipt = [0; RECEIPT_BYTES];
     let mut trips = 0;
@@ -50,17 +50,33 @@ fn try_measure(batch_bytes: usize) -> io::Result<Latencies> {
         }
     }
     drop(near);
-    match echo.join() {
-        Ok(()) => Ok(latencies),
-        Err(panic) => std::panic::resume_unwind(panic),
+    for thread in threads {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
     }
+    Ok(latencies)
 }
 
-/// Answers requests of so many bytes until the other side has had enough.
-fn answer(mut stream: TcpStream, bytes: usize) {
-    let mut request = vec![0; bytes];
+/// Both ends of a connection over loopback.
+fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    let (far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    Ok((near, far))
+}
+
+/// Answers requests of so many bytes, or passes them on and the answers back, until the other side
+/// has had enough.
+fn answer(mut stream: TcpStream, mut next: Option<TcpStream>, bytes: usize) {
+    let (mut request, mut receipt) = (vec![0; bytes], [2; RECEIPT_BYTES]);
     while stream.read_exact(&mut request).is_ok() {
-        if stream.write_all(&[2; RECEIPT_BYTES]).is_err() {
+        let passed = next.as_mut().map_or(Ok(()), |next| {
+            next.write_all(&request).and_then(|()| next.read_exact(&mut receipt))
+        });
+        if passed.and_then(|()| stream.write_all(&receipt)).is_err() {
             return;
         }
     }
@@ -72,7 +88,9 @@ mod tests {
 
     #[test]
     fn round_trips_are_counted() {
-        let latencies = measure(700).unwrap();
-        assert!(latencies.count() > 0 && latencies.max_us() > 0.0);
+        for hops in [1, 3] {
+            let latencies = measure(700, hops).unwrap();
+            assert!(latencies.count() > 0 && latencies.max_us() > 0.0);
+        }
     }
 }

@@ -14,8 +14,8 @@ use crate::{
     round_trip,
 };
 
-const RECORD_BYTES: usize = 512;
-const BULK_BATCH_BYTES: usize = 64 << 10;
+pub(crate) const RECORD_BYTES: usize = 512;
+pub(crate) const BULK_BATCH_BYTES: usize = 64 << 10;
 /// A topic that keeps so little soon writes to files that were written before, as fio does.
 const RECYCLING: [(&str, &str); 2] =
     [("segment.bytes", "67108864"), ("retention.bytes", "67108864")];
@@ -23,10 +23,10 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The figures of all runs, by name.
 #[derive(Default)]
-struct Runs(Vec<(&'static str, Vec<f64>)>);
+pub(crate) struct Runs(Vec<(&'static str, Vec<f64>)>);
 
 impl Runs {
-    fn push(&mut self, name: &'static str, figure: f64) {
+    pub(crate) fn push(&mut self, name: &'static str, figure: f64) {
         match self.0.iter_mut().find(|(known, _)| *known == name) {
             Some((_, figures)) => figures.push(figure),
             None => self.0.push((name, vec![figure])),
@@ -45,6 +45,13 @@ impl Runs {
     /// The most of all runs; `None` where it was not measured.
     fn most(&self, name: &str) -> Option<f64> {
         self.figures(name).max_by(f64::total_cmp)
+    }
+
+    /// The median and the spread of each.
+    pub(crate) fn report(&self, report: &mut Report) {
+        for (name, figures) in &self.0 {
+            report.set_spread(name, figures.clone());
+        }
     }
 
     /// The ratios of the best runs of each: others on the machine only ever make a run worse.
@@ -81,9 +88,7 @@ pub(crate) fn run(server: &Options, args: &SuiteArgs) -> Result<Report, Error> {
         one_at_a_time(server, args, fio.as_ref(), &mut runs)?;
         bulk(server, args, fio.as_ref(), &mut runs)?;
     }
-    for (name, figures) in &runs.0 {
-        report.set_spread(name, figures.clone());
-    }
+    runs.report(&mut report);
     // Without fio there are none.
     let _ = runs.report_best(&mut report);
     Ok(report)
@@ -96,9 +101,9 @@ fn one_at_a_time(
     runs: &mut Runs,
 ) -> Result<(), Error> {
     let batch_bytes = batch_bytes(0)?;
-    let round_trip = round_trip::measure(batch_bytes)?.quantile_us(0.5);
-    let disk = fio.map(|fio| fio.one_at_a_time(block_bytes(batch_bytes))).transpose()?;
-    let ours = load(server, args, 0, 1, &[])?;
+    let round_trip = round_trip::measure(batch_bytes, 1)?.quantile_us(0.5);
+    let disk = fio.map(|fio| fio.one_at_a_time(block_bytes(batch_bytes), 1)).transpose()?;
+    let ours = load(server, args, (0, 1), 0, &[])?;
     let p50 = ours.tally.latencies.quantile_us(0.5);
     runs.push("p50_us", p50);
     runs.push("p99_us", ours.tally.latencies.quantile_us(0.99));
@@ -121,7 +126,7 @@ fn bulk(
     let block_bytes = block_bytes(batch_bytes(BULK_BATCH_BYTES)?);
     let disk = fio.map(|fio| fio.bulk(block_bytes)).transpose()?;
     let mut measure = |config: &[_], [bytes, p50, p99]: [&'static str; 3]| {
-        let ours = load(server, args, BULK_BATCH_BYTES, args.bulk_in_flight, config)?;
+        let ours = load(server, args, (BULK_BATCH_BYTES, args.bulk_in_flight), 0, config)?;
         runs.push(bytes, ours.bytes_per_s());
         runs.push(p50, ours.tally.latencies.quantile_us(0.5));
         runs.push(p99, ours.tally.latencies.quantile_us(0.99));
@@ -138,16 +143,17 @@ fn bulk(
     Ok(())
 }
 
-fn batch_bytes(wished: usize) -> Result<usize, Error> {
+pub(crate) fn batch_bytes(wished: usize) -> Result<usize, Error> {
     Payload::new(RECORD_BYTES, records_per_batch(RECORD_BYTES, wished), 0)?.batch_bytes()
 }
 
-/// One producer in a closed loop; anything that goes wrong ends the suite.
-fn load(
+/// One producer in a closed loop, with batches of that size, so many in flight; anything that goes
+/// wrong ends the suite.
+pub(crate) fn load(
     server: &Options,
     args: &SuiteArgs,
-    batch_bytes: usize,
-    in_flight: u32,
+    (batch_bytes, in_flight): (usize, u32),
+    replicas: u8,
     config: &[(&str, &str)],
 ) -> Result<Measured, Error> {
     let load = LoadArgs {
@@ -155,6 +161,7 @@ fn load(
         batch_bytes,
         producers: 1,
         partitions: 1,
+        replicas,
         config: config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
         in_flight,
         durability: Durability::ChainDisk,

@@ -3,11 +3,12 @@
 use std::{
     process,
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use catena_client::{
-    Client, Connection, Options, Setting,
+    Client, Connection, ErrorCode, Options, PartitionMetadata, Setting,
     format::{PartitionIndex, TopicId},
 };
 
@@ -16,6 +17,8 @@ use crate::error::Error;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 const PREFIX: &str = "catena-bench-";
+/// How soon to look again whether chains are whole.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// No measurement takes so long: a topic as old was left by a run that was killed.
 const LEFTOVER_SECONDS: u64 = 24 * 3600;
 
@@ -23,8 +26,8 @@ const LEFTOVER_SECONDS: u64 = 24 * 3600;
 pub(crate) struct Topic {
     name: String,
     id: TopicId,
-    /// The core that owns each partition.
-    cores: Vec<u16>,
+    /// The head of each partition's chain, and the core there that owns it.
+    heads: Vec<(String, u16)>,
     client: Client,
 }
 
@@ -34,10 +37,12 @@ pub(crate) fn client(server: &Options, timeout: Duration) -> Client {
 }
 
 impl Topic {
-    /// Creates a topic, and waits until its partitions serve.
+    /// Creates a topic with so many copies, 0: as many as the servers give one; and waits until
+    /// its partitions serve, with all of these.
     pub(crate) fn create(
         server: &Options,
         partitions: u32,
+        replicas: u8,
         config: &[(String, String)],
         timeout: Duration,
     ) -> Result<Self, Error> {
@@ -50,10 +55,42 @@ impl Topic {
             key: key.clone().into(),
             value: value.clone().into(),
         };
-        client.create_topic(&name, partitions, config.iter().map(setting).collect())?;
-        let topic = client.topic(&name)?;
-        let cores = topic.partitions.iter().map(|partition| partition.core).collect();
-        Ok(Self { name, id: topic.id, cores, client })
+        let config = config.iter().map(setting).collect();
+        client.create_replicated_topic(&name, partitions, replicas, config)?;
+        let id = client.topic(&name)?.id;
+        let mut topic = Self { name, id, heads: Vec::new(), client };
+        topic.heads = topic.wait_for_heads(server, replicas, timeout)?;
+        Ok(topic)
+    }
+
+    /// Where the heads are, once all chains are as long as they are to be.
+    fn wait_for_heads(
+        &mut self,
+        server: &Options,
+        replicas: u8,
+        timeout: Duration,
+    ) -> Result<Vec<(String, u16)>, Error> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let partitions = self.client.topic(&self.name)?.partitions;
+            let nodes = self.client.cluster()?.nodes;
+            let head = |partition: &PartitionMetadata| {
+                let chain = &partition.chain;
+                let node = nodes.iter().find(|node| Some(&node.node) == chain.first())?;
+                let whole = partition.error == ErrorCode::None;
+                let whole = whole && chain.len() >= usize::from(replicas);
+                let address = if nodes.len() > 1 { &node.client } else { server.server.as_str() };
+                whole.then(|| (address.to_owned(), partition.core))
+            };
+            let heads: Option<Vec<_>> = partitions.iter().map(head).collect();
+            match heads {
+                Some(heads) => return Ok(heads),
+                None if Instant::now() > deadline => {
+                    return Err(Error::NotWhole { topic: self.name.clone(), replicas });
+                }
+                None => thread::sleep(LOOK_EVERY),
+            }
+        }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -64,9 +101,22 @@ impl Topic {
         self.id
     }
 
-    /// The core that owns a partition.
-    pub(crate) fn core(&self, partition: PartitionIndex) -> Option<u16> {
-        self.cores.get(partition.get() as usize).copied()
+    /// How the head of the chain of all of these partitions is reached, and its core that owns the
+    /// first of them.
+    ///
+    /// # Errors
+    /// [`Error::Heads`] when they have not all one.
+    pub(crate) fn head(
+        &self,
+        server: &Options,
+        partitions: &[PartitionIndex],
+    ) -> Result<(Options, Option<u16>), Error> {
+        let mut heads = partitions.iter().filter_map(|p| self.heads.get(p.get() as usize));
+        let Some((address, core)) = heads.next() else { return Ok((server.clone(), None)) };
+        if heads.any(|(other, _)| other != address) {
+            return Err(Error::Heads);
+        }
+        Ok((Options { server: address.clone(), ..server.clone() }, Some(*core)))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use catena_client::{Client, NewRecord, Options, ProducerOptions};
+use catena_client::{Client, NewRecord, Options, ProducerOptions, format::JoinToken};
 use serde_json::Value;
 
 const TOOL: &str = env!("CARGO_BIN_EXE_catena-bench");
@@ -36,23 +36,32 @@ fn server_binary() -> &'static Path {
 struct Server {
     child: Child,
     address: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
+}
+
+/// Addresses that nobody listens at.
+fn free_addresses<const N: usize>() -> [String; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port is free"));
+    listeners.map(|listener| listener.local_addr().unwrap().to_string())
 }
 
 impl Server {
     fn start() -> Self {
+        let [address] = free_addresses();
+        Self::start_with(address, &[])
+    }
+
+    fn start_with(address: String, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().unwrap().to_string();
-        drop(listener);
         let child = Command::new(server_binary())
             .args(["serve", "--listen", &address, "--admin", "127.0.0.1:0", "--data-dir"])
             .arg(directory.path())
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("the server starts");
-        let server = Self { child, address, _directory: directory };
+        let server = Self { child, address, directory };
         let deadline = Instant::now() + Duration::from_secs(30);
         while server.topics().is_none() {
             assert!(Instant::now() < deadline, "the server does not answer");
@@ -142,6 +151,32 @@ fn every_way_to_produce_tells_all_figures_and_leaves_no_topic() {
         assert_eq!(report["open_loop"], load.contains("--rate"), "{load}");
     }
     assert_eq!(server.topics(), Some(Vec::new()));
+}
+
+#[test]
+fn chains_of_one_node_to_three_are_measured() {
+    let [client, peer, second, its_peer, third, last_peer] = free_addresses();
+    let mut nodes = vec![Server::start_with(client, &["--cores", "1", "--peer", &peer])];
+    let token = JoinToken::new(7);
+    nodes[0].client().allow_join(token, Duration::from_secs(600)).unwrap();
+    let file = nodes[0].directory.path().join("token");
+    std::fs::write(&file, format!("{:032x}", 7)).unwrap();
+    let joins = ["--join", &peer, "--token-file", file.to_str().unwrap()];
+    for (client, its_own) in [(second, its_peer), (third, last_peer)] {
+        let arguments = [&["--cores", "1", "--peer", &its_own], &joins[..]].concat();
+        nodes.push(Server::start_with(client, &arguments));
+    }
+    let report = nodes[1].measure("chain --runs 1 --duration 200ms --warmup 50ms");
+    for members in 1..=3 {
+        for figure in ["p50_us", "p99_us", "p999_us", "bytes_per_s"] {
+            let figure = format!("chain_{members}_{figure}");
+            assert!(report[&figure]["median"].as_f64().unwrap() > 0.0, "{figure}: {report:#}");
+        }
+        assert!(report[format!("relay_{members}_p50_us")]["median"].as_f64().unwrap() > 0.0);
+    }
+    assert_eq!(nodes[0].topics(), Some(Vec::new()));
+    let output = nodes[0].run("produce --partitions 6 --replicas 3 --duration 100ms");
+    assert_eq!(output.status.code(), Some(2), "one producer has one connection");
 }
 
 #[test]

@@ -60,8 +60,8 @@ pub use catena_format as format;
 pub use catena_format::records::{Header, Record};
 pub use catena_wire::{
     Class, DescribeClusterResponse, DescribeTopicResponse, Durability, ErrorCode, NodeDetail,
-    OffsetQuery, PartitionDetail, PartitionHealth, ProduceRequest, ProduceResponse, Setting,
-    TopicMetadata,
+    OffsetQuery, PartitionDetail, PartitionHealth, PartitionMetadata, ProduceRequest,
+    ProduceResponse, Setting, TopicMetadata,
 };
 
 pub use crate::core::partitioner::{murmur2, partition_for_key};
