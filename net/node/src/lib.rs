@@ -15,6 +15,7 @@ mod node;
 mod operations;
 mod push;
 mod scrub;
+mod spoken;
 mod stall;
 mod topics;
 mod totals;

@@ -12,15 +12,14 @@ use catena_format::{Incarnation, NodeId, PartitionUid};
 use catena_log::{Batches, Now, Stamp, io::Memory};
 use catena_replication::{
     Mend, Parcel, Replica,
-    chain::{Configuration, History, MemberId, Message, Progress},
+    chain::{Configuration, MemberId, Message},
     control::{Entry, NodeProfile},
 };
 use catena_wire::{
     ErrorCode,
     peer::{
-        Admitted, BatchStamp, ChainAppend, ChainCommit, ChainHello, ChainWelcome, EpochStart, Join,
-        MemberProgress, PEER_VERSION, PeerHeader, PeerHello, PeerMessage, PeerThread, PeerWelcome,
-        Ping, Pong, RepairRequest, RepairResponse, batch_lengths,
+        Admitted, Join, PEER_VERSION, PeerHeader, PeerHello, PeerMessage, PeerThread, PeerWelcome,
+        Ping, Pong, RepairRequest, RepairResponse,
     },
 };
 
@@ -28,6 +27,7 @@ use crate::{
     cores::FIRST,
     follow::{Beside, core_of},
     node::{Directory, Node, Status},
+    spoken::{chain_message, peer_message, stamp, stamps},
     topics::Proposal,
 };
 
@@ -700,97 +700,4 @@ impl<M: Memory + Clone> Node<M> {
 
 fn software() -> std::borrow::Cow<'static, str> {
     concat!("catena ", env!("CARGO_PKG_VERSION")).into()
-}
-
-/// What batches are stored with, as it goes over a link.
-fn stamps<S: AsRef<[u8]>>(batches: &Batches<S>) -> Option<Vec<BatchStamp>> {
-    let lengths = batch_lengths(&batches.shares).ok()?;
-    let stamps = batches.stamps.iter().zip(lengths).map(|(stamp, length)| BatchStamp {
-        append_time: stamp.append_time,
-        payload_crc: stamp.payload_crc,
-        length,
-    });
-    Some(stamps.collect())
-}
-
-/// The same, back.
-fn stamp(stamp: BatchStamp) -> Stamp {
-    Stamp { append_time: stamp.append_time, payload_crc: stamp.payload_crc }
-}
-
-/// A chain's message as it goes over a link.
-fn peer_message<S: AsRef<[u8]>>(
-    message: Message,
-    batches: &Batches<S>,
-    fold: &[u8],
-) -> Option<PeerMessage<'static>> {
-    Some(match message {
-        Message::Hello { epoch, session, history } => {
-            let History { start, end, durable, epochs } = history;
-            let epochs = epochs.into_iter().map(|(epoch, start)| EpochStart { epoch, start });
-            let epochs = epochs.collect();
-            PeerMessage::ChainHello(ChainHello { epoch, session, start, end, durable, epochs })
-        }
-        Message::Welcome { epoch, session, keep, first, high_watermark } => {
-            let payload_crc = catena_format::checksum::crc32(fold);
-            let payload_crc = if fold.is_empty() { 0 } else { payload_crc };
-            let welcome = ChainWelcome { epoch, session, keep, first, high_watermark, payload_crc };
-            PeerMessage::ChainWelcome(welcome)
-        }
-        Message::Append { epoch, session, from, to, durable_before, log_start, question } => {
-            let stamps = stamps(batches)?;
-            PeerMessage::ChainAppend(ChainAppend {
-                epoch,
-                session,
-                from,
-                to,
-                durable_before,
-                log_start,
-                question,
-                stamps,
-            })
-        }
-        Message::Commit { epoch, session, high_watermark, progress, answered } => {
-            let progress = progress
-                .into_iter()
-                .map(|Progress { received, durable }| MemberProgress { received, durable });
-            let progress = progress.collect();
-            let commit = ChainCommit { epoch, session, high_watermark, answered, progress };
-            PeerMessage::ChainCommit(commit)
-        }
-    })
-}
-
-/// The same, back.
-fn chain_message(
-    message: PeerMessage<'_>,
-    partition: PartitionUid,
-) -> Option<(PartitionUid, Message, Vec<Stamp>)> {
-    let mut stamps = Vec::new();
-    let message = match message {
-        PeerMessage::ChainHello(ChainHello { epoch, session, start, end, durable, epochs }) => {
-            let epochs = epochs.into_iter().map(|at| (at.epoch, at.start)).collect();
-            Message::Hello { epoch, session, history: History { start, end, durable, epochs } }
-        }
-        PeerMessage::ChainWelcome(welcome) => {
-            let ChainWelcome { epoch, session, keep, first, high_watermark, .. } = welcome;
-            Message::Welcome { epoch, session, keep, first, high_watermark }
-        }
-        PeerMessage::ChainAppend(append) => {
-            let ChainAppend { epoch, session, from, to, durable_before, .. } = append;
-            let ChainAppend { log_start, question, .. } = append;
-            stamps = append.stamps.into_iter().map(stamp).collect();
-            Message::Append { epoch, session, from, to, durable_before, log_start, question }
-        }
-        PeerMessage::ChainCommit(commit) => {
-            let ChainCommit { epoch, session, high_watermark, answered, progress } = commit;
-            let progress = progress
-                .into_iter()
-                .map(|at| Progress { received: at.received, durable: at.durable });
-            let progress = progress.collect();
-            Message::Commit { epoch, session, high_watermark, progress, answered }
-        }
-        _ => return None,
-    };
-    Some((partition, message, stamps))
 }

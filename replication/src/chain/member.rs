@@ -95,8 +95,12 @@ struct Uplink {
     /// The high watermark that it told with its welcome; ours once the log is cut.
     promised: Offset,
     /// What it was told last.
-    told: Option<(Offset, Vec<Progress>, u64)>,
+    told: Option<Report>,
 }
+
+/// What a predecessor is told: the high watermark, how far each is from here on, and what was
+/// answered.
+type Report = (Offset, Vec<Progress>, u64);
 
 impl Uplink {
     fn to(peer: MemberId) -> Self {
@@ -149,6 +153,10 @@ pub struct Member {
     /// Questions that the head has asked, as far as they came here, and how many came to the tail.
     questions: u64,
     answered: u64,
+    /// That everything before was received is told at once.
+    urgent: Offset,
+    /// How far everybody is is told now, though nobody waits for it.
+    tells: bool,
 }
 
 impl Member {
@@ -172,6 +180,8 @@ impl Member {
             renounced: false,
             questions: 0,
             answered: 0,
+            urgent: Offset::ZERO,
+            tells: false,
         }
     }
 
@@ -361,9 +371,14 @@ impl Member {
             Message::Welcome { session, keep, first, high_watermark, .. } => {
                 self.on_welcome(from, *session, (*keep, *first), *high_watermark, log)
             }
-            Message::Append { session, from: first, to, durable_before, question, .. } => {
+            Message::Append {
+                session, from: first, to, durable_before, question, urgent, ..
+            } => {
                 let effect = self.on_append(from, *session, (*first, *to), *durable_before, log)?;
                 self.questions = self.questions.max(*question);
+                if *urgent {
+                    self.hurry(*to);
+                }
                 Ok(effect)
             }
             Message::Commit { session, high_watermark, progress, answered, .. } => {
@@ -562,22 +577,59 @@ impl Member {
         Some(Output::Send { to: link.peer, message })
     }
 
-    /// Tells the predecessor what is durable, once something is news.
+    /// Tells the predecessor what is durable, once something is news that is waited for.
     fn report(&mut self, log: &Extent<'_>) -> Option<Output> {
-        let (epoch, _) = (self.epoch()?, self.uplink.as_ref()?);
-        let own = Progress { received: log.end, durable: log.durable };
-        let mut progress = vec![own];
-        progress.extend(self.successor.iter().flat_map(|link| &link.progress));
-        let news = (self.high_watermark, progress, self.answered());
-        let synced = self.synced;
-        let uplink = self.uplink.as_mut()?;
-        if !(synced && uplink.welcomed) || uplink.told.as_ref() == Some(&news) {
-            return None;
-        }
+        let epoch = self.epoch()?;
+        let news = self.news(log)?;
+        let waited_for = self.is_waited_for(&news);
+        let uplink = self.uplink.as_mut().filter(|_| waited_for || self.tells)?;
+        self.tells = false;
         uplink.told = Some(news.clone());
         let (session, (high_watermark, progress, answered)) = (uplink.session, news);
         let message = Message::Commit { epoch, session, high_watermark, progress, answered };
         Some(Output::Send { to: uplink.peer, message })
+    }
+
+    /// What the predecessor has not been told.
+    fn news(&self, log: &Extent<'_>) -> Option<Report> {
+        let uplink = self.uplink.as_ref().filter(|uplink| self.synced && uplink.welcomed)?;
+        let own = Progress { received: log.end, durable: log.durable };
+        let behind = self.successor.iter().flat_map(|link| &link.progress);
+        let progress = std::iter::once(own).chain(behind.copied()).collect();
+        let news = (self.high_watermark, progress, self.answered());
+        (uplink.told.as_ref() != Some(&news)).then_some(news)
+    }
+
+    /// Whether more was committed or answered, or somebody was heard of for the first time, or has
+    /// received what he was to say so of; and all that a joiner has. How far somebody is, else, can
+    /// go with what is committed next.
+    fn is_waited_for(&self, (high_watermark, progress, answered): &Report) -> bool {
+        let told = self.uplink.as_ref().and_then(|uplink| uplink.told.as_ref());
+        let Some((told_watermark, told_progress, told_answered)) = told else { return true };
+        let urgent = |(now, told): (&Progress, &Progress)| {
+            told.received < self.urgent && told.received < now.received
+        };
+        self.role == Role::Joiner
+            || told_watermark != high_watermark
+            || told_answered != answered
+            || told_progress.len() != progress.len()
+            || progress.iter().zip(told_progress).any(urgent)
+    }
+
+    /// Whether the predecessor does not know how far everybody is, which [`Member::tell`] ends.
+    #[must_use]
+    pub fn has_untold(&self, log: &Extent<'_>) -> bool {
+        self.news(log).is_some()
+    }
+
+    /// How far everybody is is to be told now, though nobody waits for it.
+    pub fn tell(&mut self) {
+        self.tells = true;
+    }
+
+    /// Somebody waits until everything before `end` was received by all.
+    pub fn hurry(&mut self, end: Offset) {
+        self.urgent = self.urgent.max(end);
     }
 
     /// The joiner holds what this epoch has committed, and what any before it has or can; and
@@ -654,10 +706,19 @@ impl Member {
         let from = std::mem::replace(&mut link.sent, to);
         link.told_durable = durable_before;
         link.told_start = log.log_start;
-        let (session, log_start) = (link.session, log.log_start);
-        let message =
-            Message::Append { epoch, session, from, to, durable_before, log_start, question };
-        Some((link.peer, message))
+        let (session, log_start, peer) = (link.session, log.log_start, link.peer);
+        let urgent = from < to && from < self.urgent;
+        let message = Message::Append {
+            epoch,
+            session,
+            from,
+            to,
+            durable_before,
+            log_start,
+            question,
+            urgent,
+        };
+        Some((peer, message))
     }
 
     /// Who it is.

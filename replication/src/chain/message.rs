@@ -56,6 +56,9 @@ pub enum Message {
         log_start: Offset,
         /// The last question of the head whether this epoch is still that of all members.
         question: u64,
+        /// Somebody waits for these batches to be received, not only until they are on the disks:
+        /// it is to be told at once.
+        urgent: bool,
     },
     /// What is durable everywhere, and how far each is from the sender to the tail.
     Commit {

@@ -115,6 +115,9 @@ impl<M: Memory + Clone> Replica<M> {
         if next <= self.reached(level) || planted!(AckBeforeDurable) {
             return Some(self.receipt(&parked, level, next));
         }
+        if level == Durability::ChainMemory {
+            self.member.hurry(next);
+        }
         self.parking.repetitions += usize::from(kind != Kind::New);
         self.parking.waiting.insert((level, next, request.ticket), parked);
         None

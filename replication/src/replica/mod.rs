@@ -504,6 +504,7 @@ impl<M: Memory + Clone> Replica<M> {
             State::Open(log) => {
                 let greet = self.greet.map_or(Duration::MAX, |(at, _)| at);
                 let others = self.repairs.next_tick().min(self.next_watch());
+                let others = others.min(self.next_telling());
                 Some(log.next_tick().min(greet).min(others))
             }
             State::Postponed(at) => Some(*at),
@@ -531,6 +532,7 @@ impl<M: Memory + Clone> Replica<M> {
         }
         self.take_in(now);
         self.converse();
+        self.tell_late(now);
         self.drain(now);
         self.reopen();
         self.mend(now);

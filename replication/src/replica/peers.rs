@@ -4,7 +4,10 @@
 //! window bounds them: who is behind is sent no more than [`WINDOW_BYTES`] beyond what he said he
 //! has taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use catena_format::{BatchHeader, Epoch, Offset, frame, planted};
 use catena_log::{
@@ -16,6 +19,10 @@ use crate::chain::{Effect, Ignored, MemberId, Message, Output, Side};
 
 /// Bytes of batches on their way to who is behind, at most.
 pub const WINDOW_BYTES: usize = 4 << 20;
+/// Bytes of batches taken after which the predecessor is told, whoever waits for it.
+const TOLD_BYTES: usize = WINDOW_BYTES / 4;
+/// How far everybody is is told so late at the latest.
+const TELL_AFTER: Duration = Duration::from_millis(10);
 /// Bytes of batches in one message, unless one batch alone is larger.
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Messages of the predecessor that wait for the log, at most.
@@ -88,6 +95,10 @@ pub(super) struct Peers<S> {
     /// Where the predecessor's log starts.
     pub(super) start: Offset,
     outbox: VecDeque<Parcel<S>>,
+    /// Bytes taken since the predecessor was told how far this log is.
+    untold: usize,
+    /// When he is told at the latest.
+    tell_at: Option<Duration>,
 }
 
 impl<S> Default for Peers<S> {
@@ -102,6 +113,8 @@ impl<S> Default for Peers<S> {
             fold: None,
             start: Offset::ZERO,
             outbox: VecDeque::new(),
+            untold: 0,
+            tell_at: None,
         }
     }
 }
@@ -284,6 +297,7 @@ impl<M: Memory + Clone> Replica<M> {
             }
             number += 1;
             at += header.length;
+            self.peers.untold += header.length;
         }
         self.peers.taking = None;
         self.peers.inbox.pop_front();
@@ -316,6 +330,10 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Says what there is to say.
     pub(super) fn converse(&mut self) {
+        if self.peers.untold >= TOLD_BYTES {
+            // The predecessor sends no more than a window ahead of what he knows.
+            self.member.tell();
+        }
         self.speak();
         self.send_welcome();
         for side in SIDES {
@@ -330,13 +348,38 @@ impl<M: Memory + Clone> Replica<M> {
         loop {
             let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
             match self.member.poll(&extent(log)) {
-                Some(Output::Send { to, message }) => self.say(to, message),
+                Some(Output::Send { to, message }) => {
+                    if matches!(message, Message::Commit { .. }) {
+                        self.peers.untold = 0;
+                    }
+                    self.say(to, message);
+                }
                 Some(Output::JoinReady { epoch, joiner }) => {
                     self.events.push_back(Event::JoinReady { epoch, joiner });
                 }
                 None => return,
             }
         }
+    }
+
+    /// What nobody waits for is told once some time has passed, if nothing has taken it along.
+    pub(super) fn tell_late(&mut self, now: Now) {
+        let Some(log) = ready(&mut self.state, self.cut.as_ref()) else { return };
+        if !self.member.has_untold(&extent(log)) {
+            self.peers.tell_at = None;
+            return;
+        }
+        let at = *self.peers.tell_at.get_or_insert(now.monotonic + TELL_AFTER);
+        if at <= now.monotonic {
+            self.peers.tell_at = None;
+            self.member.tell();
+            self.speak();
+        }
+    }
+
+    /// When [`Replica::tell_late`] has something to tell.
+    pub(super) fn next_telling(&self) -> Duration {
+        self.peers.tell_at.unwrap_or(Duration::MAX)
     }
 
     fn say(&mut self, to: MemberId, message: Message) {
@@ -380,6 +423,8 @@ impl<M: Memory + Clone> Replica<M> {
         }
         let room = WINDOW_BYTES.saturating_sub(forward.bytes);
         let more = !unsent.is_empty() && room > 0 && !forward.stuck;
+        let joins = side == Side::Joiner && !self.member.is_joint();
+        let more = more && !(joins && self.catch_up.waits(log.holds(unsent.start)));
         let read = more.then(|| log.read_copy(unsent.start, room.min(MESSAGE_BYTES)));
         match read {
             Some(Ok(ReadOutcome::Ready(batches))) if !batches.is_empty() => {
@@ -402,6 +447,9 @@ impl<M: Memory + Clone> Replica<M> {
 
     /// Takes what was read for who is behind.
     pub(super) fn copied(&mut self, side: Side, answer: Result<ReadAnswer<M::Share>, ReadError>) {
+        if let (Side::Joiner, Ok(ReadAnswer::Batches(batches))) = (side, &answer) {
+            self.catch_up.copied(batches.bytes);
+        }
         let forward = &mut self.peers.forwards[side as usize];
         forward.reading = None;
         if forward.link != self.member.link(side) {
@@ -423,8 +471,6 @@ impl<M: Memory + Clone> Replica<M> {
         }
     }
 
-        let joins = side == Side::Joiner && !self.member.is_joint();
-        let more = more && !(joins && self.catch_up.waits(log.holds(unsent.start)));
     fn send(&mut self, side: Side, batches: Batches<M::Share>) {
         let State::Open(log) = &self.state else { return };
         let Some((to, message)) = self.member.send(side, batches.next, &extent(log)) else {
@@ -447,9 +493,6 @@ impl<M: Memory + Clone> Replica<M> {
         self.peers.outbox.pop_front()
     }
 }
-        if let (Side::Joiner, Ok(ReadAnswer::Batches(batches))) = (side, &answer) {
-            self.catch_up.copied(batches.bytes);
-        }
 
 /// The first batch of `bytes`, if it is one that may follow at `end`, as the head has stored it.
 fn copy(

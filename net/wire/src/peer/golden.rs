@@ -180,13 +180,14 @@ fn batches() -> [Golden; 6] {
         durable_before: Offset::new(1003),
         log_start: Offset::new(12),
         question: 4,
+        urgent: true,
         stamps: vec![first, second],
     };
     let wanted = RepairRequest { from: append.from, to: Offset::new(2000) };
     let (from, to, stamps) = (append.from, append.to, append.stamps.clone());
     let repair = RepairResponse { from, to, stamps };
     let none = RepairResponse { from, to: from, stamps: Vec::new() };
-    let news = ChainAppend { from: append.to, stamps: Vec::new(), ..append.clone() };
+    let news = ChainAppend { from: append.to, urgent: false, stamps: Vec::new(), ..append.clone() };
     let progress = |received, durable| MemberProgress {
         received: Offset::new(received),
         durable: Offset::new(durable),

@@ -227,6 +227,8 @@ wire_struct! {
         log_start: Offset,
         /// The last question of the head whether this epoch is still that of all members.
         question: u64,
+        /// Somebody waits for these batches to be received: that is told at once.
+        urgent: bool,
         /// Of each batch, in order, at most 16,000.
         stamps: Vec<BatchStamp>,
     }

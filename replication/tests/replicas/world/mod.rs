@@ -17,35 +17,39 @@ use catena_log::{
 };
 use catena_replication::{
     Durability, Event, Mend, Parcel, ProduceRequest, Replica, ReplicaConfig, Ticket,
-    chain::{Configuration, MemberId},
+    chain::{Configuration, MemberId, Message},
     validate::BatchLimits,
 };
 
-pub(crate) type Share = <Purse as Memory>::Share;
+pub(super) type Share = <Purse as Memory>::Share;
 
 /// Bytes of the one value of a batch; a dozen of them are a segment.
 const VALUE_BYTES: usize = 5_000;
 
 /// A replica and its disk.
-pub(crate) struct Node {
-    pub(crate) replica: Replica<Purse>,
-    pub(crate) files: BTreeMap<FileName, Vec<u8>>,
-    pub(crate) told: Vec<Event<Share>>,
+pub(super) struct Node {
+    pub(super) replica: Replica<Purse>,
+    pub(super) files: BTreeMap<FileName, Vec<u8>>,
+    pub(super) told: Vec<Event<Share>>,
     /// What becomes of what it writes to a segment.
-    pub(crate) spoils: bool,
+    pub(super) spoils: bool,
+    /// Its disk does nothing.
+    pub(super) stands: bool,
+    /// How often it has told its predecessor how far it is.
+    pub(super) reports: usize,
 }
 
-pub(crate) struct World {
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) clock: Duration,
+pub(super) struct World {
+    pub(super) nodes: Vec<Node>,
+    pub(super) clock: Duration,
     /// What was said of damage, by whom, and has not arrived.
-    pub(crate) said: VecDeque<(usize, Mend<Share>)>,
+    pub(super) said: VecDeque<(usize, Mend<Share>)>,
     /// Whether it arrives at once.
-    pub(crate) hears: bool,
+    pub(super) hears: bool,
     /// Whether it is taken from who says it.
-    pub(crate) speaks: bool,
+    pub(super) speaks: bool,
     /// Whether anything else arrives.
-    pub(crate) linked: bool,
+    pub(super) linked: bool,
     epoch: u32,
 }
 
@@ -62,7 +66,7 @@ fn offset(offset: u64) -> Offset {
     Offset::new(offset)
 }
 
-pub(crate) fn range(range: Range<u64>) -> Range<Offset> {
+pub(super) fn range(range: Range<u64>) -> Range<Offset> {
     offset(range.start)..offset(range.end)
 }
 
@@ -90,12 +94,14 @@ fn chain(epoch: u32, nodes: usize) -> Configuration {
 
 impl World {
     /// A chain that holds so many batches, of one record each; nothing of them is in memory.
-    pub(crate) fn new(nodes: usize, batches: u64) -> Self {
+    pub(super) fn new(nodes: usize, batches: u64) -> Self {
         let node = |at| Node {
             replica: replica(at, 1, nodes, true),
             files: BTreeMap::new(),
             told: Vec::new(),
             spoils: false,
+            stands: false,
+            reports: 0,
         };
         let mut world = Self {
             nodes: (0..nodes).map(node).collect(),
@@ -113,12 +119,12 @@ impl World {
         world
     }
 
-    pub(crate) fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now { wall: Millis::new(1_000_000), monotonic: self.clock }
     }
 
     /// All begin anew, on their disks.
-    pub(crate) fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.epoch += 1;
         let (epoch, nodes) = (self.epoch, self.nodes.len());
         for (at, node) in self.nodes.iter_mut().enumerate() {
@@ -130,19 +136,24 @@ impl World {
     }
 
     /// Nothing of what is on the disks is in memory.
-    pub(crate) fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         for node in &mut self.nodes {
             node.replica.drop_tail();
         }
     }
 
-    pub(crate) fn produce(&mut self) {
+    pub(super) fn produce(&mut self) {
+        self.produce_at(Durability::None);
+    }
+
+    /// Produces a batch, to be answered at this level.
+    pub(super) fn produce_at(&mut self, durability: Durability) {
         let mut builder = BatchBuilder::new();
         builder.push(Millis::new(1_000_000), None, Some(&[7; VALUE_BYTES]), &[]);
         let batch = builder.build(Producer::NONE).unwrap();
         let request = ProduceRequest {
             batch: &batch,
-            durability: Durability::None,
+            durability,
             expect_next_offset: None,
             raised: &BTreeMap::new(),
             ticket: Ticket(1),
@@ -153,7 +164,7 @@ impl World {
     }
 
     /// Lets time pass, in steps in which all do what is due.
-    pub(crate) fn pass(&mut self, time: Duration) {
+    pub(super) fn pass(&mut self, time: Duration) {
         let end = self.clock + time;
         while self.clock < end {
             self.clock = end.min(self.clock + Duration::from_millis(50));
@@ -164,7 +175,7 @@ impl World {
     }
 
     /// Does what all ask for, until they ask for nothing more.
-    pub(crate) fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let acted = (0..self.nodes.len()).map(|at| self.act(at)).fold(false, |a, b| a | b);
             let heard = self.hears && !self.said.is_empty();
@@ -180,7 +191,9 @@ impl World {
     fn act(&mut self, at: usize) -> bool {
         let (now, mut any) = (self.now(), false);
         let node = &mut self.nodes[at];
-        while let Some((id, op)) = node.replica.poll_op() {
+        while !node.stands
+            && let Some((id, op)) = node.replica.poll_op()
+        {
             let result = node.perform(op);
             node.replica.on_done(Done { id, result }, now);
             any = true;
@@ -202,6 +215,7 @@ impl World {
     }
 
     fn deliver(&mut self, from: usize, parcel: &Parcel<Share>) {
+        self.nodes[from].reports += usize::from(matches!(parcel.message, Message::Commit { .. }));
         let to = parcel.to.node.get() as usize - 1;
         if !self.linked || parcel.to != member(to, self.epoch) {
             return;
@@ -215,7 +229,7 @@ impl World {
     }
 
     /// What was said of damage arrives, of what has not the one with this number.
-    pub(crate) fn hear(&mut self, number: usize) {
+    pub(super) fn hear(&mut self, number: usize) {
         let (by, mend) = self.said.remove(number).expect("it was said");
         let (now, from) = (self.now(), member(by, self.epoch));
         match mend {
@@ -236,7 +250,7 @@ impl World {
     }
 
     /// One says to another that it has these batches.
-    pub(crate) fn give(
+    pub(super) fn give(
         &mut self,
         by: usize,
         to: usize,
@@ -249,19 +263,19 @@ impl World {
     }
 
     /// One asks another for batches.
-    pub(crate) fn ask(&mut self, by: usize, to: usize, batches: Range<u64>) {
+    pub(super) fn ask(&mut self, by: usize, to: usize, batches: Range<u64>) {
         let (now, by) = (self.now(), member(by, self.epoch));
         self.nodes[to].replica.on_asked(by, range(batches), now);
     }
 
     /// One says to another that it does not have them.
-    pub(crate) fn deny(&mut self, by: usize, to: usize, first: u64) {
+    pub(super) fn deny(&mut self, by: usize, to: usize, first: u64) {
         self.give(by, to, offset(first), &[], &[]);
         self.act_all();
     }
 
     /// A byte of a batch turns.
-    pub(crate) fn rot(&mut self, at: usize, batch: u64) {
+    pub(super) fn rot(&mut self, at: usize, batch: u64) {
         let files = &mut self.nodes[at].files;
         let segments = files.iter_mut().filter(|(file, _)| matches!(file, FileName::Segment(_)));
         for (_, bytes) in segments {
@@ -280,7 +294,7 @@ impl World {
     }
 
     /// Batches rot, and are read.
-    pub(crate) fn damage(&mut self, at: usize, batches: Range<u64>) {
+    pub(super) fn damage(&mut self, at: usize, batches: Range<u64>) {
         for batch in batches.clone() {
             self.rot(at, batch);
         }
@@ -291,7 +305,7 @@ impl World {
     }
 
     /// The batch at an offset.
-    pub(crate) fn read(&mut self, at: usize, batch: u64) -> Result<Vec<u8>, ReadError> {
+    pub(super) fn read(&mut self, at: usize, batch: u64) -> Result<Vec<u8>, ReadError> {
         let answer = match self.nodes[at].replica.read(offset(batch), 1) {
             Ok(ReadOutcome::Ready(batches)) => Ok(batches),
             Ok(ReadOutcome::Pending(id)) => {
@@ -310,17 +324,17 @@ impl World {
         answer.map(|batches| payload(&batches.shares))
     }
 
-    pub(crate) fn damaged(&self, at: usize) -> Vec<Range<Offset>> {
+    pub(super) fn damaged(&self, at: usize) -> Vec<Range<Offset>> {
         self.nodes[at].replica.log().map(|log| log.damaged()).unwrap_or_default()
     }
 
-    pub(crate) fn may_mend(&mut self, at: usize, batch: u64) -> bool {
+    pub(super) fn may_mend(&mut self, at: usize, batch: u64) -> bool {
         self.nodes[at].replica.may_mend(offset(batch))
     }
 
     /// What is said of damage and has not arrived: by whom, to whom, from where on, how many
     /// batches; of a question `None`.
-    pub(crate) fn on_its_way(&self) -> Vec<(usize, usize, u64, Option<usize>)> {
+    pub(super) fn on_its_way(&self) -> Vec<(usize, usize, u64, Option<usize>)> {
         let place = |to: &MemberId| to.node.get() as usize - 1;
         let said = self.said.iter().map(|(by, mend)| match mend {
             Mend::Ask { to, offsets } => (*by, place(to), offsets.start.get(), None),
@@ -332,7 +346,7 @@ impl World {
     }
 
     /// How often a node has said that nobody has something.
-    pub(crate) fn lost(&self, at: usize) -> Vec<Range<Offset>> {
+    pub(super) fn lost(&self, at: usize) -> Vec<Range<Offset>> {
         let told = self.nodes[at].told.iter();
         let lost = told.filter_map(|event| match event {
             Event::Lost(offsets) => Some(offsets.clone()),

@@ -1,12 +1,11 @@
 //! What is damaged on one member of a chain is taken from another one.
 
-mod world;
-
 use std::time::Duration;
 
 use catena_log::ReadError;
 use catena_replication::Event;
-use world::{World, range};
+
+use super::world::{World, range};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Batches of a chain: several segments.
