@@ -423,6 +423,7 @@ impl<M: Memory + Clone> Replica<M> {
         self.greet = None;
         self.repairs.begin_anew();
         self.watch = Watch::default();
+        self.catch_up = CatchUp::default();
         let early = self.peers.forget();
         if !self.is_head() {
             self.parking.leave(&mut self.events);

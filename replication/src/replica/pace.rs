@@ -10,14 +10,17 @@ use super::{Replica, State};
 pub(super) struct CatchUp {
     /// Bytes that may still be read for it; none where the last read brought more than was left.
     allowed: i64,
-    /// Of the log, when something was allowed last.
-    appended: u64,
+    /// To the log, when something was allowed last; nothing, since it was in memory.
+    appended: Option<u64>,
     is_waiting: bool,
 }
 
 impl CatchUp {
     /// Whether the next read has to wait; what is in memory has not.
     pub(super) fn waits(&mut self, in_memory: bool) -> bool {
+        if in_memory {
+            *self = Self::default();
+        }
         self.is_waiting = !in_memory && self.allowed <= 0;
         self.is_waiting
     }
@@ -26,11 +29,11 @@ impl CatchUp {
         self.allowed = self.allowed.saturating_sub_unsigned(bytes as u64);
     }
 
-    /// So much may be read, and as much as came to the log since the last time: otherwise who joins
-    /// a log that grows faster would never come to its end.
+    /// So many bytes may be read, and as many as came to the log since the last time: otherwise who
+    /// joins a log that grows faster would never come to its end.
     fn allow(&mut self, bytes: u64, appended: u64) {
-        let gained = appended.saturating_sub(self.appended);
-        self.appended = appended;
+        let before = self.appended.replace(appended).unwrap_or(appended);
+        let gained = appended.saturating_sub(before);
         self.is_waiting = false;
         self.allowed = self.allowed.min(0).saturating_add_unsigned(bytes.saturating_add(gained));
     }
@@ -61,6 +64,10 @@ mod tests {
         let mut catch_up = CatchUp::default();
         assert!(!catch_up.waits(true), "what is in memory does not wait");
         assert!(catch_up.waits(false));
+        catch_up.allow(100, 5_000_000);
+        catch_up.copied(100);
+        assert!(catch_up.waits(false), "what was appended before does not count");
+        catch_up = CatchUp::default();
         catch_up.allow(100, 0);
         assert!(!catch_up.waits(false));
         // One read brings more; twice what is allowed has to come before the next.
@@ -76,5 +83,10 @@ mod tests {
         catch_up.allow(100, 1_000);
         catch_up.copied(99);
         assert!(!catch_up.waits(false));
+        // Whoever has come to what is in memory is not given for later what is appended then.
+        assert!(!catch_up.waits(true));
+        catch_up.allow(100, 9_000);
+        catch_up.copied(100);
+        assert!(catch_up.waits(false));
     }
 }
