@@ -72,10 +72,15 @@ class Reader:
         values = {}
         while self.at < len(self.data):
             tag, length = self.number("u16"), self.number("u16")
-            values[tag] = self.take(length).decode()
-        tagged = [row for row in rows if row[1] == "tail"]
-        tags = [int(re.match(r"tag (\d+):", row[3])[1]) for row in tagged]
-        return [(row[0], values.get(tag, "")) for row, tag in zip(tagged, tags)]
+            values[tag] = self.take(length)
+        fields = []
+        for field, _, kind, meaning in (row for row in rows if row[1] == "tail"):
+            value = values.get(int(re.match(r"tag (\d+):", meaning)[1]))
+            if kind == "text":
+                fields.append((field, (value or b"").decode()))
+            else:
+                fields.append((field, None if value is None else Reader(value).value(kind)))
+        return fields
 
 
 def preface(reader):

@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     io::{self, Read},
     net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -19,8 +22,8 @@ use catena_format::{
     Epoch, NodeId, Offset, PartitionIndex, PartitionUid, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_wire::{
-    Api, ErrorCode, ListOffsetsResponse, MetadataResponse, NodeAddress, PartitionMetadata,
-    ProducerIdResponse, StatusResponse, TopicMetadata,
+    Api, ErrorCode, HeadAddress, ListOffsetsResponse, MetadataResponse, NodeAddress,
+    PartitionMetadata, ProducerIdResponse, StatusResponse, TopicMetadata,
 };
 use greeting::greeting;
 
@@ -42,16 +45,24 @@ struct View {
 struct Cluster {
     addresses: Arc<Vec<String>>,
     views: Arc<Mutex<BTreeMap<u64, View>>>,
+    /// Nodes tell where the head is when they are not.
+    tells: bool,
+    /// How often anything was asked, and how often metadata.
+    asked: Arc<[AtomicU64; 2]>,
 }
 
 impl Cluster {
     fn start() -> Self {
+        Self::start_that_tells(false)
+    }
+
+    fn start_that_tells(tells: bool) -> Self {
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
         let addresses = Arc::new(listeners.iter().map(address).collect());
         let view = View { head: 2, epoch: 1, silent: false };
         let views = Arc::new(Mutex::new((1..4).map(|node| (node, view)).collect()));
-        let cluster = Self { addresses, views };
+        let cluster = Self { addresses, views, tells, asked: Arc::default() };
         for (node, listener) in (1..).zip(listeners) {
             let cluster = cluster.clone();
             thread::spawn(move || {
@@ -84,6 +95,8 @@ impl Cluster {
         loop {
             let asked = talk::request(&mut stream)?;
             let view = own();
+            self.asked[0].fetch_add(1, SeqCst);
+            self.asked[1].fetch_add(u64::from(asked.api == Api::Metadata as u8), SeqCst);
             let (error, message) = (ErrorCode::None, "".into());
             match Api::from_number(asked.api).unwrap() {
                 _ if view.silent => {}
@@ -92,7 +105,14 @@ impl Cluster {
                     let found = node == view.head;
                     let error = if found { error } else { ErrorCode::NotHead };
                     let (offset, epoch) = (Offset::new(7), Epoch::new(view.epoch));
-                    let answer = ListOffsetsResponse { error, found, offset, epoch, message };
+                    let told = HeadAddress {
+                        node: NodeId::new(view.head),
+                        epoch,
+                        core: 0,
+                        address: self.addresses[view.head as usize - 1].clone().into(),
+                    };
+                    let head = (!found && self.tells).then_some(told);
+                    let answer = ListOffsetsResponse { error, found, offset, epoch, message, head };
                     talk::answer(&mut stream, asked, &answer)?;
                 }
                 Api::ProducerId => {
@@ -170,6 +190,25 @@ macro_rules! with_both {
         #[cfg(feature = "tokio")]
         with_tasks($change, async |$client| $call.await.map(drop));
     };
+}
+
+#[test]
+fn a_call_that_came_to_the_wrong_node_goes_on_at_the_head_that_it_tells_of() {
+    let asked = |cluster: &Cluster| cluster.asked.each_ref().map(|count| count.load(SeqCst));
+    let cluster = Cluster::start_that_tells(true);
+    let mut client = Client::new(cluster.servers());
+    for (head, sum) in [(2, 2), (2, 3), (3, 5)] {
+        // Of an epoch that the client has not heard of, unless nothing has changed.
+        (1..4).for_each(|node| cluster.set(node, head, head as u32, false));
+        client.offset(TOPIC, PARTITION, OffsetQuery::Latest).unwrap();
+        assert_eq!(asked(&cluster), [sum, 0]);
+    }
+    #[cfg(feature = "tokio")]
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let mut client = tasks::Client::new(cluster.servers());
+        client.offset(TOPIC, PARTITION, OffsetQuery::Latest).await.unwrap();
+        assert_eq!(asked(&cluster), [7, 0]);
+    });
 }
 
 #[test]

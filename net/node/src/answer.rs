@@ -1,14 +1,16 @@
 //! Answers: how each response is put together.
 
+use std::borrow::Cow;
+
 use catena_format::{Epoch, Offset, PartitionIndex, ProducerEpoch, ProducerId};
 use catena_log::io::Memory;
 use catena_replication::{Durability as Level, Receipt};
 use catena_wire::{
     Api, ApiRange, ConnectionLimits, CoreAddress, DescribeClusterResponse, DescribeTopicResponse,
     Durability, ErrorCode, FetchResponse, FrameHeader, HandshakeRequest, HandshakeResponse,
-    ListOffsetsResponse, Message, MetadataResponse, ProduceResponse, ProducerIdResponse,
-    ReceiptFlags, Refusal, StatusResponse, SubscribeResponse, TrimResponse, WireError,
-    encode_message, encode_refusal, limits::CREDIT_BYTES_MAX,
+    HeadAddress, ListOffsetsResponse, Message, MetadataResponse, ProduceResponse,
+    ProducerIdResponse, ReceiptFlags, Refusal, StatusResponse, SubscribeResponse, TrimResponse,
+    WireError, encode_message, encode_refusal, limits::CREDIT_BYTES_MAX,
 };
 
 use crate::{
@@ -81,45 +83,47 @@ impl<M: Memory + Clone> Node<M> {
 
     /// Answers a request of any kind with an error; a handshake that fails ends the connection.
     pub(crate) fn refuse(&mut self, caller: Caller, error: ErrorCode, message: &str) {
+        self.refuse_and_tell(caller, error, message, None);
+    }
+
+    /// The same; where the head of a chain is is told to whoever asked about its partition.
+    pub(crate) fn refuse_and_tell(
+        &mut self,
+        caller: Caller,
+        error: ErrorCode,
+        message: &str,
+        head: Option<HeadAddress<'static>>,
+    ) {
         self.stats.errors += 1;
         let message = message.into();
         match caller.api {
             Api::Produce => {
                 let retry_after_ms = retry_after_ms(error);
                 let refused = ProduceResponse::refused(error, message);
-                self.answer(caller, &ProduceResponse { retry_after_ms, ..refused });
+                self.answer(caller, &ProduceResponse { retry_after_ms, head, ..refused });
             }
-            Api::Fetch => self.answer(caller, &FetchResponse::refused(error, message)),
+            Api::Fetch => {
+                let refused = FetchResponse::refused(error, message);
+                self.answer(caller, &FetchResponse { head, ..refused });
+            }
+            Api::Subscribe => {
+                let refused = SubscribeResponse::refused(error, message);
+                self.answer(caller, &SubscribeResponse { head, ..refused });
+            }
             Api::ListOffsets => {
                 let (found, offset, epoch) = (false, Offset::ZERO, Epoch::default());
-                let response = ListOffsetsResponse { error, found, offset, epoch, message };
+                let response = ListOffsetsResponse { error, found, offset, epoch, message, head };
                 self.answer(caller, &response);
-            }
-            Api::Metadata => {
-                let (nodes, topics) = (Vec::new(), Vec::new());
-                let response = MetadataResponse { error, version: 0, nodes, topics, message };
-                self.answer(caller, &response);
-            }
-            Api::DescribeTopic => {
-                self.answer(caller, &DescribeTopicResponse::refused(error, message));
-            }
-            Api::DescribeCluster => {
-                self.answer(caller, &DescribeClusterResponse::refused(error, message));
             }
             Api::Trim => {
                 let log_start = Offset::ZERO;
-                self.answer(caller, &TrimResponse { error, log_start, message });
+                self.answer(caller, &TrimResponse { error, log_start, message, head });
             }
-            Api::ProducerId => {
-                let (id, epoch) = (ProducerId::NONE, ProducerEpoch::new(-1));
-                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
-            }
-            Api::Subscribe => self.answer(caller, &SubscribeResponse::refused(error, message)),
-            Api::Handshake => {
-                let response = self.greeting(error, message.into_owned());
-                self.answer(caller, &response);
-                self.end_behind();
-            }
+            Api::Handshake
+            | Api::Metadata
+            | Api::DescribeTopic
+            | Api::DescribeCluster
+            | Api::ProducerId => self.refuse_question(caller, error, message),
             Api::Unsubscribe
             | Api::Credit
             | Api::Push
@@ -134,6 +138,32 @@ impl<M: Memory + Clone> Node<M> {
             | Api::MovePartition
             | Api::AcceptLoss => {
                 self.answer(caller, &StatusResponse { error, message });
+            }
+        }
+    }
+
+    /// The same for what is about no partition, and is answered with more than that it was done.
+    fn refuse_question(&mut self, caller: Caller, error: ErrorCode, message: Cow<'_, str>) {
+        match caller.api {
+            Api::Handshake => {
+                let response = self.greeting(error, message.into_owned());
+                self.answer(caller, &response);
+                self.end_behind();
+            }
+            Api::Metadata => {
+                let (nodes, topics) = (Vec::new(), Vec::new());
+                let response = MetadataResponse { error, version: 0, nodes, topics, message };
+                self.answer(caller, &response);
+            }
+            Api::DescribeTopic => {
+                self.answer(caller, &DescribeTopicResponse::refused(error, message));
+            }
+            Api::DescribeCluster => {
+                self.answer(caller, &DescribeClusterResponse::refused(error, message));
+            }
+            _ => {
+                let (id, epoch) = (ProducerId::NONE, ProducerEpoch::new(-1));
+                self.answer(caller, &ProducerIdResponse { error, id, epoch, message });
             }
         }
     }
@@ -251,6 +281,7 @@ impl<M: Memory + Clone> Node<M> {
             append_time: receipt.append_time,
             retry_after_ms: 0,
             message: "".into(),
+            head: None,
         };
         self.answer(caller, &response);
     }

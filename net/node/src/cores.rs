@@ -122,6 +122,13 @@ pub(crate) struct Place {
     pub(crate) core: u16,
 }
 
+impl Place {
+    /// The core that answers for it: of what only other nodes have the first one knows where.
+    pub(crate) fn answering(self) -> u16 {
+        if self.core == NOWHERE { FIRST } else { self.core }
+    }
+}
+
 /// A raised producer that waits for all cores to fence its older epochs.
 pub(crate) struct Raise {
     caller: Caller,

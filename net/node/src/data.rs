@@ -18,7 +18,6 @@ use catena_wire::{
 
 use crate::{
     answer::replica_level,
-    cores::NOWHERE,
     held::{Awaited, Held, Reader, Waiter},
     node::{Caller, Directory, Node, Notice, SessionId, Status},
     window::FETCH_BYTES_MIN,
@@ -71,14 +70,18 @@ impl<M: Memory + Clone> Node<M> {
                 let wait = if own.is_zero() { self.limits.wait_max } else { own };
                 self.park(ticket, caller, Awaited::Batch(uid), wait, now);
             }
-            Err(refusal) => self.refused(caller, &refusal),
+            Err(refusal) => self.refused(uid, caller, &refusal),
         }
         Ok(())
     }
 
-    fn refused(&mut self, caller: Caller, refusal: &Refusal) {
+    fn refused(&mut self, uid: PartitionUid, caller: Caller, refusal: &Refusal) {
         match refusal {
             Refusal::OffsetCondition { log_end } => self.answer_condition(caller, *log_end),
+            Refusal::NotHead => {
+                let (place, text) = (self.place_held(uid), refusal.to_string());
+                self.refuse_elsewhere(caller, place, ErrorCode::NotHead, &text);
+            }
             refusal => self.refuse(caller, refusal_code(refusal), &refusal.to_string()),
         }
     }
@@ -93,8 +96,8 @@ impl<M: Memory + Clone> Node<M> {
                 return None;
             }
         };
-        if place.core != self.core && place.core != NOWHERE {
-            self.forward(place.core, caller, asked.head, asked.payload);
+        if place.answering() != self.core {
+            self.forward(place.answering(), caller, asked.head, asked.payload);
             return None;
         }
         let member = |held: &&Held<M>| held.replica.member().role() != Role::Outside;
@@ -103,7 +106,8 @@ impl<M: Memory + Clone> Node<M> {
         let Some(held) = held.filter(|held| held.replica.phase() != Phase::Open || member(held))
         else {
             let text = "other nodes are in the partition's chain";
-            self.refuse(caller, ErrorCode::NotHead, text);
+            let place = (asked.topic, asked.partition);
+            self.refuse_elsewhere(caller, place, ErrorCode::NotHead, text);
             return None;
         };
         let (code, text) = match held.replica.phase() {
@@ -203,11 +207,14 @@ impl<M: Memory + Clone> Node<M> {
                 let partition = self.held[&uid].replica.identity().partition;
                 self.answer_receipt(caller, partition, receipt);
             }
-            Err(ProduceError::Refused(refusal)) => self.refused(caller, refusal),
+            Err(ProduceError::Refused(refusal)) => self.refused(uid, caller, refusal),
+            Err(ProduceError::Moved) => {
+                let (place, text) = (self.place_held(uid), ProduceError::Moved.to_string());
+                self.refuse_elsewhere(caller, place, ErrorCode::HeadMoved, &text);
+            }
             Err(error) => {
                 let code = match error {
                     ProduceError::DuplicateOffsetUnknown => ErrorCode::DuplicateOffsetUnknown,
-                    ProduceError::Moved => ErrorCode::HeadMoved,
                     _ => ErrorCode::StorageIo,
                 };
                 self.refuse(caller, code, &error.to_string());
@@ -552,6 +559,7 @@ impl<M: Memory + Clone> Node<M> {
             offset: found.unwrap_or(replica.high_watermark()),
             epoch: replica.epoch(),
             message: "".into(),
+            head: None,
         };
         self.answer(caller, &response);
     }
@@ -570,7 +578,7 @@ impl<M: Memory + Clone> Node<M> {
         }
         if !matches!(held.replica.member().role(), Role::Solo | Role::Head) {
             let text = "only the head of a chain decides where its log starts";
-            self.refuse(caller, ErrorCode::NotHead, text);
+            self.refuse_elsewhere(caller, (topic, partition), ErrorCode::NotHead, text);
             return Ok(());
         }
         match held.replica.trim(request.to) {
@@ -589,7 +597,7 @@ impl<M: Memory + Clone> Node<M> {
         let Some(ticket) = held.trims.pop_front() else { return };
         if let Some(caller) = self.claim(ticket) {
             let (error, message) = (ErrorCode::None, "".into());
-            self.answer(caller, &TrimResponse { error, log_start, message });
+            self.answer(caller, &TrimResponse { error, log_start, message, head: None });
         }
     }
 

@@ -14,6 +14,7 @@ mod links;
 mod node;
 mod operations;
 mod push;
+mod redirect;
 mod scrub;
 mod spoken;
 mod stall;

@@ -57,6 +57,7 @@ impl<M: Memory + Clone> Node<M> {
             high_watermark: held.replica.high_watermark(),
             epoch: held.replica.epoch(),
             message: "".into(),
+            head: None,
         };
         let subscription = Subscription {
             correlation: caller.correlation,
@@ -85,7 +86,7 @@ impl<M: Memory + Clone> Node<M> {
                 (ErrorCode::SubscriptionBudget, "the connection has as many as it may")
             }
             Ok(place) => {
-                session.subscriptions.insert(name.1, (place.core, caller.correlation));
+                session.subscriptions.insert(name.1, (place.answering(), caller.correlation));
                 return true;
             }
             // The usual refusal follows.
@@ -317,6 +318,7 @@ impl<M: Memory + Clone> Node<M> {
             return;
         };
         let Some(subscription) = held.subscriptions.get(&name) else { return };
+        let place = (held.topic, held.replica.identity().partition);
         let push = Push {
             error,
             subscription: name.1,
@@ -325,6 +327,7 @@ impl<M: Memory + Clone> Node<M> {
             high_watermark: held.replica.high_watermark(),
             epoch: held.replica.epoch(),
             message: message.into(),
+            head: self.head_of(place).filter(|_| error == ErrorCode::NotHead),
         };
         let payload = shares.iter().map(|share| share.as_ref().len()).sum();
         let mut bytes = Vec::with_capacity(128);

@@ -10,7 +10,7 @@ use catena_log::Fold;
 use catena_node::{Directory, Status};
 use catena_replication::control::{Catalog, Entry, decode, encode};
 use catena_wire::{
-    Api, DescribeTopicRequest, DescribeTopicResponse, ErrorCode, ListOffsetsRequest,
+    Api, DescribeTopicRequest, DescribeTopicResponse, ErrorCode, HeadAddress, ListOffsetsRequest,
     ListOffsetsResponse, Message, OffsetQuery,
 };
 use world::{World, id, profile};
@@ -201,6 +201,13 @@ fn a_node_tells_of_partitions_that_only_others_have() {
             let is_head = place.chain[0] == id(at);
             let expected = if is_head { ErrorCode::None } else { ErrorCode::NotHead };
             assert_eq!(receipt.error, expected, "node {at}, partition {partition}");
+            let told = HeadAddress {
+                node: place.chain[0],
+                epoch: place.epoch,
+                core: place.core,
+                address: profile(place.chain[0].get() as usize - 1).client.into(),
+            };
+            assert_eq!(receipt.head, (!is_head).then_some(told));
         }
     }
 }

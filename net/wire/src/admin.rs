@@ -10,6 +10,7 @@ use catena_format::{
 use crate::{
     codec::{WireError, fields_as, wire_struct},
     error::ErrorCode,
+    redirect::HeadAddress,
 };
 
 wire_struct! {
@@ -271,6 +272,10 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }
 

@@ -116,11 +116,16 @@ impl<'o> Writer<'o> {
         }
     }
 
-    /// A sentence for a person under a tag: cut when it is long, left out when it is empty.
-    pub(crate) fn sentence(&mut self, tag: u16, text: &str) {
-        if !text.is_empty() {
-            tag.put(self);
-            self.sized(&text.as_bytes()[..text.floor_char_boundary(SENTENCE_BYTES_MAX)]);
+    /// A field under a tag.
+    fn tagged<'a>(&mut self, tag: u16, field: &impl Field<'a>) {
+        tag.put(self);
+        let at = self.out.len();
+        0u16.put(self);
+        field.put(self);
+        let bytes = self.out.len() - at - size_of::<u16>();
+        match u16::try_from(bytes) {
+            Ok(length) => self.out[at..][..size_of::<u16>()].copy_from_slice(&length.to_le_bytes()),
+            Err(_) => self.refused = Some(WireError::TextTooLong(bytes)),
         }
     }
 
@@ -129,16 +134,56 @@ impl<'o> Writer<'o> {
     }
 }
 
-/// Reads a sentence; a tag that came before is refused.
-pub(crate) fn sentence<'a>(
-    slot: &mut Option<Cow<'a, str>>,
+/// Reads what stands under a tag; one that came before is refused.
+pub(crate) fn tagged<'a, T: Tagged<'a>>(
+    slot: &mut Option<T>,
     tag: u16,
     value: &'a [u8],
 ) -> Result<(), WireError> {
-    let text = std::str::from_utf8(value).map_err(|_| WireError::Text)?;
-    match slot.replace(Cow::Borrowed(text)) {
+    match slot.replace(T::take_tagged(value)?) {
         Some(_) => Err(WireError::TagTwice(tag)),
         None => Ok(()),
+    }
+}
+
+/// What stands under a tag of the tail: nothing does where it is empty.
+pub(crate) trait Tagged<'a>: Sized + Default {
+    type Owned;
+    fn put_tagged(&self, tag: u16, writer: &mut Writer<'_>);
+    fn take_tagged(value: &'a [u8]) -> Result<Self, WireError>;
+    fn owned_tagged(self) -> Self::Owned;
+}
+
+/// A sentence for a person: cut when it is long.
+impl<'a> Tagged<'a> for Cow<'a, str> {
+    type Owned = Cow<'static, str>;
+    fn put_tagged(&self, tag: u16, writer: &mut Writer<'_>) {
+        if !self.is_empty() {
+            tag.put(writer);
+            writer.sized(&self.as_bytes()[..self.floor_char_boundary(SENTENCE_BYTES_MAX)]);
+        }
+    }
+    fn take_tagged(value: &'a [u8]) -> Result<Self, WireError> {
+        std::str::from_utf8(value).map(Cow::Borrowed).map_err(|_| WireError::Text)
+    }
+    fn owned_tagged(self) -> Cow<'static, str> {
+        Cow::Owned(self.into_owned())
+    }
+}
+
+/// Any other field. A newer peer may have more to say behind what is known of it.
+impl<'a, T: Field<'a>> Tagged<'a> for Option<T> {
+    type Owned = Option<T::Owned>;
+    fn put_tagged(&self, tag: u16, writer: &mut Writer<'_>) {
+        if let Some(field) = self {
+            writer.tagged(tag, field);
+        }
+    }
+    fn take_tagged(value: &'a [u8]) -> Result<Self, WireError> {
+        T::take(&mut Reader(value)).map(Some)
+    }
+    fn owned_tagged(self) -> Option<T::Owned> {
+        self.map(T::owned)
     }
 }
 
@@ -297,7 +342,7 @@ impl<'a, T: Field<'a>> Field<'a> for Vec<T> {
 }
 
 /// Draws a struct whose fields stand on the wire in this order. A `part` stands within others; a
-/// `message` is a head of its own, with sentences under the tags of its tail.
+/// `message` is a head of its own, with fields under the tags of its tail.
 macro_rules! wire_struct {
     (@part [$name:ident] [$($own:tt)*] [$($any:tt)*] [$($static:tt)*] {
         $($field:ident: $type:ty,)*
@@ -319,7 +364,7 @@ macro_rules! wire_struct {
         }
     };
     (@message [$name:ident] [$($own:tt)*] [$($any:tt)*] [$($static:tt)*] {
-        $($field:ident: $type:ty,)* $(; tail $($tag:literal => $sentence:ident,)*)?
+        $($field:ident: $type:ty,)* $(; tail $($tag:literal => $tagged:ident,)*)?
     }) => {
         impl<'a> $crate::codec::Message<'a> for $name $($own)* {
             type Owned = $name $($static)*;
@@ -327,21 +372,21 @@ macro_rules! wire_struct {
                 #[allow(unused_mut)]
                 let mut writer = $crate::codec::Writer::new(out);
                 $($crate::codec::Field::put(&self.$field, &mut writer);)*
-                $($(writer.sentence($tag, &self.$sentence);)*)?
+                $($($crate::codec::Tagged::put_tagged(&self.$tagged, $tag, &mut writer);)*)?
                 writer.end()
             }
             fn decode(head: &'a [u8]) -> Result<Self, $crate::codec::WireError> {
                 let mut reader = $crate::codec::Reader(head);
                 $(let $field = $crate::codec::Field::take(&mut reader)?;)*
-                $($(let mut $sentence = None;)*)?
+                $($(let mut $tagged = None;)*)?
                 reader.tail(|tag, value| {
                     $($(if tag == $tag {
-                        return $crate::codec::sentence(&mut $sentence, tag, value);
+                        return $crate::codec::tagged(&mut $tagged, tag, value);
                     })*)?
                     let _ = (tag, value);
                     Ok(())
                 })?;
-                Ok(Self { $($field,)* $($($sentence: $sentence.unwrap_or_default(),)*)? })
+                Ok(Self { $($field,)* $($($tagged: $tagged.unwrap_or_default(),)*)? })
             }
             fn decode_owned(head: &[u8]) -> Result<Self::Owned, $crate::codec::WireError> {
                 <$name $($any)* as $crate::codec::Message<'_>>::decode(head)
@@ -350,24 +395,24 @@ macro_rules! wire_struct {
             fn into_owned(self) -> Self::Owned {
                 $name {
                     $($field: $crate::codec::Field::owned(self.$field),)*
-                    $($($sentence: $crate::codec::Field::owned(self.$sentence),)*)?
+                    $($($tagged: $crate::codec::Tagged::owned_tagged(self.$tagged),)*)?
                 }
             }
         }
     };
     (@draw [$(#[$doc:meta])*] $kind:ident $name:ident [$($own:tt)*] [$($any:tt)*] [$($static:tt)*] {
         $($(#[$fdoc:meta])* $field:ident: $type:ty,)*
-        $(; tail $($tag:literal => $(#[$tdoc:meta])* $sentence:ident: $ttype:ty,)*)?
+        $(; tail $($tag:literal => $(#[$tdoc:meta])* $tagged:ident: $ttype:ty,)*)?
     }) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Debug)]
         pub struct $name $($own)* {
             $($(#[$fdoc])* pub $field: $type,)*
-            $($($(#[$tdoc])* pub $sentence: $ttype,)*)?
+            $($($(#[$tdoc])* pub $tagged: $ttype,)*)?
         }
 
         $crate::codec::wire_struct!(@$kind [$name] [$($own)*] [$($any)*] [$($static)*] {
-            $($field: $type,)* $(; tail $($tag => $sentence,)*)?
+            $($field: $type,)* $(; tail $($tag => $tagged,)*)?
         });
 
         #[cfg(test)]
@@ -376,13 +421,13 @@ macro_rules! wire_struct {
                 let _ = &source;
                 Self {
                     $($field: $crate::sample::Sample::sample(source),)*
-                    $($($sentence: $crate::sample::Sample::sample(source),)*)?
+                    $($($tagged: $crate::sample::Sample::sample(source),)*)?
                 }
             }
             fn fields(&self) -> Option<Vec<(&'static str, String)>> {
                 Some(vec![
                     $((stringify!($field), $crate::sample::Sample::text(&self.$field)),)*
-                    $($((stringify!($sentence), $crate::sample::Sample::text(&self.$sentence)),)*)?
+                    $($((stringify!($tagged), $crate::sample::Sample::text(&self.$tagged)),)*)?
                 ])
             }
         }

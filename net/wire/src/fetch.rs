@@ -14,6 +14,7 @@ use catena_format::{Epoch, Millis, Offset, PartitionIndex, TopicId};
 use crate::{
     codec::{Field, Reader, WireError, Writer, wire_struct},
     error::ErrorCode,
+    redirect::HeadAddress,
 };
 
 wire_struct! {
@@ -55,6 +56,10 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }
 
@@ -70,6 +75,7 @@ impl<'a> FetchResponse<'a> {
             high_watermark: Offset::ZERO,
             epoch: Epoch::default(),
             message: message.into(),
+            head: None,
         }
     }
 }
@@ -151,5 +157,9 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }

@@ -132,7 +132,7 @@ fn handshake() -> [Golden; 2] {
     ]
 }
 
-fn data() -> [Golden; 5] {
+fn data() -> [Golden; 6] {
     let produce = ProduceRequest {
         topic: TOPIC,
         partition: PartitionIndex::new(5),
@@ -152,10 +152,21 @@ fn data() -> [Golden; 5] {
         append_time: Millis::new(1_800_000_000_000),
         retry_after_ms: 0,
         message: "".into(),
+        head: None,
     };
     let throttled = ProduceResponse {
         retry_after_ms: 25,
         ..ProduceResponse::refused(ErrorCode::Throttled, "the chain is slow at node 2")
+    };
+    let head = HeadAddress {
+        node: NodeId::new(8),
+        epoch: Epoch::new(4),
+        core: 1,
+        address: "node8:9200".into(),
+    };
+    let moved = ProduceResponse {
+        head: Some(head),
+        ..ProduceResponse::refused(ErrorCode::NotHead, "this node is not the head")
     };
     let fetch = FetchRequest {
         topic: TOPIC,
@@ -177,6 +188,7 @@ fn data() -> [Golden; 5] {
         golden("produce-request", Api::Produce, produce, PAYLOAD),
         golden("produce-response", Api::Produce, receipt, &[]),
         golden("produce-response-refused", Api::Produce, throttled, &[]),
+        golden("produce-response-moved", Api::Produce, moved, &[]),
         golden("fetch-request", Api::Fetch, fetch, &[]),
         golden("fetch-response", Api::Fetch, fetched, PAYLOAD),
     ]
@@ -191,6 +203,7 @@ fn offsets() -> [Golden; 3] {
         offset: Offset::new(77),
         epoch: Epoch::new(3),
         message: "".into(),
+        head: None,
     };
     [
         golden("list-offsets-request", Api::ListOffsets, ask(at_time), &[]),
@@ -214,6 +227,7 @@ fn subscriptions() -> [Golden; 5] {
         high_watermark: Offset::new(2000),
         epoch: Epoch::new(3),
         message: "".into(),
+        head: None,
     };
     let credit = CreditRequest { subscription: 9, bytes: 65_536 };
     let push = Push {
@@ -224,6 +238,7 @@ fn subscriptions() -> [Golden; 5] {
         high_watermark: Offset::new(2000),
         epoch: Epoch::new(3),
         message: "".into(),
+        head: None,
     };
     [
         golden("subscribe-request", Api::Subscribe, subscribe, &[]),
@@ -346,8 +361,12 @@ fn description() -> Golden {
 fn others() -> [Golden; 6] {
     let trim =
         TrimRequest { topic: TOPIC, partition: PartitionIndex::new(5), to: Offset::new(500) };
-    let trimmed =
-        TrimResponse { error: ErrorCode::None, log_start: Offset::new(500), message: "".into() };
+    let trimmed = TrimResponse {
+        error: ErrorCode::None,
+        log_start: Offset::new(500),
+        message: "".into(),
+        head: None,
+    };
     let producer = ProducerIdResponse {
         error: ErrorCode::None,
         id: ProducerId::new(4711),

@@ -21,6 +21,7 @@ mod handshake;
 pub mod limits;
 pub mod peer;
 mod produce;
+mod redirect;
 mod subscribe;
 
 #[cfg(test)]
@@ -58,4 +59,5 @@ pub use handshake::{
 };
 pub use limits::{FRAME_HEADER_BYTES, PREFACE_BYTES};
 pub use produce::{Durability, DurabilityUnknown, ProduceRequest, ProduceResponse, ReceiptFlags};
+pub use redirect::{HeadAddress, head_told};
 pub use subscribe::{CreditRequest, Push, SubscribeRequest, SubscribeResponse, UnsubscribeRequest};

@@ -15,6 +15,7 @@ use catena_format::{Epoch, Millis, Offset, PartitionIndex, TopicId};
 use crate::{
     codec::{WireError, fields_as, wire_struct},
     error::ErrorCode,
+    redirect::HeadAddress,
 };
 
 /// When a produce is acknowledged. What is served never depends on it.
@@ -146,6 +147,10 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }
 
@@ -165,6 +170,7 @@ impl<'a> ProduceResponse<'a> {
             append_time: Millis::new(-1),
             retry_after_ms: 0,
             message: message.into(),
+            head: None,
         }
     }
 }

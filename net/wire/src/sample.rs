@@ -92,8 +92,6 @@ samples! {
         Self::AtTime(time) => format!("[3, {time}]"),
         Self::AtOffset(offset) => format!("[4, {offset}]"),
     };
-    Option<Offset>: |s| bool::sample(s).then(|| Sample::sample(s)),
-        |v| v.map_or("null".to_owned(), |offset| offset.to_string());
     Cow<'_, str>: |s| {
         let length = s.byte() % 8;
         (0..length).map(|_| LETTERS[usize::from(s.byte()) % LETTERS.len()]).collect()
@@ -102,6 +100,15 @@ samples! {
         let length = s.byte() % 8;
         (0..length).map(|_| s.byte()).collect()
     }, |v| format!("\"{}\"", v.iter().map(|b| format!("{b:02x}")).collect::<String>());
+}
+
+impl<T: Sample> Sample for Option<T> {
+    fn sample(source: &mut Source<'_>) -> Self {
+        bool::sample(source).then(|| T::sample(source))
+    }
+    fn text(&self) -> String {
+        self.as_ref().map_or("null".to_owned(), T::text)
+    }
 }
 
 impl<T: Sample> Sample for Vec<T> {

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use catena_format::{Epoch, Offset, PartitionIndex, TopicId};
 
-use crate::{codec::wire_struct, error::ErrorCode};
+use crate::{codec::wire_struct, error::ErrorCode, redirect::HeadAddress};
 
 wire_struct! {
     /// Be sent batches from an offset on.
@@ -43,6 +43,10 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }
 
@@ -57,6 +61,7 @@ impl<'a> SubscribeResponse<'a> {
             high_watermark: Offset::ZERO,
             epoch: Epoch::default(),
             message: message.into(),
+            head: None,
         }
     }
 }
@@ -99,5 +104,9 @@ wire_struct! {
         1 =>
             /// A sentence for a person.
             message: Cow<'a, str>,
+        2 =>
+            /// Under [`ErrorCode::NotHead`] and [`ErrorCode::HeadMoved`], if it is known: where
+            /// the head is.
+            head: Option<HeadAddress<'a>>,
     }
 }

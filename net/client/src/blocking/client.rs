@@ -10,7 +10,8 @@ use catena_format::{
     JoinToken, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_wire::{
-    DescribeClusterResponse, DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata,
+    DescribeClusterResponse, DescribeTopicResponse, HeadAddress, OffsetQuery, Setting,
+    TopicMetadata,
 };
 
 use super::{connection::Connection, consumer::Consumer, producer::Producer};
@@ -134,6 +135,7 @@ impl Client {
                 Err(error) => error,
             };
             match patience.pause(&error, call.repeatable, Instant::now()) {
+                Some(_) if self.routes()?.take_redirected() => {}
                 Some(pause) => thread::sleep(pause),
                 None => return Err(error),
             }
@@ -188,11 +190,14 @@ impl Client {
         }
         let whole = self.options.request_timeout;
         let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
+        let mut head = None;
         let answer = self.connection_to(lane, share).and_then(|connection| {
             connection.set_wait(wait)?;
-            (call.read)(connection.call_head(call.api, &call.head)?)
+            let answer = connection.call_head(call.api, &call.head)?;
+            head = call.head_told(&answer);
+            (call.read)(answer)
         });
-        self.settle(lane, call.place, &answer);
+        self.settle(lane, call.place, &answer, head.as_ref());
         answer
     }
 
@@ -214,10 +219,17 @@ impl Client {
     }
 
     /// Remembers what an answer tells of a lane.
-    fn settle<T>(&mut self, lane: Lane, place: Option<Place>, answer: &Result<T, Error>) {
+    fn settle<T>(
+        &mut self,
+        lane: Lane,
+        place: Option<Place>,
+        answer: &Result<T, Error>,
+        head: Option<&HeadAddress<'_>>,
+    ) {
         let Some((_, routes)) = &mut self.known else { return };
         match answer {
             Ok(_) => routes.on_done(place, lane),
+            Err(_) if routes.on_moved(place, head) => {}
             Err(error) => {
                 if routes.on_failed(place, lane, error, Instant::now()) {
                     self.connections.remove(&lane);

@@ -9,11 +9,11 @@ use catena_format::{
 use catena_wire::{
     AcceptLossRequest, AlterTopicRequest, Api, CreateTopicRequest, DeleteTopicRequest,
     DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest, DescribeTopicResponse,
-    DrainNodeRequest, FetchRequest, FetchResponse, JoinTokenRequest, ListOffsetsRequest,
-    ListOffsetsResponse, Message, MetadataRequest, MetadataResponse, MovePartitionRequest,
-    NodeAddress, OffsetQuery, PingRequest, ProducerIdRequest, ProducerIdResponse,
-    RemoveNodeRequest, ReplicateTopicRequest, Setting, StatusResponse, TopicMetadata, TrimRequest,
-    TrimResponse,
+    DrainNodeRequest, FetchRequest, FetchResponse, HeadAddress, JoinTokenRequest,
+    ListOffsetsRequest, ListOffsetsResponse, Message, MetadataRequest, MetadataResponse,
+    MovePartitionRequest, NodeAddress, OffsetQuery, PingRequest, ProducerIdRequest,
+    ProducerIdResponse, RemoveNodeRequest, ReplicateTopicRequest, Setting, StatusResponse,
+    TopicMetadata, TrimRequest, TrimResponse, head_told,
 };
 
 use super::{link::Answer, reader, routes::Place};
@@ -51,6 +51,11 @@ impl<T> Call<T> {
 
     fn repeatable(self) -> Self {
         Self { repeatable: true, ..self }
+    }
+
+    /// Where the head is that is to be asked, if the answer says so.
+    pub(crate) fn head_told(&self, answer: &Answer) -> Option<HeadAddress<'static>> {
+        head_told(self.api, &answer.head).map(HeadAddress::into_owned)
     }
 }
 

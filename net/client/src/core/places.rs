@@ -11,7 +11,9 @@
 use std::time::{Duration, Instant};
 
 use catena_format::{PartitionIndex, TopicId};
-use catena_wire::{Api, ErrorCode, Message, MetadataRequest, MetadataResponse, TopicMetadata};
+use catena_wire::{
+    Api, ErrorCode, HeadAddress, Message, MetadataRequest, MetadataResponse, TopicMetadata,
+};
 
 use super::{
     backoff::Backoff,
@@ -143,6 +145,16 @@ impl Places {
     /// A partition is not served on a lane, as it says itself.
     pub(crate) fn on_refused(&mut self, partition: u32, lane: Lane) {
         self.routes.on_refused(self.place(partition), lane);
+    }
+
+    /// A node that does not serve a partition says which one does; whether that is new.
+    pub(crate) fn on_redirect(&mut self, partition: u32, head: &HeadAddress<'_>) -> bool {
+        let news = self.routes.on_redirect(self.place(partition), head);
+        if news {
+            self.backoff.reset();
+            self.pause = None;
+        }
+        news
     }
 
     /// Bytes came from a server.

@@ -409,6 +409,9 @@ impl Producer {
             }
             Ok((produced, message)) => {
                 let wait = Duration::from_millis(u64::from(produced.retry_after_ms));
+                if let Some(head) = &produced.head {
+                    self.target.places.on_redirect(index, head);
+                }
                 let error = Error::Server { code: produced.error, message };
                 self.on_refused(index, at, error, wait, now);
             }

@@ -17,8 +17,8 @@ use std::{
 use bytes::Bytes;
 use catena_format::{BatchHeader, Offset, PartitionIndex, TopicId};
 use catena_wire::{
-    Api, Class, CreditRequest, ErrorCode, FetchResponse, Message, PingRequest, Push,
-    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
+    Api, Class, CreditRequest, ErrorCode, FetchResponse, HeadAddress, Message, PingRequest, Push,
+    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, head_told,
 };
 
 use super::{
@@ -344,6 +344,9 @@ impl Reader {
             self.change_lanes();
             return self.grow();
         }
+        let head = answer.as_ref().ok().and_then(|answer| {
+            head_told(Api::from_number(api)?, &answer.head).map(HeadAddress::into_owned)
+        });
         let (name, taken) = if api == Api::Push as u8 {
             let read = answer.and_then(|answer| Ok((Push::decode_owned(&answer.head)?, answer)));
             match read {
@@ -362,6 +365,9 @@ impl Reader {
         match taken.and_then(|said| self.take(index, said)) {
             Ok(()) => self.places.on_served(index, lane),
             Err(error) => self.on_ended(lane, name, error, now),
+        }
+        if head.is_some_and(|head| self.places.on_redirect(index, &head)) {
+            self.change_lanes();
         }
     }
 

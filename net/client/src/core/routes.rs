@@ -2,12 +2,13 @@
 //!
 //! A route is doubted when its connection is lost, silent, or refuses. The doubt ends with an
 //! answer that is newer than what was refused, or when the partition is served there after all. Not
-//! every node knows the newest: what is of an older epoch is not taken in, and ends no doubt.
+//! every node knows the newest: what is of an older epoch is not taken in, and ends no doubt. Who
+//! refuses may tell where the head is: then nobody needs to be asked.
 
 use std::{collections::BTreeMap, time::Instant};
 
 use catena_format::{Epoch, PartitionIndex, TopicId};
-use catena_wire::TopicMetadata;
+use catena_wire::{HeadAddress, NodeAddress, TopicMetadata};
 
 use super::{
     call::Told,
@@ -42,11 +43,23 @@ impl Route {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Known {
+    /// Empty before it was told.
     name: String,
     /// By partition.
-    routes: Vec<Route>,
+    routes: BTreeMap<u32, Route>,
+}
+
+impl Known {
+    /// Takes in what was told of a partition, if that is new.
+    fn take(&mut self, partition: u32, told: Route) -> bool {
+        let new = self.routes.get(&partition).is_none_or(|route| route.is_before(told));
+        if new {
+            self.routes.insert(partition, told);
+        }
+        new
+    }
 }
 
 /// The nodes of a cluster, and the partitions of the topics that somebody told of.
@@ -58,33 +71,25 @@ pub(crate) struct Routes {
     missed: Option<Place>,
     /// Who refused last: it may know who would not.
     refuser: Option<Lane>,
+    /// The last call was told who is to be asked.
+    redirected: bool,
 }
 
 impl Routes {
     /// Nothing was told yet.
     pub(crate) fn new(nodes: Nodes) -> Self {
-        Self { nodes, topics: BTreeMap::new(), missed: None, refuser: None }
+        Self { nodes, topics: BTreeMap::new(), missed: None, refuser: None, redirected: false }
     }
 
     /// Takes in what a node told; whether anything of it is new.
     pub(crate) fn learn(&mut self, topic: &TopicMetadata<'_>) -> bool {
-        if self.topics.len() >= TOPICS_MAX && !self.topics.contains_key(&topic.id) {
-            self.topics.clear();
-        }
-        let new = || Known { name: String::new(), routes: Vec::new() };
-        let known = self.topics.entry(topic.id).or_insert_with(new);
+        let known = self.known(topic.id);
         known.name.clear();
         known.name.push_str(&topic.name);
         let mut news = false;
-        for (index, partition) in topic.partitions.iter().enumerate() {
+        for (index, partition) in (0..).zip(&topic.partitions) {
             let lane = Lane::of(partition);
-            let told = Route { lane, epoch: partition.epoch, doubted: false };
-            match known.routes.get_mut(index) {
-                Some(route) if route.is_before(told) => *route = told,
-                Some(_) => continue,
-                None => known.routes.push(told),
-            }
-            news = true;
+            news |= known.take(index, Route { lane, epoch: partition.epoch, doubted: false });
         }
         if news {
             self.nodes.on_news();
@@ -92,12 +97,34 @@ impl Routes {
         news
     }
 
+    /// Takes in where a node that is not the head says that the head is; whether that is new.
+    pub(crate) fn on_redirect(&mut self, place: Place, head: &HeadAddress<'_>) -> bool {
+        let HeadAddress { node, epoch, core, ref address } = *head;
+        let lane = Lane { node: Some(node), core: Some(core) };
+        if !self.known(place.0).take(place.1.get(), Route { lane, epoch, doubted: false }) {
+            return false;
+        }
+        self.missed.take_if(|missed| *missed == place);
+        if !address.is_empty() {
+            self.nodes.learn(&[NodeAddress { node, address: address.as_ref().into() }], "");
+        }
+        self.nodes.on_news();
+        true
+    }
+
+    fn known(&mut self, topic: TopicId) -> &mut Known {
+        if self.topics.len() >= TOPICS_MAX && !self.topics.contains_key(&topic) {
+            self.topics.clear();
+        }
+        self.topics.entry(topic).or_default()
+    }
+
     fn route(&self, (topic, partition): Place) -> Option<&Route> {
-        self.topics.get(&topic)?.routes.get(partition.get() as usize)
+        self.topics.get(&topic)?.routes.get(&partition.get())
     }
 
     fn route_mut(&mut self, (topic, partition): Place) -> Option<&mut Route> {
-        self.topics.get_mut(&topic)?.routes.get_mut(partition.get() as usize)
+        self.topics.get_mut(&topic)?.routes.get_mut(&partition.get())
     }
 
     /// The lane of a partition that somebody told of.
@@ -107,12 +134,13 @@ impl Routes {
 
     /// What a topic was called when it was last told of.
     pub(crate) fn name(&self, topic: TopicId) -> Option<&str> {
-        self.topics.get(&topic).map(|known| known.name.as_str())
+        let name = self.topics.get(&topic).map(|known| known.name.as_str());
+        name.filter(|name| !name.is_empty())
     }
 
     /// Whether a partition is on that lane.
     pub(crate) fn uses(&self, lane: Lane) -> bool {
-        self.topics.values().flat_map(|known| &known.routes).any(|route| route.lane == lane)
+        self.topics.values().flat_map(|known| known.routes.values()).any(|r| r.lane == lane)
     }
 
     /// A lane refused what is about a partition, and may know who would not; or it did not answer.
@@ -131,7 +159,7 @@ impl Routes {
 
     /// A lane was lost, or is silent.
     pub(crate) fn doubt_lane(&mut self, lane: Lane) {
-        let routes = self.topics.values_mut().flat_map(|known| &mut known.routes);
+        let routes = self.topics.values_mut().flat_map(|known| known.routes.values_mut());
         routes.filter(|route| route.lane == lane).for_each(|route| route.doubted = true);
     }
 
@@ -146,7 +174,7 @@ impl Routes {
             Some(route) if route.doubted && route.lane == lane => route.doubted = false,
             _ => return false,
         }
-        let mut routes = self.topics.values().flat_map(|known| &known.routes);
+        let mut routes = self.topics.values().flat_map(|known| known.routes.values());
         !routes.any(|route| route.doubted)
     }
 
@@ -189,6 +217,22 @@ impl Routes {
         if let Some(place) = place {
             self.on_served(place, lane);
         }
+    }
+
+    /// A call came to a node that is not the head, and says who is; whether that is new.
+    pub(crate) fn on_moved(
+        &mut self,
+        place: Option<Place>,
+        head: Option<&HeadAddress<'_>>,
+    ) -> bool {
+        let told = place.zip(head);
+        self.redirected = told.is_some_and(|(place, head)| self.on_redirect(place, head));
+        self.redirected
+    }
+
+    /// Whether the last call was told where to go on: nobody needs to wait. Told once.
+    pub(crate) fn take_redirected(&mut self) -> bool {
+        std::mem::take(&mut self.redirected)
     }
 
     /// A call came to nothing on a lane. Whether its connection is of no use any more: it broke, or
@@ -270,6 +314,36 @@ mod tests {
         assert!(routes.learn(&told(2, 0, 6)));
         assert_eq!(routes.lane(PLACE), Some(lane(2, 0)));
         assert!(!routes.is_doubted(PLACE));
+    }
+
+    #[test]
+    fn who_refuses_tells_where_the_head_is_and_is_not_believed_if_that_is_older() {
+        let mut routes = Routes::new(Nodes::new(vec!["a:1".to_owned()]));
+        let head = |node: u64, epoch: u32| HeadAddress {
+            node: NodeId::new(node),
+            epoch: Epoch::new(epoch),
+            core: 1,
+            address: format!("node{node}:1").into(),
+        };
+        // Nothing was told of the topic, and nobody is asked.
+        assert_eq!(routes.lane_of(Some(PLACE)), Lane::HOME);
+        assert!(routes.on_moved(Some(PLACE), Some(&head(2, 5))));
+        assert!(routes.take_redirected() && !routes.take_redirected());
+        assert_eq!(routes.lane_of(Some(PLACE)), lane(2, 1));
+        assert_eq!(routes.question(Some(PLACE)), None);
+        assert_eq!(routes.nodes.address(Some(NodeId::new(2)), Instant::now()), "node2:1");
+        for stale in [head(3, 4), head(3, 5), head(2, 5)] {
+            assert!(!routes.on_moved(Some(PLACE), Some(&stale)));
+            assert_eq!(routes.lane_of(Some(PLACE)), lane(2, 1));
+        }
+        // Then others are asked, and for all topics where its name is not known.
+        routes.on_refused(PLACE, lane(2, 1));
+        assert_eq!(routes.question(Some(PLACE)), Some((lane(2, 1), Vec::new())));
+        assert!(routes.on_moved(Some(PLACE), Some(&head(3, 6))));
+        assert_eq!(routes.question(Some(PLACE)), None);
+        assert!(!routes.learn(&told(2, 1, 5)), "metadata is older");
+        assert!(routes.learn(&told(1, 0, 7)));
+        assert!(!routes.on_moved(None, Some(&head(3, 8))));
     }
 
     #[test]

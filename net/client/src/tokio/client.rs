@@ -9,7 +9,8 @@ use catena_format::{
     JoinToken, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TopicId,
 };
 use catena_wire::{
-    DescribeClusterResponse, DescribeTopicResponse, OffsetQuery, Setting, TopicMetadata,
+    DescribeClusterResponse, DescribeTopicResponse, HeadAddress, OffsetQuery, Setting,
+    TopicMetadata,
 };
 use tokio::time::sleep;
 
@@ -138,6 +139,7 @@ impl Client {
                 Err(error) => error,
             };
             match patience.pause(&error, call.repeatable, Instant::now()) {
+                Some(_) if self.routes()?.take_redirected() => {}
                 Some(pause) => sleep(pause).await,
                 None => return Err(error),
             }
@@ -188,6 +190,7 @@ impl Client {
         wait: Duration,
         share: Duration,
     ) -> Result<T, Error> {
+        let mut head = None;
         // Whoever drops the call drops the connection with it: half a request may be sent.
         let answer = match self.take_connection(lane, call.repeatable, share).await {
             Ok(mut connection) => {
@@ -195,19 +198,27 @@ impl Client {
                 let wait = if call.repeatable { share } else { whole }.saturating_add(wait);
                 let answer = connection.call(call.api, &call.head, wait).await;
                 self.keep(lane, connection);
+                head = answer.as_ref().ok().and_then(|answer| call.head_told(answer));
                 answer.and_then(|answer| (call.read)(answer))
             }
             Err(error) => Err(error),
         };
-        self.settle(lane, call.place, &answer);
+        self.settle(lane, call.place, &answer, head.as_ref());
         answer
     }
 
     /// Remembers what an answer tells of a lane.
-    fn settle<T>(&mut self, lane: Lane, place: Option<Place>, answer: &Result<T, Error>) {
+    fn settle<T>(
+        &mut self,
+        lane: Lane,
+        place: Option<Place>,
+        answer: &Result<T, Error>,
+        head: Option<&HeadAddress<'_>>,
+    ) {
         let Some((_, routes)) = &mut self.known else { return };
         match answer {
             Ok(_) => routes.on_done(place, lane),
+            Err(_) if routes.on_moved(place, head) => {}
             Err(error) => {
                 if routes.on_failed(place, lane, error, Instant::now()) {
                     self.connections.remove(&lane);

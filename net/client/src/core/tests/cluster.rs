@@ -13,10 +13,11 @@ pub(super) fn cluster(seed: u64) -> World {
     let mut world = World::new(seed);
     let heads: Vec<_> = (0..u64::from(PARTITIONS)).map(|p| (p % NODES + 1, 1)).collect();
     (world.server.heads, world.server.before) = (heads.clone(), heads);
+    world.server.tells = seed.is_multiple_of(2);
     world
 }
 
-fn servers() -> Nodes {
+pub(super) fn servers() -> Nodes {
     Nodes::new(SERVERS.map(at).into())
 }
 

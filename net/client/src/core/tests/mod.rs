@@ -5,6 +5,7 @@ mod added;
 mod cluster;
 mod conditional;
 mod reading;
+mod redirect;
 mod server;
 mod silence;
 

@@ -10,10 +10,10 @@ use catena_format::{
 };
 use catena_wire::{
     Api, CreditRequest, Durability, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, FrameLimits,
-    Message, MetadataResponse, NodeAddress, PartitionMetadata, ProduceRequest, ProduceResponse,
-    ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags, Refusal, StatusResponse,
-    SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest, encode_message,
-    encode_refusal,
+    HeadAddress, Message, MetadataResponse, NodeAddress, PartitionMetadata, ProduceRequest,
+    ProduceResponse, ProducerIdRequest, ProducerIdResponse, Push, ReceiptFlags, Refusal,
+    StatusResponse, SubscribeRequest, SubscribeResponse, TopicMetadata, UnsubscribeRequest,
+    encode_message, encode_refusal,
 };
 
 use crate::{core::lane::Lane, greeting::greeting};
@@ -87,6 +87,8 @@ pub(super) struct Server {
     pub(super) before: Vec<(u64, u32)>,
     /// Nodes that have not heard the newest, however often they are asked.
     pub(super) stale: BTreeSet<u64>,
+    /// Nodes that have heard the newest tell where a head is when they are not.
+    pub(super) tells: bool,
     /// Nodes that take connections, and then answer nothing.
     pub(super) stopped: BTreeSet<u64>,
     /// A batch or a subscription ends its connection.
@@ -159,6 +161,7 @@ impl Server {
             heads: Vec::new(),
             before: Vec::new(),
             stale: BTreeSet::new(),
+            tells: false,
             stopped: BTreeSet::new(),
             cuts: false,
             cut: 0,
@@ -244,7 +247,7 @@ impl Server {
                 self.forwarded += u64::from(self.owner(request.partition) != serving);
                 let answer = match self.is_head(wire.node, request.partition) {
                     true => self.produce(&request, payload, random),
-                    false => ProduceResponse::refused(ErrorCode::NotHead, ""),
+                    false => self.stray(wire.node, request.partition),
                 };
                 encode_message(Api::Produce, correlation, &answer, 0, out).unwrap();
             }
@@ -299,6 +302,23 @@ impl Server {
         head
     }
 
+    /// What a batch is answered by a node that is not the head.
+    fn stray(&self, node: u64, partition: PartitionIndex) -> ProduceResponse<'static> {
+        let head = self.head_told(node, partition);
+        ProduceResponse { head, ..ProduceResponse::refused(ErrorCode::NotHead, "") }
+    }
+
+    /// What a node that is not the head tells of it, if it has heard of it and tells so.
+    fn head_told(&self, node: u64, partition: PartitionIndex) -> Option<HeadAddress<'static>> {
+        let head = self.heads.get(partition.get() as usize)?;
+        (self.tells && !self.stale.contains(&node)).then(|| HeadAddress {
+            node: NodeId::new(head.0),
+            epoch: Epoch::new(head.1),
+            core: self.owner(partition),
+            address: at(head.0).into(),
+        })
+    }
+
     /// Where the nodes of a cluster are.
     fn nodes(&self) -> Vec<NodeAddress<'static>> {
         let nodes = if self.heads.is_empty() { 0..0 } else { 1..NODES + 1 };
@@ -337,8 +357,10 @@ impl Server {
             true => ErrorCode::NotHead,
             false => ErrorCode::None,
         };
+        let told = self.head_told(wire.node, request.partition).filter(|_| !head);
         let log = &self.logs[request.partition.get() as usize];
         let answer = SubscribeResponse {
+            head: told,
             subscription: request.subscription,
             high_watermark: Offset::new(log.values.len() as u64),
             ..SubscribeResponse::refused(error, "")
@@ -368,6 +390,7 @@ impl Server {
                 high_watermark: Offset::new(end),
                 epoch: Epoch::new(1),
                 message: "".into(),
+                head: None,
             };
             if let Some(error) = self.unreadable {
                 push.error = error;
@@ -524,6 +547,7 @@ fn receipt(
         append_time: Millis::new(0),
         retry_after_ms: 0,
         message: "".into(),
+        head: None,
     }
 }
 
