@@ -172,10 +172,14 @@ bugs! {
     ProducersNotShipped,
     /// What is to be cut is shown as committed.
     UncutShown,
+    /// Where the log ends is said before the chain has confirmed it.
+    EndUnconfirmed,
     // And those that take whole nodes.
     /// The head says for certain what a log lacks before the chain has confirmed that it is the
     /// head.
     RefusedUnasked,
+    /// It says where the log ends before it knows what the epochs before have committed.
+    EndOfBeforeUnknown,
     /// A head has its chain changed before what it answered is on all its disks.
     ChangedUncommitted,
 }

@@ -145,6 +145,7 @@ impl<M: Memory + Clone> Node<M> {
                     self.leave_if_sick(uid);
                 }
                 Event::Reply(reply) => self.replied(uid, &reply),
+                Event::Confirmed(ticket, end) => self.end_confirmed(uid, ticket, end),
                 Event::Read(id, answer) => self.read_ended(uid, id, answer, now),
                 Event::Committed(_) => committed = true,
                 Event::Trimmed(log_start) => self.trimmed(uid, log_start),
@@ -457,13 +458,17 @@ impl<M: Memory + Clone> Node<M> {
         }
     }
 
-    pub(crate) fn list_offsets(&mut self, caller: Caller, head: &[u8]) -> Handled {
+    pub(crate) fn list_offsets(&mut self, caller: Caller, head: &[u8], now: Now) -> Handled {
         let request = ListOffsetsRequest::decode(head)?;
         let (topic, partition) = (request.topic, request.partition);
         let asked = Asked { topic, partition, head, payload: &[] };
         let Some(uid) = self.serving(caller, asked) else { return Ok(()) };
         let held = self.held.get_mut(&uid).expect("the partition was located");
-        let by_log = matches!(request.query, OffsetQuery::Earliest | OffsetQuery::LogEnd);
+        // An end that is to be confirmed is by that.
+        let by_log = !matches!(
+            request.query,
+            OffsetQuery::Latest | OffsetQuery::AtTime(_) | OffsetQuery::AtOffset(_)
+        );
         if !(by_log || held.replica.is_settled()) {
             // An end that was told before must not seem to have gone back.
             let text = "the chain has not confirmed yet what is committed";
@@ -477,6 +482,10 @@ impl<M: Memory + Clone> Node<M> {
             OffsetQuery::LogEnd => held.replica.log().map(|log| log.log_end()),
             OffsetQuery::AtOffset(offset) => {
                 self.seek(uid, caller, offset);
+                return Ok(());
+            }
+            OffsetQuery::Confirmed => {
+                self.confirm_end(uid, caller, now);
                 return Ok(());
             }
             OffsetQuery::AtTime(time) => {
@@ -493,6 +502,29 @@ impl<M: Memory + Clone> Node<M> {
         };
         self.answer_offset(uid, caller, found);
         Ok(())
+    }
+
+    /// Has the chain confirm where it ends.
+    fn confirm_end(&mut self, uid: PartitionUid, caller: Caller, now: Now) {
+        let ticket = Ticket(self.number());
+        let held = self.held.get_mut(&uid).expect("the partition was located");
+        self.dirty.insert(Directory::Partition(uid));
+        match held.replica.confirm_end(ticket, now) {
+            Ok(()) => {
+                self.park(ticket, caller, Awaited::End(uid), self.limits.wait_max, now);
+                self.replica_events(uid, now);
+            }
+            Err(refusal) => self.refused(uid, caller, &refusal),
+        }
+    }
+
+    fn end_confirmed(&mut self, uid: PartitionUid, ticket: Ticket, end: Option<Offset>) {
+        let Some(caller) = self.claim(ticket) else { return };
+        if end.is_some() {
+            return self.answer_offset(uid, caller, end);
+        }
+        let (place, text) = (self.place_held(uid), ProduceError::Moved.to_string());
+        self.refuse_elsewhere(caller, place, ErrorCode::HeadMoved, &text);
     }
 
     /// Answers with the first offset from `from` on that can be read: read, not looked up, since
@@ -618,7 +650,7 @@ fn refusal_code(refusal: &Refusal) -> ErrorCode {
         Refusal::Invalid(invalid) => invalid_code(invalid),
         Refusal::Append(error) => append_code(error),
         Refusal::InDoubt(_) => ErrorCode::StorageIo,
-        Refusal::TooManyRepetitions => ErrorCode::Timeout,
+        Refusal::TooManyRepetitions | Refusal::TooManyQuestions => ErrorCode::Timeout,
         Refusal::OffsetCondition { .. } => ErrorCode::OffsetConditionFailed,
         Refusal::OutOfOrder { .. } => ErrorCode::OutOfOrderSequence,
         Refusal::Fenced { .. } => ErrorCode::ProducerFenced,

@@ -30,6 +30,8 @@ pub(crate) enum Awaited {
     Batch(PartitionUid),
     /// That a log start is durable.
     Trim(PartitionUid),
+    /// That a chain has confirmed where it ends.
+    End(PartitionUid),
     /// That a change of the catalog is durable and carried out.
     Change,
 }
@@ -40,6 +42,7 @@ impl Awaited {
         match self {
             Self::Batch(_) => "the batch may or may not be stored",
             Self::Trim(_) => "the log start may or may not be raised",
+            Self::End(_) => "the chain has not confirmed where it ends",
             Self::Change => "the change may or may not be made",
         }
     }

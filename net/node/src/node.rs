@@ -392,7 +392,7 @@ impl<M: Memory + Clone> Node<M> {
             Api::Handshake => self.handshake(caller, head),
             Api::Produce => self.produce(caller, head, payload, now),
             Api::Fetch => self.fetch(caller, head, now),
-            Api::ListOffsets => self.list_offsets(caller, head),
+            Api::ListOffsets => self.list_offsets(caller, head, now),
             Api::Metadata => self.metadata(caller, head),
             Api::CreateTopic => self.create_topic(caller, head, now),
             Api::AlterTopic => self.alter_topic(caller, head, now),

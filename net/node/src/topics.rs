@@ -534,7 +534,7 @@ impl<M: Memory + Clone> Node<M> {
             }
         }
         let of_topic = |pending: &Pending| match pending.awaited {
-            Awaited::Batch(uid) | Awaited::Trim(uid) => uids.contains(&uid),
+            Awaited::Batch(uid) | Awaited::Trim(uid) | Awaited::End(uid) => uids.contains(&uid),
             Awaited::Change => false,
         };
         let gone = self.pending.iter().filter(|(_, p)| of_topic(p)).map(|(t, _)| *t);

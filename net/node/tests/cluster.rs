@@ -130,6 +130,43 @@ fn an_end_that_was_told_does_not_go_back_when_all_have_started_anew() {
     assert!(told > 0, "it is told before all is over");
 }
 
+#[test]
+fn an_end_that_is_confirmed_holds_what_any_head_has_acknowledged() {
+    let mut world = World::new(3);
+    assert_eq!(world.create(0, "events", 1, 3), ErrorCode::None);
+    let (topic, _) = world.partitions(0, "events");
+    let chain = world.chain(0, "events", 0);
+    let (head, next) = (chain[0], chain[1]);
+    assert_eq!(world.produce(head, topic, 0, 0).error, ErrorCode::None);
+    let partition = PartitionIndex::new(0);
+    let ask = |query| ListOffsetsRequest { topic, partition, query };
+    let answer = |world: &mut World, at: usize, asked: u32| {
+        let (head, _) = world.machines[at].answers.remove(&asked)?;
+        Some(ListOffsetsResponse::decode(&head).unwrap().into_owned())
+    };
+    let asked = world.send(head, Api::ListOffsets, &ask(OffsetQuery::Confirmed), &[]);
+    assert_eq!(answer(&mut world, head, asked).unwrap().offset, Offset::new(1));
+    // The others go on without it, and it hears nothing of that.
+    world.machines[head].deaf = true;
+    world.lead(next);
+    [next, chain[2]].into_iter().for_each(|other| world.cut(head, other));
+    world.until("another is the head", |w| w.chain(next, "events", 0)[0] == next);
+    world.until("it takes something", |w| w.produce(next, topic, 0, 1).error == ErrorCode::None);
+    assert_eq!(end(&mut world, head, topic), Some(Offset::new(1)), "it knows no better");
+    let asked = world.send(head, Api::ListOffsets, &ask(OffsetQuery::Confirmed), &[]);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(answer(&mut world, head, asked), None, "who is to confirm that?");
+    world.machines[head].deaf = false;
+    world.unreachable.clear();
+    world.until("it hears", |w| w.machines[head].answers.contains_key(&asked));
+    let moved = answer(&mut world, head, asked).unwrap();
+    assert_eq!(moved.error, ErrorCode::HeadMoved);
+    assert_eq!(moved.head.map(|head| head.node), Some(id(next)));
+    let asked = world.send(next, Api::ListOffsets, &ask(OffsetQuery::Confirmed), &[]);
+    world.until("it is known", |w| w.machines[next].answers.contains_key(&asked));
+    assert_eq!(answer(&mut world, next, asked).unwrap().offset, Offset::new(2));
+}
+
 /// How often a node has been given up, as the list has it.
 fn given_up(world: &World) -> usize {
     let entries = world.list.iter().filter_map(|(bytes, _)| decode(bytes));

@@ -94,6 +94,9 @@ pub enum OffsetQuery {
     /// 4: the first readable one at or after this, behind what was trimmed or is damaged; none at
     /// or above the high watermark.
     AtOffset(Offset),
+    /// 5: the high watermark, once the whole chain has confirmed that its head answers: all that
+    /// was acknowledged before this was asked, by whichever node, lies below. Of the head only.
+    Confirmed,
 }
 
 impl<'a> Field<'a> for OffsetQuery {
@@ -106,6 +109,7 @@ impl<'a> Field<'a> for OffsetQuery {
             Self::LogEnd => (2, 0),
             Self::AtTime(time) => (3, time.get().cast_unsigned()),
             Self::AtOffset(offset) => (4, offset.get()),
+            Self::Confirmed => (5, 0),
         };
         kind.put(writer);
         argument.put(writer);
@@ -121,6 +125,7 @@ impl<'a> Field<'a> for OffsetQuery {
             (0, 0) => Ok(Self::Earliest),
             (1, 0) => Ok(Self::Latest),
             (2, 0) => Ok(Self::LogEnd),
+            (5, 0) => Ok(Self::Confirmed),
             _ => Err(WireError::Value("query")),
         }
     }

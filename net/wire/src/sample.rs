@@ -79,11 +79,12 @@ samples! {
     PeerThread: |s| Self::from_number(u16::sample(s)), |v| v.number();
     ReceiptFlags: |s| Self { duplicate: bool::sample(s), tentative: bool::sample(s) },
         |v| v.bits();
-    OffsetQuery: |s| match s.byte() % 5 {
+    OffsetQuery: |s| match s.byte() % 6 {
         0 => Self::Earliest,
         1 => Self::Latest,
         2 => Self::LogEnd,
         3 => Self::AtTime(Sample::sample(s)),
+        4 => Self::Confirmed,
         _ => Self::AtOffset(Sample::sample(s)),
     }, |v| match v {
         Self::Earliest => "[0, 0]".to_owned(),
@@ -91,6 +92,7 @@ samples! {
         Self::LogEnd => "[2, 0]".to_owned(),
         Self::AtTime(time) => format!("[3, {time}]"),
         Self::AtOffset(offset) => format!("[4, {offset}]"),
+        Self::Confirmed => "[5, 0]".to_owned(),
     };
     Cow<'_, str>: |s| {
         let length = s.byte() % 8;

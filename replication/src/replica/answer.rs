@@ -15,11 +15,13 @@ use super::{
     Durability, Event, ProduceError, ProduceRequest, Receipt, Refusal, Replica, Reply, State,
     Ticket,
 };
-use crate::chain::Side;
+use crate::chain::{Role, Side};
 
 /// Repetitions of batches that are on their way to the disk, each of which waits for an answer of
 /// its own.
 const PARKED_REPETITIONS_MAX: usize = 4096;
+/// Those who wait to be told where the log ends.
+const QUESTIONS_MAX: usize = 4096;
 
 /// What waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(super) struct Parking {
     /// Refusals that wait until the chain has answered a question: another member may hold what
     /// this one lacks, or another node may be the head.
     doubts: VecDeque<(u64, Ticket, Refusal)>,
+    /// Who asks where the log ends, whatever another node may have taken for it.
+    ends: VecDeque<(u64, Ticket)>,
     /// The chain is about to change: everybody waits for the disks of all of it. What was answered
     /// before lies below this.
     pub(super) strict_from: Option<Offset>,
@@ -71,6 +75,7 @@ impl Parking {
     pub(super) fn leave_doubts<S>(&mut self, events: &mut VecDeque<Event<S>>) {
         let moved = |(_, ticket, _)| Reply { ticket, result: Err(ProduceError::Moved) };
         events.extend(self.doubts.drain(..).map(moved).map(Event::Reply));
+        events.extend(self.ends.drain(..).map(|(_, ticket)| Event::Confirmed(ticket, None)));
     }
 }
 
@@ -141,6 +146,40 @@ impl<M: Memory + Clone> Replica<M> {
         Ok(None)
     }
 
+    /// Asks the chain of this head whether it is that still; [`Event::Confirmed`] tells the high
+    /// watermark then, below which lies all that anybody acknowledged before this was asked.
+    ///
+    /// # Errors
+    /// [`Refusal::NotOpen`], [`Refusal::NotHead`], [`Refusal::TooManyQuestions`].
+    pub fn confirm_end(&mut self, ticket: Ticket, now: Now) -> Result<(), Refusal> {
+        if !matches!(self.state, State::Open(_)) {
+            return Err(Refusal::NotOpen);
+        }
+        if !matches!(self.member.role(), Role::Solo | Role::Head) {
+            return Err(Refusal::NotHead);
+        }
+        if self.parking.ends.len() == QUESTIONS_MAX {
+            return Err(Refusal::TooManyQuestions);
+        }
+        let question = self.member.ask();
+        self.parking.ends.push_back((question, ticket));
+        self.go_on(now);
+        Ok(())
+    }
+
+    /// Of what an epoch before has acknowledged this one knows once it has committed as much as was
+    /// there when it began.
+    fn answer_ends(&mut self) {
+        let answered = self.member.answered();
+        let knows = self.member.covers_earlier() || planted!(EndOfBeforeUnknown);
+        let end = self.high_watermark();
+        let is_due =
+            |(at, _): &mut (u64, Ticket)| knows && (*at <= answered || planted!(EndUnconfirmed));
+        while let Some((_, ticket)) = self.parking.ends.pop_front_if(is_due) {
+            self.events.push_back(Event::Confirmed(ticket, Some(end)));
+        }
+    }
+
     fn answer_doubts(&mut self) {
         let answered = self.member.answered();
         while let Some(first) = self.parking.doubts.pop_front_if(|(at, ..)| *at <= answered) {
@@ -202,6 +241,7 @@ impl<M: Memory + Clone> Replica<M> {
     /// Answers whoever waits for no more than was reached; after a failed write everybody else.
     pub(super) fn answer(&mut self, poisoned: Option<IoError>, now: Now) {
         self.answer_doubts();
+        self.answer_ends();
         for level in Durability::ALL {
             let reached = self.reached(level);
             let from = (level, Offset::ZERO, Ticket(0));

@@ -54,6 +54,9 @@ pub enum Event<S> {
     Failed(OpenError),
     /// A produce is answered.
     Reply(Reply),
+    /// Where the log ends that is this chain's still, as [`Replica::confirm_end`] asked; `None`:
+    /// another epoch has begun, and its head knows.
+    Confirmed(Ticket, Option<Offset>),
     /// A pending read ended.
     Read(ReadId, Result<ReadAnswer<S>, ReadError>),
     /// The high watermark rose.

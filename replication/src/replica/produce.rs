@@ -110,6 +110,9 @@ pub enum Refusal {
     /// for that already that no more may.
     #[error("the batch is on its way to the disk already, and too many repetitions wait for it")]
     TooManyRepetitions,
+    /// Too many wait to be told where the log ends.
+    #[error("too many ask where the partition ends")]
+    TooManyQuestions,
     /// The log is being opened, or could not be.
     #[error("the partition is not open")]
     NotOpen,

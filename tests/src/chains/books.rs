@@ -27,6 +27,8 @@ pub struct Books {
     acked: BTreeMap<Name, Offset>,
     /// Everything below was trimmed.
     trimmed: Offset,
+    /// Behind the last one of which a producer was told.
+    pub promised: Offset,
     /// Batches compared.
     pub checked: u64,
 }
@@ -48,6 +50,7 @@ impl Books {
     /// # Errors
     /// It was told otherwise before, or another batch stands there.
     pub fn ack(&mut self, name: Name, base: Offset) -> Result<(), String> {
+        self.promised = self.promised.max(Offset::new(base.get() + 1));
         match self.acked.insert(name, base) {
             Some(before) if before != base => {
                 return Err(format!("{name:?} was acknowledged at {before}, and now at {base}"));

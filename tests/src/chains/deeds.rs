@@ -27,11 +27,12 @@ pub enum Deed {
     Moved,
     TooFew,
     Poisoned,
+    Confirmed,
 }
 
 impl Deed {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Killed,
         Self::PowerLost,
         Self::PowerLostByAll,
@@ -53,6 +54,7 @@ impl Deed {
         Self::Moved,
         Self::TooFew,
         Self::Poisoned,
+        Self::Confirmed,
     ];
 
     /// Its name.
@@ -80,6 +82,7 @@ impl Deed {
             Self::Moved => "moved",
             Self::TooFew => "too_few",
             Self::Poisoned => "poisoned",
+            Self::Confirmed => "confirmed",
         }
     }
 }

@@ -42,6 +42,8 @@ const STEP_NS: u64 = 1_000_000;
 const EVICT_AFTER: Duration = Duration::from_millis(40);
 /// What may be read at a time for who joins.
 const ALLOWED_BYTES: u64 = 64 << 10;
+const BATCHES: BatchLimits =
+    BatchLimits { batch_bytes_max: 1 << 20, timestamp_ahead_ms_max: i64::MAX };
 /// Batches that are acknowledged before all is healed.
 const ACKED: u64 = 300;
 /// What a replica asks for and tells at once, at most.
@@ -104,6 +106,8 @@ pub(super) struct World {
     producers: Vec<Producer>,
     asked: BTreeMap<Ticket, Asked>,
     tickets: u64,
+    /// Who asked where the log ends, and behind what was acknowledged by then.
+    confirms: BTreeMap<Ticket, Offset>,
     books: Books,
     deeds: Deeds,
     calamity_ns: u64,
@@ -193,17 +197,14 @@ impl World {
             producers: (0..1 + setup.below(3) as i64).map(producer).collect(),
             asked: BTreeMap::new(),
             tickets: 0,
+            confirms: BTreeMap::new(),
             books: Books::default(),
             deeds: Deeds::default(),
             calamity_ns: 3_000_000,
             mend_ns: 0,
             decide_ns: 0,
             healing: false,
-            config: ReplicaConfig {
-                log,
-                batches: BatchLimits { batch_bytes_max: 1 << 20, timestamp_ahead_ms_max: i64::MAX },
-                evict_after: EVICT_AFTER,
-            },
+            config: ReplicaConfig { log, batches: BATCHES, evict_after: EVICT_AFTER },
             trims,
             told,
         };
@@ -357,6 +358,12 @@ impl World {
                 self.deeds.did(if anew { Deed::BegunAnew } else { Deed::LogCut });
             }
             Event::Reply(reply) => return self.replied(&reply),
+            Event::Confirmed(ticket, end) => {
+                let promised = self.confirms.remove(&ticket).unwrap_or_default();
+                if end.is_some_and(|end| end < promised) {
+                    return Err(format!("UNSEEN: {end:?} is confirmed, {promised} was before"));
+                }
+            }
             Event::Committed(end) => {
                 if end < node.shown {
                     return Err(format!("node {at} showed {}, and now {end}", node.shown));
@@ -602,6 +609,7 @@ impl World {
         let drawn = self.random.below(1_000_000);
         // What somebody wrote last before he died may be what was given to others since.
         let last = self.nodes[self.random.below(self.nodes.len() as u64) as usize].ended;
+        let now = self.now();
         let Some(replica) = &mut self.nodes[at].replica else { return Ok(()) };
         let Some(log) = replica.log() else { return Ok(()) };
         let (start, end) = (log.log_start(), replica.high_watermark().min(log.log_end()));
@@ -618,6 +626,15 @@ impl World {
             if replica.trim(from).is_ok() {
                 self.deeds.did(Deed::Trimmed);
                 self.books.trim(from);
+            }
+            return self.carry_out(at);
+        }
+        if drawn.is_multiple_of(4) {
+            self.tickets += 1;
+            let ticket = Ticket(self.tickets);
+            if replica.confirm_end(ticket, now).is_ok() {
+                self.deeds.did(Deed::Confirmed);
+                self.confirms.insert(ticket, self.books.promised);
             }
             return self.carry_out(at);
         }

@@ -66,6 +66,8 @@ deeds! {
     AskedLatest = "asked_latest",
     /// The log's end was asked for.
     AskedLogEnd = "asked_log_end",
+    /// The end that a whole chain confirms was asked for.
+    AskedConfirmed = "asked_confirmed",
     /// An offset was asked for by time, and found.
     AskedTime = "asked_time",
     /// Or there was none.

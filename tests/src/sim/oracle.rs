@@ -271,6 +271,12 @@ impl Oracle {
         Ok(())
     }
 
+    /// Behind the last record of which it is promised that it stays.
+    #[must_use]
+    pub fn promised_end(&self, part: Part) -> u64 {
+        self.books.get(&part).map_or(0, |books| books.promised)
+    }
+
     /// What a condition is held against: the least that the log's end may be.
     #[must_use]
     pub fn least_end(&self, part: Part) -> u64 {

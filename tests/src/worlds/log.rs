@@ -264,7 +264,8 @@ impl World {
                     });
                     self.reads.insert(id, batches);
                 }
-                Event::Cut(..)
+                Event::Confirmed(..)
+                | Event::Cut(..)
                 | Event::JoinReady { .. }
                 | Event::JoinClose { .. }
                 | Event::Stalled { .. }

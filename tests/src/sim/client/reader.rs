@@ -24,6 +24,8 @@ struct Question {
     query: OffsetQuery,
     /// What was known of log start and high watermark when it was asked.
     told: (u64, u64),
+    /// And what was acknowledged to anybody by then: an offset behind it.
+    promised: u64,
     /// The answer, which is judged once a later log start is known.
     answer: Option<Option<u64>>,
 }
@@ -138,11 +140,12 @@ impl Reader {
     }
 
     fn ask(&mut self, line: &mut Line, oracle: &Oracle) {
-        let query = match line.random.below(8) {
+        let query = match line.random.below(9) {
             0 => OffsetQuery::Earliest,
             1 => OffsetQuery::Latest,
             2 => OffsetQuery::LogEnd,
             3 => OffsetQuery::AtOffset(Offset::new(line.random.below(self.told.1 + 2))),
+            4 => OffsetQuery::Confirmed,
             _ => {
                 let older = line.random.below(6_000 + oracle.now_ns / 1_000_000).cast_signed();
                 let spot = line.random.below(2 * self.told.1 + 1);
@@ -152,7 +155,8 @@ impl Reader {
                 OffsetQuery::AtTime(Millis::new(time))
             }
         };
-        self.question = Some(Question { query, told: self.told, answer: None });
+        let promised = oracle.promised_end((line.topic, self.partition));
+        self.question = Some(Question { query, told: self.told, promised, answer: None });
         let (topic, partition) = (line.topic, PartitionIndex::new(self.partition));
         let request = ListOffsetsRequest { topic, partition, query };
         line.call(Api::ListOffsets, &request, &[], oracle.now_ns);
@@ -233,6 +237,14 @@ impl Reader {
                 oracle.did(Deed::AskedLatest);
                 oracle.bounds(part, question.told, start, at)?;
             }
+            OffsetQuery::Confirmed => {
+                oracle.did(Deed::AskedConfirmed);
+                let promised = question.promised;
+                if at < promised && !oracle.decayed {
+                    return Err(format!("UNSEEN: {at} is confirmed, and {promised} was before"));
+                }
+                oracle.bounds(part, question.told, start, at)?;
+            }
             OffsetQuery::LogEnd => {
                 oracle.did(Deed::AskedLogEnd);
                 if at < high && !oracle.decayed {
@@ -253,7 +265,7 @@ impl Reader {
 
     /// Judges an answer, now that a later log start is known.
     fn judge(&mut self, line: &Line, log_start: u64, oracle: &mut Oracle) -> Result<(), String> {
-        let Some(Question { query, told, answer: Some(answer) }) = self.question else {
+        let Some(Question { query, told, answer: Some(answer), .. }) = self.question else {
             return Ok(());
         };
         self.question = None;

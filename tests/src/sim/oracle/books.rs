@@ -15,6 +15,8 @@ pub(super) struct Books {
     pub(super) of: BTreeMap<Name, u64>,
     /// What was promised to stay.
     pub(super) acked: BTreeMap<Name, u64>,
+    /// Behind the last of these.
+    pub(super) promised: u64,
     /// The earliest that what stands at an offset can have been appended, by the node's clock.
     pub(super) times: BTreeMap<u64, i64>,
     /// When the batch that begins at an offset was appended, as the node said.
@@ -71,6 +73,7 @@ impl Books {
         self.place(name, offset)?;
         self.times.entry(offset).or_insert(ms);
         self.acked.insert(name, offset);
+        self.promised = self.promised.max(offset + 1);
         Ok(())
     }
 
