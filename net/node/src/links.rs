@@ -528,6 +528,7 @@ impl<M: Memory + Clone> Node<M> {
             then.map(life) == now.map(life)
         };
         self.links.away.retain(|node, _| same(node));
+        self.place_anew();
         // A link is between two lives: of one that is over nothing more is heard.
         let over = |open: &Open| {
             let peer = open.peer.map(|(member, _)| member);
@@ -541,6 +542,18 @@ impl<M: Memory + Clone> Node<M> {
         let first = others.filter(|_| self.core == FIRST).map(|node| (node, FIRST));
         let wanted: BTreeSet<_> = self.links.shards.keys().copied().chain(first).collect();
         wanted.into_iter().for_each(|shard| self.want(shard));
+    }
+
+    /// A node that has started anew may have another number of cores: its partitions are on others.
+    fn place_anew(&mut self) {
+        let shards = self.links.shards.iter();
+        let all = shards.flat_map(|(at, shard)| shard.partitions.iter().map(|uid| (*at, *uid)));
+        let moved = all.filter(|((node, core), uid)| self.core_there(*node, *uid) != *core);
+        for ((node, core), uid) in moved.collect::<Vec<_>>() {
+            let there = self.core_there(node, uid);
+            self.links.shards.entry((node, core)).or_default().partitions.remove(&uid);
+            self.links.shards.entry((node, there)).or_default().partitions.insert(uid);
+        }
     }
 
     /// Does what time brings to links.

@@ -54,6 +54,25 @@ fn chains_go_on_though_two_nodes_cannot_reach_each_other() {
 }
 
 #[test]
+fn who_starts_with_another_number_of_cores_is_reached_where_they_are() {
+    let mut world = World::new(2);
+    assert_eq!(world.create(0, "events", 6, 2), ErrorCode::None);
+    for count in [3, 1, 2] {
+        for at in [1, 0] {
+            world.kill(at);
+            world.machines[at].count = count;
+            world.start(at);
+            for partition in 0..6 {
+                world.until("both are in", |w| w.chain(0, "events", partition).len() == 2);
+            }
+        }
+        let before = evictions(&world);
+        world.pass(Duration::from_secs(5));
+        assert_eq!(evictions(&world), before, "{count} cores");
+    }
+}
+
+#[test]
 fn a_chain_that_would_be_too_short_waits_for_its_member() {
     let mut world = World::new(3);
     assert_eq!(world.create(0, "pairs", 6, 2), ErrorCode::None);

@@ -35,6 +35,8 @@ pub(crate) const DIAL_TAKES: Duration = Duration::from_millis(15);
 /// A process and its disk.
 pub(crate) struct Machine {
     pub(crate) cores: Vec<Node<Purse>>,
+    /// With how many it begins.
+    pub(crate) count: u16,
     pub(crate) files: Files,
     pub(crate) up: bool,
     /// Its disk does nothing for now.
@@ -103,6 +105,7 @@ impl World {
         let machine = |node: usize| Machine {
             lives: vec![if node == 0 { 1 << 16 } else { (10 + node as u64) << 16 }],
             cores: Vec::new(),
+            count: CORES,
             files: Files::new(),
             up: false,
             stuck: false,
@@ -144,17 +147,17 @@ impl World {
         self.machines[at].lives.push(life);
         let identity = NodeIdentity { cluster: ClusterId::new(7), node: id(at) };
         let memory = Purse::new(256 << 20);
+        let cores = self.machines[at].count;
+        let profile = NodeProfile { cores, ..profile(at) };
         let node = |core| {
             let post = match core {
-                0 => {
-                    Post::Member { cores: CORES, life, known: known.clone(), profile: profile(at) }
-                }
-                core => Post::Further { core, cores: CORES },
+                0 => Post::Member { cores, life, known: known.clone(), profile: profile.clone() },
+                core => Post::Further { core, cores },
             };
             Node::new(identity, Limits::default(), post, memory.clone())
         };
         let machine = &mut self.machines[at];
-        machine.cores = (0..CORES).map(node).collect();
+        machine.cores = (0..cores).map(node).collect();
         (machine.up, machine.life, machine.heard) = (true, life, 0);
         let (now, founding) = (self.now(), self.founding.clone());
         let first = &mut self.machines[at].cores[0];
@@ -311,12 +314,13 @@ impl World {
     pub(crate) fn dialled(&mut self) {
         let now = self.now();
         while let Some((_, at, core, dial)) = self.dials.pop_front_if(|d| d.0 <= now.monotonic) {
-            if !self.machines[at].up {
+            if self.machines[at].cores.len() <= usize::from(core) {
                 continue;
             }
             let to = dial.node.get() as usize - 1;
             assert_eq!(dial.address, profile(to).peer);
-            let refused = !self.machines[to].up || self.unreachable.contains(&(at, to));
+            let nobody = self.machines[to].cores.len() <= usize::from(dial.core);
+            let refused = nobody || self.unreachable.contains(&(at, to));
             let node = &mut self.machines[at].cores[usize::from(core)];
             if refused {
                 node.on_no_link(dial.node, dial.core, now);
@@ -335,7 +339,8 @@ impl World {
 
     /// All connections between two processes break, and no other comes about.
     pub(crate) fn cut(&mut self, one: usize, other: usize) {
-        (0..CORES).for_each(|core| self.part_cores(one, other, core));
+        let most = self.machines[one].count.max(self.machines[other].count);
+        (0..most).for_each(|core| self.part_cores(one, other, core));
     }
 
     /// The connections between the first cores of two processes break, and no other comes about.
@@ -364,7 +369,8 @@ impl World {
     pub(crate) fn connect(&mut self, at: usize) -> bool {
         let now = self.now();
         let mut any = false;
-        for core in 0..CORES {
+        let cores = u16::try_from(self.machines[at].cores.len()).unwrap();
+        for core in 0..cores {
             while let Some(dial) = self.machines[at].cores[usize::from(core)].poll_dial() {
                 self.dials.push_back((self.clock + DIAL_TAKES, at, core, dial));
             }
